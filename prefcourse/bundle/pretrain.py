@@ -1,0 +1,154 @@
+"""Pre-train the base model: a GPT-2 of 4.2 million parameters, on a packed stream of TinyReviews and wider sentences.
+
+The schedule is warm-up, stable, decay: the learning rate stays constant, on half TinyReviews and half wide text, and
+falls to zero in the last part, on TinyReviews alone. Matrices are trained with Muon and everything else with AdamW,
+which needs far fewer tokens than AdamW alone. A checkpoint is written every 100 steps; the same call resumes from it.
+Each batch is a function of its step number, so a resumed run sees what an uninterrupted one would have seen.
+"""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+STEPS, DECAY_STEPS, WARMUP = 3_000, 900, 60
+ROWS, LENGTH = 64, 128  # 8,192 tokens a step
+LR, WEIGHT_DECAY = 3e-3, 0.1
+
+
+def new_model(layers: int = 4, width: int = 256, vocab_size: int = 4_096) -> GPT2LMHeadModel:
+    """A fresh GPT-2 without dropout; `<|endoftext|>` is token 0 and serves as first, last and padding token."""
+    config = GPT2Config(
+        vocab_size=vocab_size, n_positions=128, n_embd=width, n_layer=layers, n_head=width // 64,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
+
+
+def pack(texts: list[str], tokenizer: PreTrainedTokenizerFast, seed: int) -> torch.Tensor:
+    """All `texts` in a shuffled order as one stream of token ids (N,), an EOS after each."""
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    ids = tokenizer([texts[i] for i in order])["input_ids"]
+    return torch.tensor([token for row in ids for token in (*row, 0)])
+
+
+def rows_of(stream: torch.Tensor, first: int, count: int, seed: int) -> torch.Tensor:
+    """Rows number `first` to `first + count` (count, LENGTH + 1) of an endless sequence of shuffled epochs of `stream`.
+
+    Each epoch cuts the stream at another offset, so that no row comes back exactly.
+    """
+    per_epoch = len(stream) // LENGTH - 2
+    picked = []
+    for number in range(first, first + count):
+        epoch, k = divmod(number, per_epoch)
+        if (epoch, seed) not in _orders:
+            generator = torch.Generator().manual_seed(1_000 * seed + epoch)
+            offset = int(torch.randint(LENGTH, (1,), generator=generator))
+            _orders.clear() if len(_orders) > 8 else None
+            _orders[epoch, seed] = (torch.randperm(per_epoch, generator=generator), offset)
+        order, offset = _orders[epoch, seed]
+        start = int(order[k]) * LENGTH + offset
+        picked.append(stream[start : start + LENGTH + 1])
+    return torch.stack(picked)
+
+
+_orders: dict[tuple[int, int], tuple[torch.Tensor, int]] = {}
+
+
+def batch(step: int, simple: torch.Tensor, wide: torch.Tensor, steps: int, decay_steps: int) -> torch.Tensor:
+    """The rows (ROWS, LENGTH + 1) of `step`: half simple and half wide, only simple once the decay has begun."""
+    half, stable = ROWS // 2, steps - decay_steps
+    if step < stable:
+        return torch.cat([rows_of(simple, step * half, half, 1), rows_of(wide, step * half, half, 2)])
+    return rows_of(simple, stable * half + (step - stable) * ROWS, ROWS, 1)
+
+
+def learning_rate(step: int, steps: int, decay_steps: int) -> float:
+    """Linear warm-up, constant, then linear to zero over the last `decay_steps`."""
+    return LR * min(1.0, (step + 1) / WARMUP, (steps - step) / decay_steps)
+
+
+def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024; step size as in Liu et al. 2025) for the hidden matrices, AdamW for the rest."""
+    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
+    rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
+    return [
+        torch.optim.Muon(hidden, lr=LR, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=LR, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+@torch.no_grad()
+def nats_per_token(model: GPT2LMHeadModel, texts: list[str], tokenizer: PreTrainedTokenizerFast) -> float:
+    """Mean -log p in nats over all tokens of `texts`, each scored alone, EOS before it (given) and after it (scored)."""
+    total, count, device = 0.0, 0, next(model.parameters()).device
+    rows = sorted(([0, *ids, 0] for ids in tokenizer(texts)["input_ids"]), key=len)
+    for start in range(0, len(rows), 64):
+        part = [torch.tensor(r[:129]) for r in rows[start : start + 64]]
+        ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=-100).to(device)  # (B, T)
+        logits = model(ids[:, :-1].clamp(min=0)).logits.float()
+        total += F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").item()
+        count += int((ids[:, 1:] >= 0).sum())
+    return total / count
+
+
+def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Path, steps: int = STEPS,
+          decay_steps: int = DECAY_STEPS) -> dict:  # fmt: skip
+    """Pre-train for `steps` and save the model to `out`; checkpoints and the log lie in `work`. Returns the facts for the card."""
+    torch.manual_seed(0)
+    texts = {name: json.loads((corpus / f"{name}.json").read_text()) for name in ("train", "wide", "valid")}
+    simple, wide = pack(texts["train"], tokenizer, 1), pack(texts["wide"], tokenizer, 2)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = new_model().to(device)
+    optims = optimizers(model)
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint, first, seconds = work / "pretrain.pt", 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optim, saved in zip(optims, state["optims"], strict=True):
+            optim.load_state_dict(saved)
+        first, seconds = state["step"], state["seconds"]
+        print(f"resume at step {first}", flush=True)
+
+    def loss_of(ids: torch.Tensor) -> torch.Tensor:
+        hidden = model.transformer(ids[:, :-1], use_cache=False).last_hidden_state
+        return F.cross_entropy(model.lm_head(hidden).flatten(0, 1), ids[:, 1:].flatten())
+
+    compiled, began, losses = torch.compile(loss_of), time.time(), []
+    for step in range(first, steps):
+        for optim in optims:
+            optim.param_groups[0]["lr"] = learning_rate(step, steps, decay_steps)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = compiled(batch(step, simple, wide, steps, decay_steps).to(device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optim in optims:
+            optim.step()
+            optim.zero_grad()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"pre-training: loss {losses[-1]} at step {step}; lower LR in {__file__}")
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            spent = seconds + time.time() - began
+            state = {"model": model.state_dict(), "optims": [o.state_dict() for o in optims]}
+            torch.save({**state, "step": step + 1, "seconds": spent}, work / "pretrain.tmp")
+            os.replace(work / "pretrain.tmp", checkpoint)
+            valid = nats_per_token(model, texts["valid"][:500], tokenizer)
+            line = f"step {step + 1}/{steps}  train {sum(losses) / len(losses):.3f}  valid {valid:.3f}  {spent / 60:.1f} min"
+            print(line, flush=True)
+            losses = []
+    model.half().save_pretrained(out)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": steps,
+        "tokens": steps * ROWS * LENGTH,
+        "tokens_simple": len(simple),
+        "tokens_wide": len(wide),
+        "nats_per_token": round(nats_per_token(model.float(), texts["valid"], tokenizer), 4),
+    }
