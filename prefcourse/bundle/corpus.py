@@ -111,13 +111,13 @@ def word_lists(anyhow: Counter, lower: Counter) -> tuple[frozenset[str], frozens
 
 
 def is_plain(sentence: str, words: frozenset[str], names: bool = False) -> bool:
-    """True for a sentence of 2 to 40 `words` with no odd marks and, unless `names`, capitals only at its start and in I."""
+    """True for a sentence of 2 to 40 `words`, no odd marks and, unless `names`, capitals only at its start and in I."""
     if len(sentence) >= MAX_CHARS or not _PLAIN.fullmatch(sentence) or _ODD.search(sentence):
         return False
     found = _WORD.findall(sentence)
     if not 2 <= len(found) <= 40 or any(w.lower() not in words for w in found):
         return False
-    return names or all(w.islower() or w.split("'")[0] == "I" for w in [found[0][1:] or 'a', *found[1:]])
+    return names or all(w.islower() or w.split("'")[0] == "I" for w in [found[0][1:] or "a", *found[1:]])
 
 
 def short_reviews(review: str, words: frozenset[str], names: bool = False) -> list[str]:

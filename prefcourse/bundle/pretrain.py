@@ -85,7 +85,7 @@ def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 
 @torch.no_grad()
 def nats_per_token(model: GPT2LMHeadModel, texts: list[str], tokenizer: PreTrainedTokenizerFast) -> float:
-    """Mean -log p in nats over all tokens of `texts`, each scored alone, EOS before it (given) and after it (scored)."""
+    """Mean -log p in nats over all tokens of `texts`, each scored alone, after an EOS and with the EOS that ends it."""
     total, count, device = 0.0, 0, next(model.parameters()).device
     rows = sorted(([0, *ids, 0] for ids in tokenizer(texts)["input_ids"]), key=len)
     for start in range(0, len(rows), 64):
@@ -99,7 +99,7 @@ def nats_per_token(model: GPT2LMHeadModel, texts: list[str], tokenizer: PreTrain
 
 def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Path, steps: int = STEPS,
           decay_steps: int = DECAY_STEPS) -> dict:  # fmt: skip
-    """Pre-train for `steps` and save the model to `out`; checkpoints and the log lie in `work`. Returns the facts for the card."""
+    """Pre-train for `steps`, save the model to `out` and return the facts for the card; checkpoints go to `work`."""
     torch.manual_seed(0)
     texts = {name: json.loads((corpus / f"{name}.json").read_text()) for name in ("train", "wide", "valid")}
     simple, wide = pack(texts["train"], tokenizer, 1), pack(texts["wide"], tokenizer, 2)
@@ -140,8 +140,8 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
             torch.save({**state, "step": step + 1, "seconds": spent}, work / "pretrain.tmp")
             os.replace(work / "pretrain.tmp", checkpoint)
             valid = nats_per_token(model, texts["valid"][:500], tokenizer)
-            line = f"step {step + 1}/{steps}  train {sum(losses) / len(losses):.3f}  valid {valid:.3f}  {spent / 60:.1f} min"
-            print(line, flush=True)
+            train = sum(losses) / len(losses)
+            print(f"step {step + 1}/{steps}  train {train:.3f}  valid {valid:.3f}  {spent / 60:.1f} min", flush=True)
             losses = []
     model.half().save_pretrained(out)
     return {

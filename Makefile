@@ -1,0 +1,80 @@
+# make setup | lab | run | test | notebooks | clean
+#
+# On Windows, or without make, README.md has the same steps as plain python and pip lines.
+
+PYTHON ?= python3
+VENV   := .venv
+TESTS  := build/test-venv
+
+LESSONS   := $(wildcard notebooks/*.ipynb)
+SOLUTIONS := $(wildcard exercises/solutions/*.ipynb)
+EXERCISES := $(wildcard exercises/*.ipynb)
+
+# Notebooks are compared strictly, cell by cell, in the environment of the tests.
+NBVAL := $(TESTS)/bin/pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
+         --nbval-sanitize-with tests/nbval-sanitize.cfg
+# The tests and the kernels that they start see no network and draw no progress bars.
+OFFLINE := PYTHONPATH="$(CURDIR)/tests/offline" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
+           TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help setup lab run test notebooks clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup      the environment of the course, in $(VENV)"
+	@echo "make lab        set up, then open the course in JupyterLab"
+	@echo "make run        set up, then train DPO on the bundled model and show what changed"
+	@echo "make test       everything that CI runs, in a fresh environment"
+	@echo "make notebooks  run all notebooks and write them back"
+	@echo "make clean      remove both environments and the caches (what a bundle run left in build/ stays)"
+
+# ---------------------------------------------------------------------------------------------- the course
+
+$(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -r requirements.txt -c constraints.txt
+	$(VENV)/bin/pip install --quiet --no-deps -e .
+	@touch $@
+
+setup: $(VENV)/.ready
+
+lab: setup
+	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+run: setup
+	$(VENV)/bin/python -m prefcourse train
+
+notebooks: setup
+	$(VENV)/bin/python -m prefcourse.notebooks $(LESSONS) $(SOLUTIONS)
+
+clean:
+	rm -rf $(VENV) $(TESTS) build/lib build/bdist.* *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------------------------------------- the tests
+
+# The package is installed as a wheel, not linked: the tests see what a user of the wheel sees, the bundled data included.
+define INSTALL
+rm -rf $(TESTS) build/lib build/bdist.* && \
+$(PYTHON) -m venv $(TESTS) && \
+$(TESTS)/bin/pip install --quiet -r tests/requirements.txt -c constraints.txt && \
+$(TESTS)/bin/pip install --quiet --no-deps . && \
+rm -rf build/lib build/bdist.*
+endef
+
+# $(call stage,name,command): one stage with its seconds; the first that fails ends the run.
+define stage
+echo; echo "== $(1)"; start=$$(date +%s); \
+{ $(2); } || { printf '%b' "\nmake test: passed\n$${passed:-  nothing\n}make test: FAILED at: $(1)\n"; exit 1; }; \
+passed="$$passed$$(printf '  %-28s %4d s' '$(1)' $$(( $$(date +%s) - start )))\n"
+endef
+
+test:
+	@passed=; \
+	$(call stage,fresh environment,$(INSTALL)); \
+	$(call stage,ruff,$(TESTS)/bin/ruff check . && $(TESTS)/bin/ruff format --check .); \
+	$(call stage,pytest,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5); \
+	$(if $(LESSONS),$(call stage,nbval: lessons,$(OFFLINE) $(NBVAL) $(LESSONS));) \
+	$(if $(SOLUTIONS),$(call stage,nbval: exercise solutions,$(OFFLINE) $(NBVAL) $(SOLUTIONS));) \
+	$(if $(EXERCISES),$(call stage,nbval: exercises,$(OFFLINE) $(NBVAL) $(EXERCISES));) \
+	printf '%b' "\nmake test: all stages passed\n$$passed"

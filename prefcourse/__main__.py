@@ -1,0 +1,171 @@
+"""The command line: `python -m prefcourse doctor | train | evaluate | bundle`. Each has --help."""
+
+import argparse
+import copy
+import importlib.metadata
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+NEEDED = ("torch", "transformers", "datasets", "numpy", "matplotlib", "ipywidgets", "jupyterlab")
+OPTIONAL = ("accelerate", "peft")
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Say what is installed, on which device and precision we run, and whether the bundled data is whole."""
+    ok = True
+    print(f"python        {platform.python_version()}")
+    for name in (*NEEDED, *OPTIONAL):
+        try:
+            print(f"{name:13} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing = name in NEEDED
+            ok &= not missing
+            print(f"{name:13} missing: pip install {name}" if missing else f"{name:13} not installed (optional)")
+    try:
+        import torch
+
+        from prefcourse.train import choose_precision
+        from prefcourse.world import data_folder, verify
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        precision = str(choose_precision("auto", device)).removeprefix("torch.")
+        print(f"device        {device}, {torch.get_num_threads()} threads, precision {precision}")
+        verify(data_folder())
+        print("data          all files are there and whole")
+    except (ImportError, FileNotFoundError, ValueError) as error:
+        ok = False
+        print(f"problem       {error}")
+    print("All is well." if ok else "Something is missing: see above.")
+    return 0 if ok else 1
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """Train from the bundled SFT model, show samples before and after, measure, write model, history and a figure."""
+    from prefcourse import evaluate as ev
+    from prefcourse import plots
+    from prefcourse.generate import generate
+    from prefcourse.train import train
+    from prefcourse.world import load_world
+
+    world = load_world(folder=args.data)
+    settings = dict(loss=args.loss, lr=args.lr, epochs=args.epochs, steps=args.steps, batch_size=args.batch_size)
+    arguments = {"beta": args.beta} if args.beta is not None else {}
+    policy = copy.deepcopy(world.sft)
+    validation = [row["prompt"] for row in world.prompts["validation"]]
+
+    def measure(model) -> dict[str, float]:
+        sampled = generate(model, world.tokenizer, validation, seed=1)
+        return {"kl": ev.sequence_kl(model, world.sft, world.tokenizer, validation, sampled).mean().item()}
+
+    print(f"{args.loss} from sft on {len(world.pairs['train']):,} pairs, {settings | arguments}, seed {args.seed}")
+    began = time.time()
+    history = train(
+        policy, world.pairs["train"], world.tokenizer, reference=world.sft, seed=args.seed, measure=measure, **settings,
+        **arguments,
+    )  # fmt: skip
+    print(f"trained for {history['step'][-1]} steps in {time.time() - began:.0f} s")
+
+    out = Path(args.out)
+    policy.save_pretrained(out)
+    world.tokenizer.save_pretrained(out)
+    (out / "history.json").write_text(json.dumps({"command": sys.argv[1:], **history}))
+    results = _compare(policy, world, args.loss, args.seed)
+    _print_samples(results["sft"], results[args.loss], args.loss)
+    print(ev.table(results))
+    plots.use_style()
+    figure = plots.training_curves(history, beta=args.beta or 0.1)
+    print(f"\nfigure: {plots.save(figure, out / 'training.png')}\nmodel:  {out}")
+    return 0
+
+
+def evaluate_command(args: argparse.Namespace) -> int:
+    """Measure a saved policy against the bundled SFT model."""
+    from prefcourse import evaluate as ev
+    from prefcourse.world import load_model, load_world
+
+    if not (Path(args.policy) / "config.json").is_file():
+        print(f"{args.policy}: no model there (no config.json). Train one: python -m prefcourse train", file=sys.stderr)
+        return 2
+    world = load_world(folder=args.data)
+    print(ev.table(_compare(load_model(args.policy), world, Path(args.policy).name, args.seed)))
+    return 0
+
+
+def bundle_command(args: argparse.Namespace) -> int:
+    """Make data/ again from the IMDb reviews."""
+    from prefcourse.bundle import build
+
+    build(args.imdb, Path(args.out), Path(args.work), args.redo)
+    return 0
+
+
+def _compare(policy, world, name: str, seed: int) -> dict:
+    """Evaluate `policy` and, for comparison, another sample of sft itself, on the test prompts."""
+    from prefcourse.evaluate import evaluate
+
+    before = evaluate(world.sft, world, seed=seed)
+    return {"sft": before, name: evaluate(policy, world, seed=seed, baseline=before.baseline)}
+
+
+def _print_samples(before, after, name: str, count: int = 8) -> None:
+    """Completions of the same prompts, one of each kind in turn, before and after."""
+    print()
+    for i in range(count):
+        prompt = before.prompts[i]
+        print(f"{prompt} ...")
+        for label, side in (("sft", before), (name, after)):
+            mark = "" if side.completions[i].finished else " ..."
+            print(f"  {label:>5} {side.rewards[i]:+5.1f}  {side.completions[i].text.strip()}{mark}")
+    print()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the arguments, run the command, and turn the errors we foresee into one line."""
+    parser = argparse.ArgumentParser(prog="prefcourse", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = commands.add_parser("doctor", help="what is installed, what is missing, and what to do")
+    add.set_defaults(run=doctor)
+
+    add = commands.add_parser(
+        "train", help="train DPO (or another loss on pairs) from the bundled SFT model and measure"
+    )
+    add.add_argument("--loss", default="dpo")
+    add.add_argument("--beta", type=float, help="the loss's β (default: the loss's own)")
+    add.add_argument("--lr", type=float, default=1e-4)
+    add.add_argument("--epochs", type=float, default=0.5)
+    add.add_argument("--steps", type=int)
+    add.add_argument("--batch-size", type=int, default=32)
+    add.add_argument("--out", default="runs/dpo", help="folder for the model, its history and the figure")
+    add.set_defaults(run=train_command)
+
+    add = commands.add_parser("evaluate", help="measure a saved policy against the bundled SFT model")
+    add.add_argument("policy", help="folder of the policy, such as runs/dpo")
+    add.set_defaults(run=evaluate_command)
+    for name in ("train", "evaluate"):
+        commands.choices[name].add_argument("--data", help="folder of another copy of the bundled world")
+        commands.choices[name].add_argument("--seed", type=int, default=0)
+
+    add = commands.add_parser("bundle", help="make data/ again from the IMDb reviews (about two hours)")
+    add.add_argument("--imdb", default="stanfordnlp/imdb", help="name on the hub, or a folder with the parquet files")
+    add.add_argument("--out", default="data")
+    add.add_argument("--work", default="build", help="folder for the corpus, checkpoints and what each step found")
+    add.add_argument("--redo", help="run this step and all after it again")
+    add.set_defaults(run=bundle_command)
+
+    args = parser.parse_args(argv)
+    try:
+        if args.command != "doctor":
+            from prefcourse.world import quiet
+
+            quiet()
+        return args.run(args)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"prefcourse {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The data card `data/README.md` and `data/checksums.json`, written from what the steps of the bundle found."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from prefcourse.rewards import GoldReward
+
+NEGATIONS = ("It is not bad at all.", "I did not like this film.", "It isn't boring.", "Nothing great about it.",
+             "You will never be bored.", "Far from a masterpiece.")  # fmt: skip
+
+
+def write(out: Path, facts: dict) -> None:
+    """Write README.md, facts.json and checksums.json (SHA-256 of every other file, by relative path) into `out`."""
+    (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    gold = GoldReward.load(out / "gold.json")
+    (out / "README.md").write_text(text(facts, gold, sizes(out)), encoding="utf-8")
+    sums = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in sizes(out)}
+    (out / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+
+
+def sizes(out: Path) -> dict[str, int]:
+    """Relative path → bytes of every file of the bundle but the card, the checksums and the stored results."""
+    files = sorted(p for p in out.rglob("*") if p.is_file())
+    names = [p.relative_to(out).as_posix() for p in files]
+    kept = [n for n in names if n not in ("README.md", "checksums.json") and not n.startswith("results/")]
+    return {n: (out / n).stat().st_size for n in kept}
+
+
+def text(facts: dict, gold: GoldReward, files: dict[str, int]) -> str:
+    """The card as Markdown."""
+    f, best, worst = facts, *gold.strongest(20)
+    corpus, base, sft, fit, pairs = f["corpus"], f["base"], f["sft"], f["gold"], f["pairs"]
+    crude = pairs["crude_check"]
+    words = {name: ", ".join(f"{n} ({w:+.2f})" for n, w in side) for name, side in (("best", best), ("worst", worst))}
+    negations = "\n".join(f"| {s} | {gold.score(s):+.2f} |" for s in NEGATIONS)
+    listing = "\n".join(f"| `{name}` | {size / 1e6:.2f} MB |" for name, size in files.items())
+    dropped = "; ".join(f"{n} × {why}" for why, n in pairs["train"]["dropped"].items())
+    return f"""# tiny-reviews: data card and model card
+
+Two small GPT-2 models, a tokenizer, a true reward, prompts and preference data for the course. All of it was made by
+
+    python -m prefcourse bundle --imdb stanfordnlp/imdb
+
+from the IMDb reviews of Maas et al. (2011), *Learning word vectors for sentiment analysis* (on the hub:
+`stanfordnlp/imdb`). No review is in here, only what was learnt from them. Total size: {sum(files.values()) / 1e6:.1f} MB.
+
+## Corpus (not included)
+
+TinyReviews: the sentences whose every word is among the 5,000 most frequent mostly-lower-case words, without names,
+digits, quotes or crude words, under 200 characters; up to three neighbours make a short review.
+{corpus["short_reviews"]:,} distinct short reviews, {corpus["characters"]:,} characters, SHA-256 `{corpus["sha256"]}`.
+3,000 of them are held out for validation and 3,000 for the test, by film review. A wider corpus of {corpus["wide"]:,}
+pieces, with rarer words and names, serves in the first part of pre-training.
+
+## Models
+
+| | base | sft |
+|---|---|---|
+| architecture | GPT-2, 4 layers × 256, 4,096 tokens, 128 positions | the same |
+| parameters | {base["parameters"]:,} | the same |
+| trained on | {base["tokens"]:,} tokens, {base["steps"]:,} steps of 8,192, Muon and AdamW | {sft["rows"]:,} short reviews, cut into prompt and completion |
+| held-out nats per token (validation) | {base["nats_per_token"]:.3f} | {sft["nats_per_token_valid"]:.3f} |
+| held-out nats per token (test) | – | {sft["nats_per_token_test"]:.3f} |
+
+Nats per token: the mean of -log p over all tokens of 3,000 held-out short reviews, each scored alone, from
+`<|endoftext|>` before it to `<|endoftext|>` after it. Another machine's arithmetic gives other weights; we expect its
+models within ±0.03 nats of these. Corpus, tokenizer (SHA-256 `{f["tokenizer"]["sha256"][:16]}…`) and gold reward come out
+the same.
+
+`<|endoftext|>` is token 0 and serves as first, last and padding token. A prompt is given without it; the models expect
+text that a review could begin with. `sft` has learnt to finish that one short review and to write `<|endoftext|>`.
+
+## Gold reward
+
+`gold.json`: logistic regression on {fit["ngrams"]:,} words and pairs of neighbouring words, fitted on IMDb's labelled
+training reviews in windows of 40 words. It gives the log-odds of "positive": the bias plus the weight of each n-gram.
+Accuracy on IMDb's 25,000 test reviews: {fit["accuracy_test_reviews"]:.1%}; on one 40-word window of each: {fit["accuracy_40_word_windows"]:.1%}.
+
+Strongest for positive: {words["best"]}.
+
+Strongest for negative: {words["worst"]}.
+
+Some of these words are signs rather than praise: "today" stands in reviews of old films that are loved today, "the only
+bad thing" in reviews that found no other. It knows a negation only where the pair of words was frequent enough:
+
+| text | log-odds |
+|---|---|
+{negations}
+
+## Prompts and preferences
+
+Prompts are openings of 2 to 8 tokens that `base` made up, of five types in equal numbers: {f["prompts"]["train"]:,} for training,
+{f["prompts"]["validation"]} for validation, {f["prompts"]["test"]} for the test; no prompt is in two of them. For each prompt `sft` wrote four
+completions at temperature 1; their pairs are labelled with a coin of probability σ(r*(x, y_a) − r*(x, y_b)), stored as
+`probability`. Training pairs: {pairs["train"]["pairs"]:,}. Left out of {pairs["train"]["completions"]:,} completions: {dropped}.
+`unpaired/` holds each completion alone, with a thumb up (`label`) of probability σ(r* − mean r*).
+
+In {crude["samples"]:,} samples of `sft` at temperature 1 there are {crude["with_crude_words"]} crude words; {crude["finished"]:.1%} end with `<|endoftext|>` within 48 tokens.
+
+## Use and limits
+
+For learning how preference optimisation works. The models know nothing but how short film reviews sound; they make
+things up, contradict themselves, and carry the opinions and the English of people who reviewed films online before
+2011. Do not use them to judge texts, people or films, nor to write reviews that pass for somebody's. The gold reward is
+a word counter: it is the truth of this small world by definition, and no measure of sentiment outside it.
+
+Licence: the files here CC BY 4.0, the code that makes them MIT. The IMDb reviews belong to their authors; the data set
+asks that Maas et al. (2011) be cited.
+
+## Files
+
+| file | size |
+|---|---|
+{listing}
+
+Made with Python {f["made_with"]["python"]}, torch {f["made_with"]["torch"]}, transformers {f["made_with"]["transformers"]}. Weights are fp16 safetensors, the rest is JSON: nothing is unpickled.
+Checksums are in `checksums.json`; `load_world` compares them.
+"""

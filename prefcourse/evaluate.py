@@ -1,0 +1,158 @@
+"""How good is a policy, and what did it cost? Every number with its 95 % interval.
+
+    result = evaluate(policy, world)                # samples on the test prompts, next to the SFT model's
+    print(result["gold_reward"], result["kl"])      # 1.93 [1.78, 2.09]   8.1 [7.7, 8.5]
+
+Gold reward, win rate, KL, and length are means over prompts; their intervals come from the bootstrap over prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefcourse.generate import Completion, generate
+from prefcourse.logprobs import kl_k1, sequence_logps
+from prefcourse.preferences import collate
+from prefcourse.world import World
+
+RESAMPLES = 2_000
+GROUP = 20  # completions whose word pairs are counted together for distinct-2
+METRICS = {  # name → (heading, decimals)
+    "gold_reward": ("gold reward", 2),
+    "win_rate": ("win rate vs sft", 3),
+    "kl": ("KL to sft (nats)", 2),
+    "distinct_2": ("distinct-2", 3),
+    "length": ("tokens", 1),
+    "eos_rate": ("ends with EOS", 3),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self:.2f}"
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+@dataclass(frozen=True)
+class Evaluation(Mapping):
+    """What `evaluate` found: a mapping from metric to Estimate, with the samples and rewards it rests on."""
+
+    estimates: dict[str, Estimate]
+    prompts: list[str]
+    completions: list[Completion]
+    baseline: list[Completion]  # the reference's completions of the same prompts
+    rewards: torch.Tensor  # (N,) gold reward of completions
+    baseline_rewards: torch.Tensor  # (N,)
+
+    def __getitem__(self, metric: str) -> Estimate:
+        return self.estimates[metric]
+
+    def __iter__(self):
+        return iter(self.estimates)
+
+    def __len__(self) -> int:
+        return len(self.estimates)
+
+
+def bootstrap(values: Sequence[float] | torch.Tensor, seed: int = 0) -> Estimate:
+    """The mean of `values` (N,) with its 95 % percentile interval (Efron and Tibshirani 1993, ch. 13).
+
+    Raises ValueError for fewer than two values: one value says nothing about its spread.
+    """
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"bootstrap needs at least two values in one row, got shape {tuple(values.shape)}")
+    draw = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
+    low, high = values[draw].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(values.mean().item(), low, high)
+
+
+def win_rate(rewards: torch.Tensor, others: torch.Tensor) -> Estimate:
+    """How often `rewards` beats `others` on the same prompt, both (N,); a tie counts one half."""
+    return bootstrap((rewards > others).double() + 0.5 * (rewards == others).double())
+
+
+@torch.no_grad()
+def sequence_kl(
+    policy: PreTrainedModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
+    completions: Sequence[Completion], batch_size: int = 128,
+) -> torch.Tensor:  # fmt: skip
+    """log π - log π_ref of completions that `policy` sampled at temperature 1: (N,) nats, whose mean estimates the KL.
+
+    The estimator is k1: unbiased, single values may be negative. It covers the whole completion, EOS included.
+    """
+    sequences = [(tokenizer(p)["input_ids"], c.ids) for p, c in zip(prompts, completions, strict=True)]
+    order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
+    found = torch.zeros(len(sequences))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = collate([sequences[i] for i in rows], tokenizer.pad_token_id)
+        logps = [sequence_logps(model, batch.to(model.device)).cpu() for model in (policy, reference)]
+        found[rows] = kl_k1(*logps)
+    return found
+
+
+def distinct_2(texts: Sequence[str]) -> Estimate:
+    """Different pairs of neighbouring words ÷ all pairs, within groups of 20 texts (Li et al. 2016); mean over groups.
+
+    The share falls as a group grows, so groups have a fixed size; texts left over are not used.
+    """
+    shares = []
+    for start in range(0, len(texts) - GROUP + 1, GROUP):
+        words = [text.lower().split() for text in texts[start : start + GROUP]]
+        pairs = [pair for row in words for pair in pairwise(row)]
+        shares.append(len(set(pairs)) / max(len(pairs), 1))
+    if len(shares) < 2:
+        raise ValueError(f"distinct_2 needs at least {2 * GROUP} texts, got {len(texts)}")
+    return bootstrap(shares)
+
+
+def evaluate(
+    policy: PreTrainedModel, world: World, *, reference: PreTrainedModel | None = None, split: str = "test",
+    prompts: Sequence[str] | None = None, baseline: Sequence[Completion] | None = None, seed: int = 0,
+    max_new_tokens: int = 48,
+) -> Evaluation:  # fmt: skip
+    """Sample a completion of each prompt at temperature 1 from `policy` and `reference` (by default world.sft); compare.
+
+    prompts: by default those of `split`. baseline: the reference's completions from an earlier call, to save time.
+    The two models draw different random numbers, so that a policy equal to its reference wins about half the time.
+    """
+    reference = world.sft if reference is None else reference
+    prompts = [row["prompt"] for row in world.prompts[split]] if prompts is None else list(prompts)
+    settings = {"max_new_tokens": max_new_tokens}
+    completions = generate(policy, world.tokenizer, prompts, seed=2 * seed + 1, **settings)
+    if baseline is None:
+        baseline = generate(reference, world.tokenizer, prompts, seed=2 * seed, **settings)
+    rewards, others = (world.gold(prompts, [c.text for c in side]) for side in (completions, baseline))
+    estimates = {
+        "gold_reward": bootstrap(rewards),
+        "win_rate": win_rate(rewards, others),
+        "kl": bootstrap(sequence_kl(policy, reference, world.tokenizer, prompts, completions)),
+        "distinct_2": distinct_2([p + c.text for p, c in zip(prompts, completions, strict=True)]),
+        "length": bootstrap([float(len(c.ids)) for c in completions]),
+        "eos_rate": bootstrap([float(c.finished) for c in completions]),
+    }
+    return Evaluation(estimates, prompts, completions, list(baseline), rewards, others)
+
+
+def table(results: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """A plain-text table: one line per metric, one column per policy, each value with its interval."""
+    names = list(results)
+    lines = [["", *names]]
+    for metric, (heading, decimals) in METRICS.items():
+        lines.append([heading, *(f"{results[name][metric]:.{decimals}f}" for name in names)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([rows[0], "-" * (sum(widths) + 2 * len(names)), *rows[1:]])

@@ -1,0 +1,120 @@
+"""Batched sampling from a causal language model, short enough to read and the same whatever the batch size.
+
+Rows have prompts of different lengths. Instead of padding them, all rows walk from the first token on together: while
+a row still has prompt tokens left it takes the next of those, afterwards it takes a sampled one. So every row sits at
+the same position, no padding mask is needed, and the keys and values of past tokens are computed once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion: its text (without EOS), its token ids (EOS included if it came), and whether EOS came."""
+
+    text: str
+    ids: list[int]
+    finished: bool
+
+
+def next_token(
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_k: int, top_p: float
+) -> torch.Tensor:
+    """One token id per row from logits (B, V) and uniform numbers in [0, 1) (B,): inverse-transform sampling, (B,).
+
+    temperature 0 takes the most probable token. top_k keeps the k most probable (0: all), top_p the smallest set
+    whose probability reaches p (Holtzman et al. 2020).
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = (logits.float() / temperature).softmax(-1)  # (B, V)
+    if top_k == 0 and top_p == 1:  # nothing to cut off, so nothing to sort
+        cumulative = probs.cumsum(-1)
+        token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)  # (B, 1)
+        return token[:, 0].clamp(max=probs.shape[-1] - 1)
+    probs, order = probs.sort(-1, descending=True)
+    cumulative = probs.cumsum(-1)
+    keep = cumulative - probs < top_p  # the token that crosses p still belongs to the set
+    if top_k:
+        keep[:, top_k:] = False
+    mass = (probs * keep).sum(-1, keepdim=True)  # (B, 1) what is left to draw from
+    rank = torch.searchsorted(cumulative, uniform[:, None] * mass, right=True)  # (B, 1)
+    last = keep.sum(-1, keepdim=True) - 1  # rounding must not step over the last token we kept
+    return order.gather(-1, rank.minimum(last))[:, 0]
+
+
+@torch.no_grad()
+def sample_ids(
+    model: PreTrainedModel, prompts: Sequence[list[int]], *, max_new_tokens: int = 48, temperature: float = 1.0,
+    top_k: int = 0, top_p: float = 1.0, seed: int = 0, batch_size: int = 256, eos_id: int = 0,
+) -> list[list[int]]:  # fmt: skip
+    """Sample one completion, as token ids with EOS if it came, for each prompt (a list of token ids).
+
+    Row i draws its random numbers from its own stream (seed, i): batch size and the other rows do not change a sample.
+    Raises ValueError for an empty prompt, one too long for the model, or settings out of range.
+    """
+    room = model.config.max_position_embeddings - max_new_tokens
+    for i, prompt in enumerate(prompts):
+        if not 1 <= len(prompt) <= room:
+            raise ValueError(
+                f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens=} this model takes 1 to {room}"
+            )
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"need temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {temperature=}, {top_k=}, {top_p=}"
+        )
+    device = model.device
+    uniforms = torch.stack(
+        [
+            torch.rand(max_new_tokens, generator=torch.Generator().manual_seed((seed << 32) + i))
+            for i in range(len(prompts))
+        ]
+    )  # (N, max_new_tokens)
+    completions: list[list[int]] = [[] for _ in prompts]
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # few forced steps in each batch
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]  # the rows still being written, as indices into prompts
+        position = len(prompts[rows[0]])  # the shortest prompt is read in one pass
+        step_ids = torch.tensor([prompts[i][:position] for i in rows], device=device)  # (B, position)
+        cache = DynamicCache(config=model.config)
+        while rows:
+            hidden = model.base_model(step_ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+            logits = model.get_output_embeddings()(hidden)  # (B, V)
+            drawn = [max(position - len(prompts[i]), 0) for i in rows]  # how many tokens row i has drawn so far
+            uniform = uniforms[rows, drawn].to(device)
+            sampled = next_token(logits, uniform, temperature, top_k, top_p).tolist()
+            alive, tokens = [], []
+            for k, (i, token) in enumerate(zip(rows, sampled, strict=True)):
+                if position < len(prompts[i]):
+                    token = prompts[i][position]
+                else:
+                    completions[i].append(token)
+                    if token == eos_id or len(completions[i]) == max_new_tokens:
+                        continue
+                alive.append(k)
+                tokens.append(token)
+            if len(alive) < len(rows):
+                rows = [rows[k] for k in alive]
+                if rows:
+                    cache.batch_select_indices(torch.tensor(alive, device=device))
+            step_ids = torch.tensor(tokens, device=device)[:, None]  # (B, 1)
+            position += 1
+    return completions
+
+
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], **settings
+) -> list[Completion]:
+    """Sample one completion for each prompt, with the settings of `sample_ids`. Raises ValueError for an empty prompt."""
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(f"prompt {i} is {prompt!r}; each prompt must be text that is not empty")
+    eos_id = tokenizer.eos_token_id
+    ids = sample_ids(model, [tokenizer(p)["input_ids"] for p in prompts], eos_id=eos_id, **settings)
+    finished = [bool(row) and row[-1] == eos_id for row in ids]
+    texts = tokenizer.batch_decode([row[:-1] if end else row for row, end in zip(ids, finished, strict=True)])
+    return [Completion(t, row, end) for t, row, end in zip(texts, ids, finished, strict=True)]

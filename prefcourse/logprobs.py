@@ -1,0 +1,49 @@
+"""From a model and a batch to log-probabilities of tokens and of whole completions, in nats.
+
+Three things go wrong most often here, and each moves the numbers without an error: the logits at position t predict
+the token at t + 1 (shift), only the completion counts (mask), and EOS is part of the completion (see `Batch`).
+"""
+
+import torch
+from transformers import PreTrainedModel
+
+from prefcourse.preferences import Batch
+
+
+def token_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """log π(token t + 1 | tokens up to t) at completion tokens, 0 elsewhere: (N, T - 1) in float32.
+
+    The output head, by far the widest matrix, sees completion positions only: logits of prompts and padding are
+    never made. The log-softmax runs in float32 whatever the model's precision (bfloat16 is 2 nats coarse at 500).
+    """
+    hidden = model.base_model(batch.input_ids, use_cache=False).last_hidden_state  # (N, T, D)
+    target = batch.completion_mask[:, 1:]  # (N, T-1): does position t predict a completion token?
+    logits = model.get_output_embeddings()(hidden[:, :-1][target]).float()  # (M, V), M completion tokens in all
+    tokens = batch.input_ids[:, 1:][target]  # (M,)
+    picked = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)  # (M,) = log_softmax at the token
+    return torch.zeros(target.shape, device=logits.device).masked_scatter(target, picked)
+
+
+def sequence_logps(model: PreTrainedModel, batch: Batch, reduce: str = "sum") -> torch.Tensor:
+    """log π(completion | prompt), EOS included: (N,) in nats, or in nats per token with reduce="mean".
+
+    The sum is what DPO's derivation needs (Rafailov et al. 2023, eq. 7); the mean is what SimPO and ORPO use.
+    """
+    if reduce not in ("sum", "mean"):
+        raise ValueError(f"reduce must be 'sum' or 'mean', got {reduce!r}")
+    total = token_logps(model, batch).sum(-1)
+    return total if reduce == "sum" else total / batch.lengths
+
+
+def kl_k1(policy_logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:
+    """log π - log π_ref of samples drawn from π: each entry is an unbiased estimate of KL(π ‖ π_ref), in nats.
+
+    Single values may be negative; the mean is not, in expectation (Schulman 2020, "Approximating KL divergence").
+    """
+    return policy_logps - reference_logps
+
+
+def kl_k3(policy_logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:
+    """exp(-d) - 1 + d with d = log π - log π_ref, samples from π: unbiased too, and never negative (ibid.)."""
+    d = policy_logps - reference_logps
+    return torch.expm1(-d) + d

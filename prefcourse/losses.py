@@ -1,0 +1,334 @@
+"""Every preference loss of the course, as a pure function that returns one value per example, (B,).
+
+We write the formulas in these letters. Log-probabilities are in nats, summed over the completion, EOS included.
+
+    c = log π(chosen | prompt)      C = the same under the reference    a = c - C    Lc = length in tokens, mc = c/Lc
+    r = log π(rejected | prompt)    R = the same under the reference    b = r - R    Lr = length in tokens, mr = r/Lr
+    h = a - b, the log-ratio difference      σ = sigmoid      ℓ(x) = -log σ(x)
+
+    loss = dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta=0.1).mean()
+
+`LOSSES` says for each name which function it is, what it needs and where it comes from.
+No gradient flows into a reference. Half-precision inputs are computed, and returned, in float32.
+Wrong input raises a `ValueError` that names the argument, its value and what is allowed. A function takes only what it
+uses: `sft_loss` has no place for a rejected text, `simpo_loss` none for a reference.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+Vec = Tensor  # one number per example: shape (B,)
+
+_POSITIVE = (lambda v: isinstance(v, Real) and 0 < v < math.inf, "a finite number above 0")
+_NOT_NEGATIVE = (lambda v: isinstance(v, Real) and 0 <= v < math.inf, "a finite number, 0 or more")
+_PARAMETERS = {  # parameter -> (is this value good?, what is allowed)
+    "beta": _POSITIVE,
+    "tau": _POSITIVE,
+    "desirable_weight": _POSITIVE,
+    "undesirable_weight": _POSITIVE,
+    "gamma_over_beta": _NOT_NEGATIVE,
+    "lam": _NOT_NEGATIVE,
+    "alpha": _NOT_NEGATIVE,
+    "eps": (lambda v: isinstance(v, Real) and 0 <= v < 0.5, "a number in [0, 0.5)"),
+    "delta": (lambda v: isinstance(v, Real) and math.isfinite(v), "a finite number (for a tensor, its .item())"),
+    "reduce": (lambda v: v in ("sum", "mean"), '"sum" or "mean"'),
+}
+
+
+def _require(good: bool, name: str, value: object, allowed: str) -> None:
+    if not good:
+        raise ValueError(f"{name} is {value}; allowed is {allowed}")
+
+
+def _check(arguments: dict) -> list[Tensor | None]:
+    """Check a loss's `locals()`, and return its tensors in the order of its signature, references detached."""
+    for name, (good, allowed) in _PARAMETERS.items():
+        if name in arguments:
+            _require(good(arguments[name]), name, arguments[name], allowed)
+    tensors = {name: value for name, value in arguments.items() if name not in _PARAMETERS}
+    if arguments.get("reduce") == "sum":  # then the lengths have no use
+        for name in [name for name in tensors if name.endswith("_lengths")]:
+            _require(tensors.pop(name) is None, name, "given", 'None with reduce="sum", which ignores it')
+
+    first, *_ = tensors.values()
+    for name, value in tensors.items():
+        _require(isinstance(value, Tensor), name, value, "a tensor of shape (B,)")
+        like = tensors["kl_policy"] if name.startswith("kl_") else first  # the KL batch may have a size of its own
+        good = value.ndim == 1 and value.numel() > 0 and value.shape == like.shape
+        _require(good, name, f"of shape {tuple(value.shape)}", f"one shape (B,) for all, here {tuple(like.shape)}")
+        _require(value.device == first.device, name, f"on {value.device}", f"one device for all, here {first.device}")
+        if name == "desirable":
+            _require(value.dtype == torch.bool, name, f"of {value.dtype}", "torch.bool")
+        elif not name.endswith("_lengths"):
+            good = value.is_floating_point() and value.dtype == first.dtype
+            _require(good, name, f"of {value.dtype}", f"one floating-point dtype for all, here {first.dtype}")
+
+    with torch.no_grad():  # one look at the sum of everything (one device sync); we search only if it is not finite
+        if not math.isfinite(sum(value.sum(dtype=torch.float32) for value in tensors.values())):
+            for name, value in tensors.items():
+                for i in (~value.isfinite()).nonzero()[:1].flatten().tolist():
+                    _require(False, f"{name}[{i}]", value[i].item(), "a finite number")
+        for name, value in tensors.items():
+            if name.endswith("_lengths"):
+                _require(bool((value >= 1).all()), name, value, "1 token or more (EOS counts)")
+
+    def prepare(name: str, value: Tensor | None) -> Tensor | None:
+        if name.startswith(("reference", "kl_")):
+            value = value.detach()
+        half = value is not None and value.dtype in (torch.bfloat16, torch.float16)
+        return value.float() if half else value
+
+    return [prepare(name, tensors.get(name)) for name in arguments if name not in _PARAMETERS]
+
+
+# In the signatures below the log-probs stand on the first line, the parameters on the second.
+# fmt: off
+# ---------------------------------------------- pairs, with a reference
+
+
+def dpo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+             beta: float = 0.1) -> Vec:
+    """Direct preference optimisation: ℓ(βh). Its gradient in c is -βσ(-βh). Rafailov et al. 2023, Eq. 7."""
+    c, r, C, R = _check(locals())
+    h = (c - C) - (r - R)
+    return -logsigmoid(beta * h)
+
+
+def cdpo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+              beta: float = 0.1, eps: float = 0.1) -> Vec:
+    """Conservative DPO, labels flipped at rate ε: (1-ε)ℓ(βh) + εℓ(-βh). Mitchell 2023, Eq. 3.
+
+    Its minimum is at the finite margin βh = log((1-ε)/ε).
+    """
+    c, r, C, R = _check(locals())
+    h = (c - C) - (r - R)
+    return -(1 - eps) * logsigmoid(beta * h) - eps * logsigmoid(-beta * h)
+
+
+def rdpo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+              beta: float = 0.1, eps: float = 0.1) -> Vec:
+    """Robust DPO: [(1-ε)ℓ(βh) - εℓ(-βh)] / (1-2ε). Chowdhury et al. 2024, Sec. 3.
+
+    Averaged over labels flipped at rate ε it equals the DPO loss of the clean labels. It can be negative.
+    """
+    c, r, C, R = _check(locals())
+    h = (c - C) - (r - R)
+    return (-(1 - eps) * logsigmoid(beta * h) + eps * logsigmoid(-beta * h)) / (1 - 2 * eps)
+
+
+def hinge_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+               beta: float = 0.1) -> Vec:
+    """Hinge on the margin, SLiC with a reference: relu(1 - βh). Liu et al. 2023 (RSO), Sec. 3."""
+    c, r, C, R = _check(locals())
+    h = (c - C) - (r - R)
+    return torch.relu(1 - beta * h)
+
+
+def ipo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+             tau: float = 0.1, reduce: str = "sum",
+             chosen_lengths: Vec | None = None, rejected_lengths: Vec | None = None) -> Vec:
+    """Identity preference optimisation: (h - 1/(2τ))². Azar et al. 2023, Eq. 17.
+
+    reduce="sum" is the paper's h = a - b. reduce="mean" takes h = a/Lc - b/Lr (TRL, HALOs), and needs the lengths.
+    """
+    c, r, C, R, Lc, Lr = _check(locals())
+    a, b = c - C, r - R
+    h = a - b if reduce == "sum" else a / Lc - b / Lr
+    return (h - 1 / (2 * tau)) ** 2
+
+
+def dpo_norm_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+                  beta: float = 2.0, chosen_lengths: Vec, rejected_lengths: Vec) -> Vec:
+    """Length-normalised DPO: ℓ(β(a/Lc - b/Lr)), β per token. Lambert et al. 2024 (Tulu 3), Eq. 6."""
+    c, r, C, R, Lc, Lr = _check(locals())
+    a, b = c - C, r - R
+    return -logsigmoid(beta * (a / Lc - b / Lr))
+
+
+def apo_zero_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+                  beta: float = 0.1) -> Vec:
+    """Anchored, chosen up and rejected down: 1 - σ(βa) + σ(βb). D'Oosterlinck et al. 2024, Eq. 7."""
+    c, r, C, R = _check(locals())
+    a, b = c - C, r - R
+    return torch.sigmoid(-beta * a) + torch.sigmoid(beta * b)
+
+
+def apo_down_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+                  beta: float = 0.1) -> Vec:
+    """Anchored, both down and rejected further: σ(βa) + 1 - σ(βh). D'Oosterlinck et al. 2024, Eq. 8."""
+    c, r, C, R = _check(locals())
+    a, b = c - C, r - R
+    return torch.sigmoid(beta * a) + torch.sigmoid(-beta * (a - b))
+
+
+def bco_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+             delta: float, beta: float = 0.1) -> Vec:
+    """Binary classifier of good and bad: ℓ(βa - δ) + ℓ(-(βb - δ)). Jung et al. 2024, Sec. 4.
+
+    δ is the running mean of all rewards βa and βb so far: the caller keeps it, and no gradient flows into it.
+    """
+    c, r, C, R = _check(locals())
+    a, b = c - C, r - R
+    return -logsigmoid(beta * a - delta) - logsigmoid(-(beta * b - delta))
+
+
+def dpo_nll_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+                 beta: float = 0.1, alpha: float = 1.0, chosen_lengths: Vec) -> Vec:
+    """DPO that also holds the chosen text up: ℓ(βh) + α(-c/Lc). Pang et al. 2024, Eq. 1."""
+    c, r, C, R, Lc = _check(locals())
+    h = (c - C) - (r - R)
+    return -logsigmoid(beta * h) - alpha * c / Lc
+
+
+def dpop_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+              beta: float = 0.1, lam: float = 5.0) -> Vec:
+    """DPO-positive, which fines a chosen text below its reference: ℓ(β(h - λ relu(C - c))). Pal et al. 2024, Eq. 3."""
+    c, r, C, R = _check(locals())
+    h = (c - C) - (r - R)
+    return -logsigmoid(beta * (h - lam * torch.relu(C - c)))
+
+
+# ------------------------------------------- pairs, without a reference
+
+
+def simpo_loss(policy_chosen: Vec, policy_rejected: Vec, *,
+               beta: float = 2.0, gamma_over_beta: float = 0.5, chosen_lengths: Vec, rejected_lengths: Vec) -> Vec:
+    """Simple preference optimisation: ℓ(β(mc - mr - γ/β)). Meng et al. 2024, Eq. 6.
+
+    We take γ/β, like the official code: a margin in nats per token. TRL's `simpo_gamma` is γ itself.
+    """
+    c, r, Lc, Lr = _check(locals())
+    return -logsigmoid(beta * (c / Lc - r / Lr - gamma_over_beta))
+
+
+def orpo_loss(policy_chosen: Vec, policy_rejected: Vec, *,
+              lam: float = 0.1, chosen_lengths: Vec, rejected_lengths: Vec) -> Vec:
+    """Odds-ratio preference optimisation: -mc + λℓ(LO). Hong et al. 2024, Eq. 6 and 7.
+
+    LO = log odds(mc) - log odds(mr), with log odds(m) = m - log(1 - eᵐ).
+    The NLL -mc is over the completion only; TRL's is over the prompt too.
+    """
+    c, r, Lc, Lr = _check(locals())
+    for name, value in (("policy_chosen", c), ("policy_rejected", r)):
+        _require(bool((value <= 0).all()), name, value, "0 or less: odds need probabilities")
+    mc, mr = c / Lc, r / Lr
+    return -mc - lam * logsigmoid(_log_odds(mc) - _log_odds(mr))
+
+
+def _log_odds(m: Vec) -> Vec:
+    """m - log(1 - eᵐ). At m = 0, where the odds are infinite, the largest finite value and no gradient.
+
+    log(-expm1(m)) is exact near 0, where 1 - eᵐ is not. And we need no `torch.where` of two formulas: its unused half
+    can turn gradients into NaN.
+    """
+    m = m.clamp(max=-torch.finfo(m.dtype).tiny)
+    return m - torch.log(-torch.expm1(m))
+
+
+def cpo_loss(policy_chosen: Vec, policy_rejected: Vec, *,
+             beta: float = 0.1, alpha: float = 1.0, reduce: str = "sum", chosen_lengths: Vec | None = None) -> Vec:
+    """Contrastive preference optimisation: ℓ(β(c - r)) + α NLL. Xu et al. 2024, Eq. 3 and the NLL beside it.
+
+    reduce="sum" is the paper's NLL = -c. reduce="mean" takes -c/Lc, near TRL's mean over all tokens of a batch.
+    """
+    c, r, Lc = _check(locals())
+    nll = -c if reduce == "sum" else -c / Lc
+    return -logsigmoid(beta * (c - r)) + alpha * nll
+
+
+def unlikelihood_loss(policy_chosen: Vec, policy_rejected: Vec, *,
+                      alpha: float = 0.5, chosen_lengths: Vec, rejected_lengths: Vec) -> Vec:
+    """Chosen up, rejected down without end: -mc + α mr. Rafailov et al. 2023, Sec. 6 (after Welleck et al. 2020).
+
+    Unbounded below, so it degenerates: our negative example. Keep α at .5 or less to see anything before it does.
+    """
+    c, r, Lc, Lr = _check(locals())
+    return -c / Lc + alpha * r / Lr
+
+
+def sft_loss(policy_chosen: Vec, *, chosen_lengths: Vec) -> Vec:
+    """Fine-tuning on the chosen text, nats per token: -c/Lc. Rafailov et al. 2023, Sec. 6 (Preferred-FT)."""
+    c, Lc = _check(locals())
+    return -c / Lc
+
+
+# ------------------------------------------------------------- unpaired
+
+
+def kto_loss(policy: Vec, reference: Vec, desirable: Vec, *, kl_policy: Vec, kl_reference: Vec,
+             beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> Vec:
+    """Kahneman-Tversky optimisation. Ethayarajh et al. 2024, Sec. 4.
+
+    With k = log π/π_ref of each completion: desirable λ_D(1 - σ(β(k - z0))), undesirable λ_U(1 - σ(β(z0 - k))).
+    z0 = max(0, mean(kl_policy - kl_reference)) estimates the KL from mismatched pairs (x_i, y_{i+1}), two or more, and
+    gets no gradient. `desirable` is bool, (B,). The kl tensors have one shape, (B,) or that of a pooled batch.
+    """
+    p, q, desirable, kl_p, kl_q = _check(locals())
+    _require(len(kl_p) >= 2, "kl_policy", f"of size {len(kl_p)}", "2 or more: z0 needs mismatched pairs")
+    k, z0 = p - q, (kl_p - kl_q).mean().clamp(min=0)
+    wanted, unwanted = torch.sigmoid(-beta * (k - z0)), torch.sigmoid(-beta * (z0 - k))
+    return torch.where(desirable, desirable_weight * wanted, undesirable_weight * unwanted)
+
+
+# fmt: on
+# ------------------------------------------------------------ the table
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One row of `LOSSES`. What a function needs is read from its signature, so the two cannot disagree."""
+
+    function: Callable[..., Vec]
+    formula: str
+    reduce: str  # how token log-probs enter: "sum", "mean" or "sum + mean"
+    paper: str
+    equation: str
+    data: str = "paired"  # or "unpaired"
+
+    def inputs(self, **arguments) -> tuple[str, ...]:
+        """Names of what a batch must supply: what has no default, and the lengths if `arguments` have reduce="mean"."""
+        parameters = inspect.signature(self.function).parameters.values()
+        mean = arguments.get("reduce") == "mean"
+        return tuple(p.name for p in parameters if p.default is p.empty or (p.default is None and mean))
+
+    @property
+    def defaults(self) -> dict[str, float | str]:
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty and p.default is not None}
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(name.startswith("reference") for name in self.inputs())
+
+    @property
+    def needs_lengths(self) -> bool:
+        return any(name.endswith("_lengths") for name in self.inputs())
+
+
+_KTO = "desirable λ_D(1-σ(β(k-z0))), undesirable λ_U(1-σ(β(z0-k)))"
+LOSSES: dict[str, Loss] = {
+    "dpo": Loss(dpo_loss, "ℓ(βh)", "sum", "Rafailov et al. 2023", "Eq. 7"),
+    "cdpo": Loss(cdpo_loss, "(1-ε)ℓ(βh) + εℓ(-βh)", "sum", "Mitchell 2023", "Eq. 3"),
+    "rdpo": Loss(rdpo_loss, "[(1-ε)ℓ(βh) - εℓ(-βh)] / (1-2ε)", "sum", "Chowdhury et al. 2024", "Sec. 3"),
+    "hinge": Loss(hinge_loss, "relu(1-βh)", "sum", "Liu et al. 2023", "Sec. 3"),
+    "ipo": Loss(ipo_loss, "(h - 1/(2τ))²", "sum", "Azar et al. 2023", "Eq. 17"),
+    "dpo_norm": Loss(dpo_norm_loss, "ℓ(β(a/Lc - b/Lr))", "mean", "Lambert et al. 2024", "Eq. 6"),
+    "simpo": Loss(simpo_loss, "ℓ(β(mc - mr - γ/β))", "mean", "Meng et al. 2024", "Eq. 6"),
+    "orpo": Loss(orpo_loss, "-mc + λℓ(LO)", "mean", "Hong et al. 2024", "Eq. 6, 7"),
+    "cpo": Loss(cpo_loss, "ℓ(β(c-r)) - αc", "sum", "Xu et al. 2024", "Eq. 3"),
+    "kto": Loss(kto_loss, _KTO, "sum", "Ethayarajh et al. 2024", "Sec. 4", data="unpaired"),
+    "apo_zero": Loss(apo_zero_loss, "1 - σ(βa) + σ(βb)", "sum", "D'Oosterlinck et al. 2024", "Eq. 7"),
+    "apo_down": Loss(apo_down_loss, "σ(βa) + 1 - σ(βh)", "sum", "D'Oosterlinck et al. 2024", "Eq. 8"),
+    "bco": Loss(bco_loss, "ℓ(βa-δ) + ℓ(-(βb-δ))", "sum", "Jung et al. 2024", "Sec. 4"),
+    "dpo_nll": Loss(dpo_nll_loss, "ℓ(βh) - αmc", "sum + mean", "Pang et al. 2024", "Eq. 1"),
+    "dpop": Loss(dpop_loss, "ℓ(β(h - λ relu(C-c)))", "sum", "Pal et al. 2024", "Eq. 3"),
+    "unlikelihood": Loss(unlikelihood_loss, "-mc + αmr", "mean", "Rafailov et al. 2023", "Sec. 6"),
+    "sft": Loss(sft_loss, "-mc", "mean", "Rafailov et al. 2023", "Sec. 6"),
+}

@@ -1,0 +1,136 @@
+"""Preference data: what a pair and an unpaired example look like, how we check them, and how they become a batch.
+
+A pair is a dict with the columns `prompt, chosen, rejected` (TRL's names); an unpaired example is a dict with
+`prompt, completion, label`. Files are JSON lines, one row a line. `collate_pairs` turns rows into a `Batch`.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+Row = dict[str, Any]
+PAIRED, UNPAIRED = ("prompt", "chosen", "rejected"), ("prompt", "completion")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids of N sequences, right-padded, and the mask of what a loss may see.
+
+    input_ids: (N, T) prompt, completion, then padding. A causal model never looks right, so padding needs no mask.
+    completion_mask: (N, T) True on the completion, EOS included. It is built from lengths, never as
+        `input_ids != pad`: GPT-2 pads with EOS, and that comparison would erase the EOS we want to learn.
+    For B pairs, N = 2B: rows 0..B-1 are the chosen completions, rows B..2B-1 the rejected ones.
+    """
+
+    input_ids: torch.Tensor
+    completion_mask: torch.Tensor
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(N,) completion lengths in tokens, EOS included."""
+        return self.completion_mask.sum(-1)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(self.input_ids.to(device), self.completion_mask.to(device))
+
+
+def read_rows(path: str | Path, columns: Sequence[str] = PAIRED) -> list[Row]:
+    """Read JSON lines and check them.
+
+    Raises FileNotFoundError if there is no such file, and ValueError with file, line and field if a row is not right.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Expected JSON lines with the columns {', '.join(columns)}.")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}). Each line holds one row.") from None
+    return check_rows(rows, columns, where=str(path))
+
+
+def check_rows(rows: Iterable[Row], columns: Sequence[str] = PAIRED, where: str = "rows") -> list[Row]:
+    """Return `rows` as a list if each has `columns` as non-empty strings, and chosen differs from rejected.
+
+    Raises ValueError that names `where`, the row's number (from 1), the field and what to do.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError(f"{where}: no rows. Give at least one.")
+    for number, row in enumerate(rows, start=1):
+        place = f"{where}, line {number}"
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: expected a dict with the columns {', '.join(columns)}, got {row!r:.80}.")
+        for column in columns:
+            if column not in row:
+                raise ValueError(f"{place}: no column '{column}' (it has {', '.join(row)}). Add or rename it.")
+            if not isinstance(row[column], str):
+                raise ValueError(f"{place}: '{column}' must be text, got {row[column]!r:.80}.")
+            if not row[column].strip():
+                raise ValueError(f"{place}: '{column}' is empty. Remove the row or fill it in.")
+        if "rejected" in columns and row["chosen"] == row["rejected"]:
+            raise ValueError(f"{place}: chosen and rejected are the same text: {row['chosen']!r:.80}. Remove the row.")
+    return rows
+
+
+def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write `rows` as JSON lines."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def split_by_prompt(rows: Sequence[Row], shares: dict[str, float], seed: int = 0) -> dict[str, list[Row]]:
+    """Deal `rows` to splits so that all rows of a prompt land in one of them: no prompt leaks from train to test.
+
+    shares: split name → share of the prompts; they must sum to 1. Raises ValueError if they do not.
+    """
+    if abs(sum(shares.values()) - 1) > 1e-9:
+        raise ValueError(f"shares must sum to 1, got {shares}")
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+    random.Random(seed).shuffle(prompts)
+    home, begin, total = {}, 0, 0.0
+    for name, share in shares.items():
+        total += share
+        end = round(total * len(prompts))
+        home.update(dict.fromkeys(prompts[begin:end], name))
+        begin = end
+    return {name: [row for row in rows if home[row["prompt"]] == name] for name in shares}
+
+
+def encode(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Token ids of prompt and completion, tokenised apart, one EOS at the end of the completion.
+
+    The space between them belongs to the completion: then the tokens are those of the whole text, and a model that
+    has only seen whole texts is not surprised at the border. Raises ValueError for an empty prompt or completion.
+    """
+    if not prompt or not completion:
+        raise ValueError(f"prompt and completion must not be empty, got {prompt!r} and {completion!r:.80}")
+    return tokenizer(prompt)["input_ids"], [*tokenizer(completion)["input_ids"], tokenizer.eos_token_id]
+
+
+def collate(sequences: Sequence[tuple[list[int], list[int]]], pad_id: int = 0) -> Batch:
+    """Stack (prompt_ids, completion_ids) into a `Batch`, padded on the right to the longest."""
+    width = max(len(prompt) + len(completion) for prompt, completion in sequences)
+    input_ids = torch.full((len(sequences), width), pad_id)
+    mask = torch.zeros(len(sequences), width, dtype=torch.bool)
+    for i, (prompt, completion) in enumerate(sequences):
+        end = len(prompt) + len(completion)
+        input_ids[i, :end] = torch.tensor(prompt + completion)
+        mask[i, len(prompt) : end] = True
+    return Batch(input_ids, mask)
+
+
+def collate_pairs(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Batch:
+    """B pairs → a `Batch` of 2B sequences: the chosen completions first, then the rejected ones."""
+    chosen = [encode(row["prompt"], row["chosen"], tokenizer) for row in rows]
+    rejected = [encode(row["prompt"], row["rejected"], tokenizer) for row in rows]
+    return collate(chosen + rejected, tokenizer.pad_token_id)

@@ -1,0 +1,116 @@
+"""The world of the course: a tokenizer, two models, a true reward, prompts and preference data, ready to use.
+
+    world = load_world("tiny-reviews")      # offline, 20 MB, part of the course
+    world.sft, world.gold, world.pairs["train"][0]
+
+`data/` at the top of a clone, or inside the installed package, holds the files; `checksums.json` there lists them, and
+a file that is missing or was changed is named at once instead of giving strange numbers later.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prefcourse.preferences import PAIRED, UNPAIRED, Row, read_rows
+from prefcourse.rewards import GoldReward
+
+WORLDS = ("tiny-reviews",)
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a lesson needs. `prompts`, `pairs` and `unpaired` map a split (train, validation, test) to rows."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    base: PreTrainedModel  # pre-trained, knows the language
+    sft: PreTrainedModel  # fine-tuned to finish one short review and stop
+    gold: GoldReward  # the true reward r*(x, y)
+    prompts: dict[str, list[Row]]  # columns prompt, type
+    pairs: dict[str, list[Row]]  # columns prompt, chosen, rejected, chosen_score, rejected_score, probability
+    unpaired: dict[str, list[Row]]  # columns prompt, completion, label, score
+
+
+def quiet() -> None:
+    """Silence transformers, datasets and the hub, whether they are imported already or come later."""
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|datasets|huggingface_hub|trl|tqdm)(\.|$)")
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+    os.environ.update(
+        TRANSFORMERS_VERBOSITY="error",
+        TRANSFORMERS_NO_ADVISORY_WARNINGS="1",
+        DATASETS_VERBOSITY="error",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+        TOKENIZERS_PARALLELISM="false",
+    )
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        import datasets
+
+        datasets.logging.set_verbosity_error()
+        datasets.disable_progress_bars()
+
+
+def data_folder() -> Path:
+    """Where the bundled files are: inside an installed package, or `data/` of the clone around it."""
+    for folder in (Path(__file__).parent / "data", Path(__file__).parent.parent / "data"):
+        if (folder / "checksums.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        "The bundled world is not there: no data/checksums.json in the package or beside it. Clone the repository or "
+        "install the package anew; `python -m prefcourse bundle` makes the files again from the IMDb reviews."
+    )
+
+
+def verify(folder: Path) -> None:
+    """Compare every file listed in `folder/checksums.json` with its SHA-256.
+
+    Raises FileNotFoundError for a missing file and ValueError for a changed one; both name it and say what to do.
+    """
+    remedy = "Get it back with `git checkout -- data`, or reinstall the package."
+    for name, expected in json.loads((folder / "checksums.json").read_text()).items():
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing from the bundled world. {remedy}")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise ValueError(f"{path} is damaged or was changed (its checksum is not the stored one). {remedy}")
+
+
+def load_model(folder: str | Path) -> PreTrainedModel:
+    """A causal language model from a folder (or hub name), in float32 and evaluation mode."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def load_world(name: str = "tiny-reviews", *, folder: str | Path | None = None, device: str = "cpu") -> World:
+    """Load a world by name; `folder` reads another copy of its files.
+
+    Raises ValueError for an unknown name, FileNotFoundError or ValueError for missing or damaged files.
+    """
+    if name not in WORLDS:
+        raise ValueError(f"there is no world {name!r}; the worlds are: {', '.join(WORLDS)}")
+    folder = Path(folder) if folder else data_folder()
+    verify(folder)
+    rows = {
+        part: {split: read_rows(folder / part / f"{split}.jsonl", columns) for split in SPLITS}
+        for part, columns in (("prompts", ("prompt", "type")), ("pairs", PAIRED), ("unpaired", UNPAIRED))
+    }
+    return World(
+        name=name,
+        tokenizer=AutoTokenizer.from_pretrained(folder / "sft"),
+        base=load_model(folder / "base").to(device),
+        sft=load_model(folder / "sft").to(device),
+        gold=GoldReward.load(folder / "gold.json"),
+        **rows,
+    )
