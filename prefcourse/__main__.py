@@ -71,7 +71,7 @@ def train_command(args: argparse.Namespace) -> int:
     out = Path(args.out)
     policy.save_pretrained(out)
     world.tokenizer.save_pretrained(out)
-    (out / "history.json").write_text(json.dumps({"command": sys.argv[1:], **history}))
+    (out / "history.json").write_text(json.dumps({"command": sys.argv[1:], "history": history}))
     results = _compare(policy, world, args.loss, args.seed)
     _print_samples(results["sft"], results[args.loss], args.loss)
     print(ev.table(results))

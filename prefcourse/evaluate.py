@@ -124,7 +124,7 @@ def evaluate(
     prompts: Sequence[str] | None = None, baseline: Sequence[Completion] | None = None, seed: int = 0,
     max_new_tokens: int = 48,
 ) -> Evaluation:  # fmt: skip
-    """Sample a completion of each prompt at temperature 1 from `policy` and `reference` (by default world.sft); compare.
+    """Sample at temperature 1 from `policy` and from `reference` (by default world.sft), and compare.
 
     prompts: by default those of `split`. baseline: the reference's completions from an earlier call, to save time.
     The two models draw different random numbers, so that a policy equal to its reference wins about half the time.

@@ -109,7 +109,7 @@ def sample_ids(
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], **settings
 ) -> list[Completion]:
-    """Sample one completion for each prompt, with the settings of `sample_ids`. Raises ValueError for an empty prompt."""
+    """One completion for each prompt, with the settings of `sample_ids`. Raises ValueError for an empty prompt."""
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"prompt {i} is {prompt!r}; each prompt must be text that is not empty")

@@ -132,7 +132,7 @@ def lr_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
 
 
 def choose_precision(precision: str, device: str) -> torch.dtype:
-    """The dtype of `precision`; "auto" is bf16 where that is fast (new GPUs, CPUs with AMX), fp16 on old GPUs, else fp32."""
+    """The dtype of `precision`; "auto" is bf16 where it is fast (new GPUs, AMX), fp16 on old GPUs, else fp32."""
     names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in names:
         return names[precision]

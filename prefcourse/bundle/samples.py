@@ -30,7 +30,7 @@ _FIRST_PERSON = re.compile(r"(i|i'm|i've|i'd|i'll|my|we|our|me)\b", re.I)
 
 
 def prompt_type(prompt: str, gold: GoldReward) -> str:
-    """One of TYPES: how a review opens, by its form (question, first person) or else by the gold reward of the opening."""
+    """One of TYPES: how a review opens, by its form (question, first person) or else by its gold reward."""
     if _QUESTION.match(prompt):
         return "question"
     if _FIRST_PERSON.match(prompt):
