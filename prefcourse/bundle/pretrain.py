@@ -6,6 +6,7 @@ which needs far fewer tokens than AdamW alone. A checkpoint is written every 100
 Each batch is a function of its step number, so a resumed run sees what an uninterrupted one would have seen.
 """
 
+import functools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-STEPS, DECAY_STEPS, WARMUP = 3_000, 900, 60
+STEPS, DECAY_STEPS, WARMUP = 3_000, 1_500, 60
 ROWS, LENGTH = 64, 128  # 8,192 tokens a step
 LR, WEIGHT_DECAY = 3e-3, 0.1
 
@@ -37,6 +38,14 @@ def pack(texts: list[str], tokenizer: PreTrainedTokenizerFast, seed: int) -> tor
     return torch.tensor([token for row in ids for token in (*row, 0)])
 
 
+@functools.lru_cache(maxsize=8)
+def epoch_order(rows: int, epoch: int, seed: int) -> tuple[torch.Tensor, int]:
+    """The order in which an epoch visits its `rows`, and the offset at which it begins to cut the stream."""
+    generator = torch.Generator().manual_seed(1_000 * seed + epoch)
+    offset = int(torch.randint(LENGTH, (1,), generator=generator))
+    return torch.randperm(rows, generator=generator), offset
+
+
 def rows_of(stream: torch.Tensor, first: int, count: int, seed: int) -> torch.Tensor:
     """Rows number `first` to `first + count` (count, LENGTH + 1) of an endless sequence of shuffled epochs of `stream`.
 
@@ -46,18 +55,10 @@ def rows_of(stream: torch.Tensor, first: int, count: int, seed: int) -> torch.Te
     picked = []
     for number in range(first, first + count):
         epoch, k = divmod(number, per_epoch)
-        if (epoch, seed) not in _orders:
-            generator = torch.Generator().manual_seed(1_000 * seed + epoch)
-            offset = int(torch.randint(LENGTH, (1,), generator=generator))
-            _orders.clear() if len(_orders) > 8 else None
-            _orders[epoch, seed] = (torch.randperm(per_epoch, generator=generator), offset)
-        order, offset = _orders[epoch, seed]
+        order, offset = epoch_order(per_epoch, epoch, seed)
         start = int(order[k]) * LENGTH + offset
         picked.append(stream[start : start + LENGTH + 1])
     return torch.stack(picked)
-
-
-_orders: dict[tuple[int, int], tuple[torch.Tensor, int]] = {}
 
 
 def batch(step: int, simple: torch.Tensor, wide: torch.Tensor, steps: int, decay_steps: int) -> torch.Tensor:
@@ -135,18 +136,19 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"pre-training: loss {losses[-1]} at step {step}; lower LR in {__file__}")
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            spent = seconds + time.time() - began
+            seconds, began = seconds + time.time() - began, time.time()
             state = {"model": model.state_dict(), "optims": [o.state_dict() for o in optims]}
-            torch.save({**state, "step": step + 1, "seconds": spent}, work / "pretrain.tmp")
+            torch.save({**state, "step": step + 1, "seconds": seconds}, work / "pretrain.tmp")
             os.replace(work / "pretrain.tmp", checkpoint)
             valid = nats_per_token(model, texts["valid"][:500], tokenizer)
             train = sum(losses) / len(losses)
-            print(f"step {step + 1}/{steps}  train {train:.3f}  valid {valid:.3f}  {spent / 60:.1f} min", flush=True)
+            print(f"step {step + 1}/{steps}  train {train:.3f}  valid {valid:.3f}  {seconds / 60:.1f} min", flush=True)
             losses = []
     model.half().save_pretrained(out)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": steps,
+        "minutes": round(seconds / 60),
         "tokens": steps * ROWS * LENGTH,
         "tokens_simple": len(simple),
         "tokens_wide": len(wide),
