@@ -71,8 +71,15 @@ def train_command(args: argparse.Namespace) -> int:
     out = Path(args.out)
     policy.save_pretrained(out)
     world.tokenizer.save_pretrained(out)
-    (out / "history.json").write_text(json.dumps({"command": sys.argv[1:], "history": history}))
     results = _compare(policy, world, args.loss, args.seed)
+    record = {
+        "command": f"python -m prefcourse train --loss {args.loss} --seed {args.seed}",
+        "settings": settings | arguments,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        "results": {name: {k: vars(v) for k, v in found.items()} for name, found in results.items()},
+        "history": history,
+    }
+    (out / "run.json").write_text(json.dumps(record, indent=1))
     _print_samples(results["sft"], results[args.loss], args.loss)
     print(ev.table(results))
     plots.use_style()

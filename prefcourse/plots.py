@@ -15,6 +15,7 @@ from itertools import cycle, pairwise
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -184,6 +185,77 @@ def _gradient_panel(axes, step, values) -> None:
     axes.set_ylabel("gradient norm")
 
 
+def compare_runs(
+    runs: Mapping[str, Mapping[str, Sequence[float]]], columns: Mapping[str, str], *, title: str
+) -> Figure:
+    """Several runs in the same panels, one panel a column: `columns` maps a column of the histories to its axis label.
+
+    A column that holds a number at every step is drawn as a moving average, one with gaps by its measured points.
+    """
+    with mpl.rc_context(STYLE):
+        rows = math.ceil(len(columns) / 2)
+        fig, grid = plt.subplots(rows, min(2, len(columns)), figsize=(10.4, 0.7 + 2.9 * rows), squeeze=False)
+        for axes, (column, label) in zip(grid.flat, columns.items(), strict=False):
+            for (name, history), (colour, marker) in zip(runs.items(), cycle(METHODS), strict=False):
+                trained = np.isfinite(_column(history, "loss"))
+                step, values = np.asarray(history["step"], dtype=float), _column(history, column)
+                known = np.isfinite(values)
+                if known[trained].all():
+                    _curve(axes, step[known], values[known], color=colour, marker=marker, label=name)
+                else:
+                    axes.plot(step[known], values[known], color=colour, marker=marker, label=name)
+            axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        for axes in grid[-1]:
+            axes.set_xlabel("optimiser step")
+        for axes in grid.flat[len(columns) :]:
+            axes.remove()
+        grid[0, 0].legend(loc="best")
+        fig.suptitle(title, x=0.012, ha="left", fontsize=STYLE["axes.titlesize"], fontweight="bold")
+        fig.align_ylabels()
+    return fig
+
+
+def log_ratio_paths(
+    paths: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], *, chosen: int, rejected: int
+) -> Figure:
+    """log π/π_ref of every response of a small world over the steps of a run, one panel a run: (steps + 1, Y) each.
+
+    `names` are the Y responses; `chosen` and `rejected` say which two form the pair.
+    """
+    with mpl.rc_context(STYLE):
+        fig, panels = plt.subplots(1, len(paths), figsize=(5.2 * len(paths), 4.2), sharey=True, squeeze=False)
+        for axes, (name, path) in zip(panels[0], paths.items(), strict=True):
+            path = np.asarray(path, dtype=float)
+            step, every = np.arange(len(path)), max(1, len(path) // 8)
+            axes.axhline(0, **REFERENCE)
+            for i, response in enumerate(names):
+                look = CHOSEN if i == chosen else REJECTED if i == rejected else dict(color=GREY, linewidth=1.2)
+                axes.plot(step, path[:, i], markevery=(every // 2, every), markeredgecolor="white", **look)
+                word = {chosen: " (chosen)", rejected: " (rejected)"}.get(i, "")
+                axes.annotate(
+                    response + word, (step[-1], _spread(path[-1])[i]), xytext=(6, 0), textcoords="offset points",
+                    va="center", color=look["color"], fontsize=9.5, annotation_clip=False,
+                )  # fmt: skip
+            moves = ["rises" if path[-1, i] > 0 else "falls" for i in (chosen, rejected)]
+            both = moves[0] == moves[1]
+            finding = f"log π {moves[0]} for both" if both else f"chosen {moves[0]}, rejected {moves[1]}"
+            axes.set_title(f"{name}: {finding}")
+            axes.set_xlim(0, step[-1])
+            axes.set_xlabel("gradient step")
+        panels[0, 0].set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ (nats)")
+    return fig
+
+
+def _spread(values: np.ndarray, share: float = 0.055) -> np.ndarray:
+    """Heights for labels near `values`, no two closer than a share of the range: (N,) -> (N,)"""
+    order, heights = np.argsort(values), values.astype(float).copy()
+    gap = share * max(np.ptp(values), 1e-9)
+    for low, high in pairwise(order):
+        heights[high] = max(heights[high], heights[low] + gap)
+    return heights
+
+
 # ------------------------------------------------------------------------------------------------ rewards
 
 
@@ -269,6 +341,248 @@ def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = No
     return fig
 
 
+# ------------------------------------------------------------------------------------------------ the solvable world
+
+
+def distance_by_step(curves: Mapping[str, Sequence[float]], *, title: str, ylabel: str, target: float) -> Figure:
+    """How far each run is from where it should land, on two logarithmic axes; below the grey line it has landed.
+
+    A curve holds one distance per step, the start first; the start is drawn at step 1, and what is exactly 0 is not.
+    """
+    with mpl.rc_context(STYLE):
+        fig, axes = plt.subplots(figsize=(7.4, 4.4))
+        for (name, values), (colour, marker) in zip(curves.items(), METHODS, strict=False):
+            values = np.asarray(values, dtype=float)
+            landed = np.flatnonzero(values < target)
+            values = values[: landed[0] + 1] if len(landed) else values  # beyond that it is rounding
+            step = np.arange(1, len(values) + 1)
+            marked = np.unique(np.geomspace(1, len(values), 7).astype(int) - 1)
+            axes.loglog(
+                step, values, label=name, color=colour, marker=marker, markevery=list(marked), markersize=7.5,
+                markeredgecolor="white",
+            )  # fmt: skip
+        axes.axhline(target, **REFERENCE)
+        axes.annotate(
+            f"landed: below {_power(target)}", (0, target), xycoords=("axes fraction", "data"), xytext=(6, -4),
+            textcoords="offset points", ha="left", va="top", color=GREY, fontsize=9.5,
+        )  # fmt: skip
+        axes.set_ylim(bottom=target / 30)
+        axes.set_xlim(left=1)
+        axes.set_title(title)
+        axes.set_xlabel("step, the start is 1 (logarithmic)")
+        axes.set_ylabel(ylabel)
+        axes.legend(loc="upper right", frameon=True, framealpha=1.0, edgecolor="none")
+    return fig
+
+
+def under_the_line(
+    kl: Sequence[float], reward: Sequence[float], *, frontier: np.ndarray, best: tuple[float, float], beta: float
+) -> Figure:
+    """Random policies as dots (kl, reward), the optima of all β as a curve (N, 2), and the line E[r] = J* + β KL.
+
+    `best` is the point of π* for this β. The line meets the axis at J*: no policy reaches above it.
+    """
+    top = best[1] - beta * best[0]  # J*
+    reference = frontier[np.argmin(frontier[:, 0])]
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        fig, axes = plt.subplots(figsize=(7.4, 4.8))
+        axes.scatter(kl, reward, s=3, color=SKY, alpha=0.25, linewidths=0, zorder=1, label="random policies")
+        axes.plot(*frontier.T, color=INK, zorder=3, label=r"$\pi^*$ for every $\beta$")
+        ends = np.array([0, max(np.max(kl), frontier[:, 0].max()) * 1.03])
+        axes.plot(ends, top + beta * ends, color=BLUE, zorder=4, label=r"$J = J^*$, slope $\beta$ = " + f"{beta:g}")
+        axes.plot(*best, "o", color=BLUE, markersize=10, markeredgecolor="white", zorder=5)
+        axes.plot(*reference, "s", color=GREY, markersize=8, markeredgecolor="white", zorder=5, clip_on=False)
+        for text, point, offset in (
+            (rf"$\pi^*$ at $\beta$ = {beta:g}", best, (8, -16)),
+            (r"$\pi_{\mathrm{ref}}$", reference, (9, -14)),
+            (rf"$J^*$ = {top:.2f}", (0, top), (10, 12)),
+        ):
+            axes.annotate(
+                text, point, xytext=offset, textcoords="offset points", fontweight="bold", zorder=6, color=INK,
+                bbox=dict(facecolor="white", edgecolor="none", pad=1.0, alpha=0.85),
+            )  # fmt: skip
+        axes.plot(0, top, "_", color=BLUE, markersize=14, markeredgewidth=3, zorder=5, clip_on=False)
+        axes.set_xlim(0, ends[1])
+        axes.set_ylim(min(reward) - 0.15, top + beta * ends[1] + 0.15)
+        axes.set_title(f"All {len(kl):,} random policies lie below the line that touches π*")
+        axes.set_xlabel(r"KL$(\pi\,\|\,\pi_{\mathrm{ref}})$ (nats)")
+        axes.set_ylabel(r"expected reward E$_\pi[r]$ (nats)")
+        axes.legend(loc="lower right", frameon=True, framealpha=1.0, edgecolor="none", markerscale=3)
+    return fig
+
+
+def optimum_against_beta(
+    betas: Sequence[float], policies: np.ndarray, reference: Sequence[float], names: Sequence[str], beta: float
+) -> Figure:
+    """Left: π* at `beta` beside π_ref. Right: the optimum of every β, (len(betas), Y), with `beta` marked."""
+    betas, policies = np.asarray(betas, dtype=float), np.asarray(policies, dtype=float)
+    here = policies[np.abs(np.log(betas / beta)).argmin()]
+    looks = list(zip(names, reference, here, policies.T, METHODS, strict=False))
+    with mpl.rc_context(STYLE):
+        fig, (bars, lines) = plt.subplots(1, 2, figsize=(10.4, 4.4), width_ratios=[1, 1.35])
+        for i, (_, before, now, curve, (colour, marker)) in enumerate(looks):
+            bars.barh(i, now, height=0.62, color=colour, alpha=0.85)
+            bars.barh(i, before, height=0.62, fill=False, edgecolor=INK, linestyle=":", linewidth=1.6)
+            bars.annotate(
+                f"{now:.2f}",
+                (max(now, before), i),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9.5,
+            )
+            lines.plot(
+                betas, curve, color=colour, marker=marker, markevery=(i * 3, max(1, len(betas) // 8)), markersize=7.5,
+                markeredgecolor="white", label=names[i],
+            )  # fmt: skip
+        bars.set_yticks(range(len(looks)), names, fontsize=10.5)
+        bars.invert_yaxis()
+        bars.tick_params(left=False)
+        bars.grid(axis="y", visible=False)
+        bars.set_xlim(0, 1.12)
+        bars.set_xlabel("probability (dotted: reference)")
+        bars.set_title(f"At β = {beta:g}: “{names[int(here.argmax())]}”")
+        lines.axvline(beta, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
+        lines.set_xscale("log")
+        lines.set_xlim(betas[0], betas[-1])
+        lines.set_ylim(0, 1.02)
+        lines.set_xlabel("β (nats of reward per nat of KL, logarithmic)")
+        lines.set_ylabel(r"$\pi^*(y \mid x)$")
+        winners = [names[k] for k in dict.fromkeys(policies.argmax(-1).tolist())]
+        lines.set_title(f"{len(winners)} winner{'s' * (len(winners) > 1)} as β grows: {', then '.join(winners)}")
+        lines.legend(loc="upper right", ncols=2)
+    return fig
+
+
+def samples_for_z(betas: Sequence[float], needed: Mapping[int, Sequence[float]], *, error: float) -> Figure:
+    """How many samples of the reference estimate Z to a relative `error`, against β; one curve per length in tokens."""
+    with mpl.rc_context(STYLE):
+        fig, axes = plt.subplots(figsize=(7.4, 4.4))
+        for i, ((length, values), (colour, marker)) in enumerate(zip(needed.items(), METHODS, strict=False)):
+            axes.loglog(
+                betas, values, color=colour, marker=marker, markevery=(i, max(1, len(betas) // 7)), markersize=7.5,
+                markeredgecolor="white", label=f"{length} tokens",
+            )  # fmt: skip
+        longest = max(needed)
+        least = f"{_power(min(needed[longest]))} to {_power(max(needed[longest]))}"
+        axes.set_title(f"{longest} tokens need {least} samples for {error:.0%} error")
+        axes.set_xlim(min(betas), max(betas))
+        axes.set_xlabel("β (nats of reward per nat of KL, logarithmic)")
+        axes.set_ylabel("samples needed (logarithmic)")
+        axes.legend(loc="upper right")
+    return fig
+
+
+def loss_and_slope(betas: Sequence[float], *, width: float = 40.0, at: float | None = None) -> Figure:
+    """DPO's loss and its slope against h, one curve per β; with `at`, a point of the first β is marked and read off."""
+    h = np.linspace(-width, width, 401)
+    with mpl.rc_context(STYLE):
+        fig, (loss, slope) = plt.subplots(1, 2, figsize=(10.4, 4.3))
+        for i, (beta, (colour, marker)) in enumerate(zip(betas, METHODS, strict=False)):
+            look = dict(color=colour, marker=marker, markersize=7.5, markeredgecolor="white", label=f"β = {beta:g}")
+            look["markevery"] = (20 + 14 * i, 60)
+            loss.plot(h, np.logaddexp(0, -beta * h), **look)
+            slope.plot(h, beta / (1 + np.exp(beta * h)), **look)
+        if at is not None:
+            beta = betas[0]
+            weight = 1 / (1 + math.exp(beta * at))
+            for axes, y, text in (
+                (loss, np.logaddexp(0, -beta * at), f"loss {np.logaddexp(0, -beta * at):.3f}"),
+                (slope, beta * weight, f"{beta:g} × {weight:.3f} = {beta * weight:.4f}"),
+            ):
+                axes.plot(at, y, "o", color=BLUE, markersize=11, markeredgecolor="white", zorder=5)
+                axes.annotate(
+                    text, (at, y), xytext=(-10 if at > 0 else 10, 12), textcoords="offset points", fontweight="bold",
+                    ha="right" if at > 0 else "left", color=BLUE, zorder=6,
+                    bbox=dict(facecolor="white", edgecolor="none", pad=1.0, alpha=0.85),
+                )  # fmt: skip
+        loss.axhline(math.log(2), **REFERENCE)
+        loss.annotate(
+            "ln 2",
+            (-width, math.log(2)),
+            xytext=(4, -4),
+            textcoords="offset points",
+            color=GREY,
+            va="top",
+            fontsize=9.5,
+        )
+        for axes in (loss, slope):
+            axes.axvline(0, color=FAINT, linewidth=1.2, zorder=0)
+            axes.set_xlim(-width, width)
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel("log-ratio difference h (nats): wrong order | right order")
+        loss.set_title("The loss is ln 2 at h = 0, whatever β is")
+        loss.set_ylabel("loss −log σ(βh) (nats)")
+        slope.set_title("β is the steepest slope, 1/β the reach")
+        slope.set_ylabel("size of the slope βσ(−βh)")
+        loss.legend(loc="upper right")
+    return fig
+
+
+def kl_by_step(
+    step: Sequence[int],
+    runs: Mapping[str, Mapping[float, Sequence[float]]],
+    *,
+    limits: Mapping[str, Mapping],
+    early: int,
+) -> Figure:
+    """KL against the step, one panel per kind of label, one curve per β; grey dotted: where each curve ends.
+
+    `runs[labels][beta]` holds KL (nats) at every `step`, `limits[labels][beta]` its limit. A line marks step `early`.
+    """
+    with mpl.rc_context(STYLE):
+        fig, panels = plt.subplots(1, len(runs), figsize=(10.4, 4.6), sharey=True)
+        for axes, (labels, curves) in zip(np.atleast_1d(panels), runs.items(), strict=True):
+            for i, ((beta, values), (colour, marker)) in enumerate(zip(curves.items(), METHODS, strict=False)):
+                axes.semilogx(
+                    step, values, color=colour, marker=marker, markevery=(2 * i, max(1, len(step) // 7)),
+                    markersize=7.5, markeredgecolor="white", label=f"β = {beta:g}",
+                )  # fmt: skip
+                axes.plot(
+                    [step[-1], step[-1] * 1.9], [limits[labels][beta]] * 2, color=colour, linestyle=":", clip_on=False
+                )
+            spread = max(limits[labels].values()) - min(limits[labels].values())
+            ending = "ends lower for larger β" if spread > 1e-3 else "ends the same for every β"
+            axes.set_title(f"{labels[0].upper()}{labels[1:]} labels: KL {ending}")
+            axes.axvline(early, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
+            axes.set_xlim(step[0], step[-1] * 1.9)
+            axes.set_xlabel("gradient step (logarithmic)")
+        first = np.atleast_1d(panels)[0]
+        first.set_ylim(bottom=0)
+        first.set_ylabel(r"KL$(\pi\,\|\,\pi_{\mathrm{ref}})$ (nats)")
+        first.annotate(
+            f"step {early}", (early, 1), xycoords=("data", "axes fraction"), xytext=(5, -4), textcoords="offset points",
+            color=GREY, va="top", fontsize=9.5,
+        )  # fmt: skip
+        first.legend(loc="upper left", bbox_to_anchor=(0, 0.92))
+    return fig
+
+
+def logps_by_step(chosen: Sequence[float], rejected: Sequence[float], others: Mapping[str, Sequence[float]]) -> Figure:
+    """log π minus log π_ref of the chosen text, the rejected one and the `others` that no pair mentions, by step."""
+    with mpl.rc_context(STYLE):
+        fig, axes = plt.subplots(figsize=(7.4, 4.4))
+        curves = [("chosen", chosen, CHOSEN), ("rejected", rejected, REJECTED)]
+        curves += [
+            (name, values, dict(color=colour, marker=marker, linestyle="-."))
+            for (name, values), (colour, marker) in zip(others.items(), METHODS, strict=False)
+        ]
+        for name, values, look in curves:
+            every = max(1, len(values) // 7)
+            axes.plot(values, label=name, markevery=every, markersize=8, markeredgecolor="white", **look)
+        axes.axhline(0, **REFERENCE, label="reference")
+        fallen = max(chosen[-1], rejected[-1]) < 0
+        axes.set_title(
+            f"Chosen and rejected {'both fall' if fallen else 'part'}: "
+            f"{_signed(chosen[-1], 1)} and {_signed(rejected[-1], 1)} nats"
+        )
+        axes.set_xlim(0, len(chosen) - 1)
+        axes.set_xlabel("gradient step")
+        axes.set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ (nats)")
+        axes.legend(loc="lower left")
+    return fig
+
+
 # ------------------------------------------------------------------------------------------------ shared
 
 
@@ -345,6 +659,11 @@ def _moves(values: np.ndarray, decimals: int) -> str:
     return f"{'grows' if values[-1] > values[0] else 'falls'} from {first} to {last}"
 
 
+def _power(value: float) -> str:
+    """A number as the nearest power of ten: 10⁻¹⁰, 10⁴."""
+    return "10" + str(round(math.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def _signed(value: float, decimals: int = 2, plus: bool = True) -> str:
     """A number with a real minus sign, and a plus where it matters; never minus zero."""
     text = f"{value:+.{decimals}f}" if plus else f"{value:.{decimals}f}"
@@ -358,3 +677,113 @@ def _bars(group: Sequence[Mapping], name: str) -> np.ndarray | None:
         return None
     ends = [(p[name] - p.get(f"{name}_low", p[name]), p.get(f"{name}_high", p[name]) - p[name]) for p in group]
     return np.array(ends, dtype=float).T
+
+
+# ------------------------------------------------------------------------------------------------ lesson 02: objective
+
+TERRAIN = mpl.colors.LinearSegmentedColormap.from_list("terrain", ["#6E94B5", "#B7CFDD", "#EAF0EA", "#FFF7DA"])
+CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])  # of the simplex, as points of the page
+
+
+def simplex_landscapes(panels: Sequence[Mapping], names: Sequence[str], reference: Sequence[float]) -> Figure:
+    """Heights above the triangle of all policies over three responses, one map per panel; light is high.
+
+    A panel is a dict with `title`, `height` (a function from policies (N, 3) to (N,)), and optionally `best` (the
+    highest policy, a star), `path` (policies (K, 3), a line) and `marks` (label -> policy, dots on that line).
+    """
+    with mpl.rc_context({**STYLE, "axes.titlelocation": "center"}):
+        width = 3.7 * len(panels) if len(panels) > 1 else 5.4
+        fig, row = plt.subplots(1, len(panels), figsize=(width, 3.9 if len(panels) > 1 else 5.0), squeeze=False)
+        for axes, panel in zip(row[0], panels, strict=True):
+            _simplex(axes, panel, names, np.asarray(reference, dtype=float))
+    return fig
+
+
+def _simplex(axes, panel: Mapping, names: Sequence[str], reference: np.ndarray) -> None:
+    n = 80
+    grid = np.array([(n - i - j, i, j) for i in range(n + 1) for j in range(n + 1 - i)]) / n  # (N, 3)
+    x, y = (grid @ CORNERS).T
+    height = np.asarray(panel["height"](grid), dtype=float)
+    levels = MaxNLocator(9).tick_values(height.min(), height.max())
+    axes.tricontourf(x, y, height, levels=levels, cmap=TERRAIN)
+    lines = axes.tricontour(x, y, height, levels=levels, colors="white", linewidths=1.0, linestyles="solid")
+    axes.clabel(lines, lines.levels[1:-1:2], fontsize=8, colors=INK, inline_spacing=2)
+    axes.plot(*CORNERS[[0, 1, 2, 0]].T, color=GREY, linewidth=1.0, zorder=3, clip_on=False)
+    halo = [mpl.patheffects.withStroke(linewidth=3, foreground="white")]
+    if "path" in panel:
+        axes.plot(*(np.asarray(panel["path"]) @ CORNERS).T, color=INK, linewidth=2, path_effects=halo, zorder=4)
+    for label, policy in panel.get("marks", {}).items():
+        point = np.asarray(policy) @ CORNERS
+        axes.plot(*point, "o", color=INK, markersize=6.5, markeredgecolor="white", zorder=5, clip_on=False)
+        axes.annotate(
+            label, point, xytext=(7, 3), textcoords="offset points", fontsize=8.5, path_effects=halo, zorder=6
+        )
+    axes.plot(*(reference @ CORNERS), "s", color=GREY, markersize=8, markeredgecolor="white", zorder=5)
+    axes.annotate(
+        r"$\pi_{\mathrm{ref}}$", reference @ CORNERS, xytext=(-7, -4), textcoords="offset points", ha="right", va="top",
+        path_effects=halo, zorder=6,
+    )  # fmt: skip
+    if "best" in panel:
+        best = np.asarray(panel["best"]) @ CORNERS
+        axes.plot(*best, "*", color=ORANGE, markersize=15, markeredgecolor="white", zorder=7, clip_on=False)
+    for name, corner, (dy, va) in zip(names, CORNERS, ((-0.05, "top"), (-0.05, "top"), (0.04, "bottom")), strict=True):
+        axes.text(corner[0], corner[1] + dy, name, ha="center", va=va, fontsize=9.5)
+    axes.set_title(panel["title"], pad=12)
+    axes.set_xlim(-0.06, 1.06)
+    axes.set_ylim(-0.17, 0.96)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def price_of_a_nat(
+    frontier: np.ndarray, marks: Mapping[float, tuple[float, float]], cloud: np.ndarray, *, title: str
+) -> Figure:
+    """Random policies as dots (N, 2), the best policies as a curve (K, 2), and its slope at some β.
+
+    Points are (KL, expected reward). `marks` maps β to the point of π_β; the line through it has the slope β.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        fig, axes = plt.subplots(figsize=(7.4, 4.8))
+        axes.scatter(*cloud.T, s=4, color=SKY, alpha=0.35, linewidths=0, zorder=1)
+        axes.plot(*frontier.T, color=INK, zorder=3)
+        for (beta, (x, y)), (colour, marker) in zip(marks.items(), METHODS, strict=False):
+            run = 0.42 / math.sqrt(1 + beta**2)
+            axes.plot([x - run, x + run], [y - beta * run, y + beta * run], color=colour, linewidth=2.2, zorder=4)
+            axes.plot(x, y, marker, color=colour, markersize=10, markeredgecolor="white", zorder=5)
+            axes.annotate(
+                rf"$\beta$ = {beta:g}: one more nat buys {beta:g}", (x, y), xytext=(12, -13),
+                textcoords="offset points", zorder=6, bbox=dict(facecolor="white", edgecolor="none", pad=1, alpha=0.85),
+            )  # fmt: skip
+        for text, (x, y), offset, ha in (
+            (r"$\pi_{\mathrm{ref}}$", frontier[0], (8, -14), "left"),
+            ("all on the best response", frontier[-1], (0, 9), "right"),
+        ):
+            axes.plot(x, y, "s", color=GREY, markersize=8, markeredgecolor="white", zorder=5, clip_on=False)
+            axes.annotate(text, (x, y), xytext=offset, textcoords="offset points", ha=ha, color=INK, zorder=6)
+        axes.set_xlim(0, cloud[:, 0].max() * 1.02)
+        axes.set_ylim(cloud[:, 1].min() - 0.1, frontier[:, 1].max() + 0.3)
+        axes.set_title(title)
+        axes.set_xlabel(r"KL$(\pi\,\|\,\pi_{\mathrm{ref}})$ (nats)")
+        axes.set_ylabel(r"expected reward E$_\pi[r]$")
+    return fig
+
+
+def estimator_spread(kl: Sequence[float], spread: Mapping[str, Sequence[float]], *, title: str) -> Figure:
+    """Standard deviation (nats) of one sample of each KL estimator, against the KL that it estimates (nats)."""
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        fig, axes = plt.subplots(figsize=(7.4, 4.2))
+        kl = np.asarray(kl, dtype=float)
+        marked = [int(np.abs(kl - at).argmin()) for at in np.linspace(kl.min(), kl.max(), 8)[1:-1]]
+        for (name, values), (colour, marker), line in zip(spread.items(), METHODS, ("-", "--", "-."), strict=False):
+            axes.plot(
+                kl, values, label=name, color=colour, linestyle=line, marker=marker, markevery=marked, markersize=7.5,
+                markeredgecolor="white",
+            )  # fmt: skip
+        axes.plot(kl, kl, **REFERENCE, label="the KL itself")
+        axes.set_yscale("log")
+        axes.set_xlim(kl.min(), kl.max())
+        axes.set_title(title)
+        axes.set_xlabel(r"KL$(\pi_\beta\,\|\,\pi_{\mathrm{ref}})$ (nats)")
+        axes.set_ylabel("standard deviation\nof one sample (nats)")
+        axes.legend(loc="upper left")
+    return fig

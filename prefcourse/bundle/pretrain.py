@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-STEPS, DECAY_STEPS, WARMUP = 3_000, 1_500, 60
+STEPS, DECAY_STEPS, WARMUP = 2_700, 1_200, 60
 ROWS, LENGTH = 64, 128  # 8,192 tokens a step
 LR, WEIGHT_DECAY = 3e-3, 0.1
 
