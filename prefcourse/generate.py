@@ -70,7 +70,7 @@ def sample_ids(
     device = model.device
     uniforms = torch.stack(
         [
-            torch.rand(max_new_tokens, generator=torch.Generator().manual_seed((seed << 32) + i))
+            torch.rand(max_new_tokens, generator=torch.Generator().manual_seed((1_000_003 * seed + i) % 2**32))
             for i in range(len(prompts))
         ]
     )  # (N, max_new_tokens)

@@ -50,7 +50,7 @@ def execute(notebook: NotebookNode, folder: Path, timeout: int = 600) -> None:
         extra_arguments=["--log-level=ERROR"],
         timeout=timeout,
         record_timing=False,
-        store_widget_state=False,
+        store_widget_state=True,  # without it nbclient fails on interactive_output; `clean` removes the state
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute(cleanup_kc=True, env=environment)

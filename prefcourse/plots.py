@@ -194,7 +194,7 @@ def compare_runs(
     """
     with mpl.rc_context(STYLE):
         rows = math.ceil(len(columns) / 2)
-        fig, grid = plt.subplots(rows, min(2, len(columns)), figsize=(10.4, 0.7 + 2.9 * rows), squeeze=False)
+        fig, grid = plt.subplots(rows, min(2, len(columns)), figsize=(9.4, 0.6 + 2.5 * rows), squeeze=False)
         for axes, (column, label) in zip(grid.flat, columns.items(), strict=False):
             for (name, history), (colour, marker) in zip(runs.items(), cycle(METHODS), strict=False):
                 trained = np.isfinite(_column(history, "loss"))
@@ -224,17 +224,18 @@ def log_ratio_paths(
     `names` are the Y responses; `chosen` and `rejected` say which two form the pair.
     """
     with mpl.rc_context(STYLE):
-        fig, panels = plt.subplots(1, len(paths), figsize=(5.2 * len(paths), 4.2), sharey=True, squeeze=False)
+        fig, panels = plt.subplots(1, len(paths), figsize=(4.7 * len(paths), 3.8), sharey=True, squeeze=False)
+        gap = 0.06 * max(np.max(path) - np.min(path) for path in map(np.asarray, paths.values()))  # between labels
         for axes, (name, path) in zip(panels[0], paths.items(), strict=True):
             path = np.asarray(path, dtype=float)
-            step, every = np.arange(len(path)), max(1, len(path) // 8)
+            step, every, heights = np.arange(len(path)), max(1, len(path) // 8), _spread(path[-1], gap)
             axes.axhline(0, **REFERENCE)
             for i, response in enumerate(names):
                 look = CHOSEN if i == chosen else REJECTED if i == rejected else dict(color=GREY, linewidth=1.2)
                 axes.plot(step, path[:, i], markevery=(every // 2, every), markeredgecolor="white", **look)
                 word = {chosen: " (chosen)", rejected: " (rejected)"}.get(i, "")
                 axes.annotate(
-                    response + word, (step[-1], _spread(path[-1])[i]), xytext=(6, 0), textcoords="offset points",
+                    response + word, (step[-1], heights[i]), xytext=(6, 0), textcoords="offset points",
                     va="center", color=look["color"], fontsize=9.5, annotation_clip=False,
                 )  # fmt: skip
             moves = ["rises" if path[-1, i] > 0 else "falls" for i in (chosen, rejected)]
@@ -247,12 +248,13 @@ def log_ratio_paths(
     return fig
 
 
-def _spread(values: np.ndarray, share: float = 0.055) -> np.ndarray:
-    """Heights for labels near `values`, no two closer than a share of the range: (N,) -> (N,)"""
-    order, heights = np.argsort(values), values.astype(float).copy()
-    gap = share * max(np.ptp(values), 1e-9)
-    for low, high in pairwise(order):
-        heights[high] = max(heights[high], heights[low] + gap)
+def _spread(values: np.ndarray, gap: float) -> np.ndarray:
+    """Heights for labels near `values`, no two closer than `gap`, groups centred on their values: (N,) -> (N,)"""
+    order, heights = np.argsort(values, kind="stable"), values.astype(float).copy()
+    for _ in range(50):  # push neighbours apart, half the missing distance each
+        for low, high in pairwise(order):
+            missing = max(0.0, gap - (heights[high] - heights[low]))
+            heights[low], heights[high] = heights[low] - missing / 2, heights[high] + missing / 2
     return heights
 
 
@@ -344,22 +346,25 @@ def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = No
 # ------------------------------------------------------------------------------------------------ the solvable world
 
 
-def distance_by_step(curves: Mapping[str, Sequence[float]], *, title: str, ylabel: str, target: float) -> Figure:
-    """How far each run is from where it should land, on two logarithmic axes; below the grey line it has landed.
+def distance_by_step(
+    curves: Mapping[str, Sequence[float]], *, title: str, ylabel: str, target: float, log_steps: bool = False
+) -> Figure:
+    """How far each run is from where it should land, on a logarithmic axis; below the grey line it has landed.
 
-    A curve holds one distance per step, the start first; the start is drawn at step 1, and what is exactly 0 is not.
+    A curve holds one distance per step, the start first, and is drawn until it lands. With `log_steps` the steps are
+    on a logarithmic axis too, which begins at step 1.
     """
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(figsize=(7.4, 4.4))
-        for (name, values), (colour, marker) in zip(curves.items(), METHODS, strict=False):
+        for i, ((name, values), (colour, marker)) in enumerate(zip(curves.items(), METHODS, strict=False)):
             values = np.asarray(values, dtype=float)
             landed = np.flatnonzero(values < target)
             values = values[: landed[0] + 1] if len(landed) else values  # beyond that it is rounding
-            step = np.arange(1, len(values) + 1)
-            marked = np.unique(np.geomspace(1, len(values), 7).astype(int) - 1)
-            axes.loglog(
-                step, values, label=name, color=colour, marker=marker, markevery=list(marked), markersize=7.5,
-                markeredgecolor="white",
+            step = np.arange(len(values))
+            marked = np.geomspace(1, step[-1], 7) if log_steps else np.linspace(i, step[-1], 7)
+            axes.semilogy(
+                step, values, label=name, color=colour, marker=marker, markersize=7.5, markeredgecolor="white",
+                markevery=sorted({int(m) for m in marked}), clip_on=log_steps,
             )  # fmt: skip
         axes.axhline(target, **REFERENCE)
         axes.annotate(
@@ -367,9 +372,11 @@ def distance_by_step(curves: Mapping[str, Sequence[float]], *, title: str, ylabe
             textcoords="offset points", ha="left", va="top", color=GREY, fontsize=9.5,
         )  # fmt: skip
         axes.set_ylim(bottom=target / 30)
-        axes.set_xlim(left=1)
+        if log_steps:
+            axes.set_xscale("log")
+        axes.set_xlim(left=1 if log_steps else 0)
         axes.set_title(title)
-        axes.set_xlabel("step, the start is 1 (logarithmic)")
+        axes.set_xlabel("step (logarithmic)" if log_steps else "step")
         axes.set_ylabel(ylabel)
         axes.legend(loc="upper right", frameon=True, framealpha=1.0, edgecolor="none")
     return fig
@@ -386,7 +393,8 @@ def under_the_line(
     reference = frontier[np.argmin(frontier[:, 0])]
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         fig, axes = plt.subplots(figsize=(7.4, 4.8))
-        axes.scatter(kl, reward, s=3, color=SKY, alpha=0.25, linewidths=0, zorder=1, label="random policies")
+        dots = dict(color="#A6D5F0", markersize=1.3, markeredgewidth=0, antialiased=False)  # two colours: a small file
+        axes.plot(kl, reward, "s", zorder=1, label="random policies", **dots)
         axes.plot(*frontier.T, color=INK, zorder=3, label=r"$\pi^*$ for every $\beta$")
         ends = np.array([0, max(np.max(kl), frontier[:, 0].max()) * 1.03])
         axes.plot(ends, top + beta * ends, color=BLUE, zorder=4, label=r"$J = J^*$, slope $\beta$ = " + f"{beta:g}")
@@ -395,7 +403,7 @@ def under_the_line(
         for text, point, offset in (
             (rf"$\pi^*$ at $\beta$ = {beta:g}", best, (8, -16)),
             (r"$\pi_{\mathrm{ref}}$", reference, (9, -14)),
-            (rf"$J^*$ = {top:.2f}", (0, top), (10, 12)),
+            (rf"$J^*$ = {top:.2f}", (0, top), (8, 20)),
         ):
             axes.annotate(
                 text, point, xytext=offset, textcoords="offset points", fontweight="bold", zorder=6, color=INK,
@@ -407,16 +415,16 @@ def under_the_line(
         axes.set_title(f"All {len(kl):,} random policies lie below the line that touches π*")
         axes.set_xlabel(r"KL$(\pi\,\|\,\pi_{\mathrm{ref}})$ (nats)")
         axes.set_ylabel(r"expected reward E$_\pi[r]$ (nats)")
-        axes.legend(loc="lower right", frameon=True, framealpha=1.0, edgecolor="none", markerscale=3)
+        axes.legend(loc="center right", frameon=True, framealpha=1.0, edgecolor="none", markerscale=5)
     return fig
 
 
 def optimum_against_beta(
-    betas: Sequence[float], policies: np.ndarray, reference: Sequence[float], names: Sequence[str], beta: float
-) -> Figure:
-    """Left: π* at `beta` beside π_ref. Right: the optimum of every β, (len(betas), Y), with `beta` marked."""
-    betas, policies = np.asarray(betas, dtype=float), np.asarray(policies, dtype=float)
-    here = policies[np.abs(np.log(betas / beta)).argmin()]
+    betas: Sequence[float], policies: np.ndarray, reference: Sequence[float], names: Sequence[str], *,
+    beta: float, best: Sequence[float],
+) -> Figure:  # fmt: skip
+    """Left: `best`, which is π* at `beta`, beside π_ref. Right: the optimum of every β, (len(betas), Y)."""
+    betas, policies, here = (np.asarray(values, dtype=float) for values in (betas, policies, best))
     looks = list(zip(names, reference, here, policies.T, METHODS, strict=False))
     with mpl.rc_context(STYLE):
         fig, (bars, lines) = plt.subplots(1, 2, figsize=(10.4, 4.4), width_ratios=[1, 1.35])
@@ -441,7 +449,7 @@ def optimum_against_beta(
         bars.grid(axis="y", visible=False)
         bars.set_xlim(0, 1.12)
         bars.set_xlabel("probability (dotted: reference)")
-        bars.set_title(f"At β = {beta:g}: “{names[int(here.argmax())]}”")
+        bars.set_title(f"At β = {beta:.3g} the likeliest is “{names[int(here.argmax())]}”")
         lines.axvline(beta, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
         lines.set_xscale("log")
         lines.set_xlim(betas[0], betas[-1])
@@ -449,8 +457,8 @@ def optimum_against_beta(
         lines.set_xlabel("β (nats of reward per nat of KL, logarithmic)")
         lines.set_ylabel(r"$\pi^*(y \mid x)$")
         winners = [names[k] for k in dict.fromkeys(policies.argmax(-1).tolist())]
-        lines.set_title(f"{len(winners)} winner{'s' * (len(winners) > 1)} as β grows: {', then '.join(winners)}")
-        lines.legend(loc="upper right", ncols=2)
+        lines.set_title(f"As β grows: {', then '.join(winners)}")
+        lines.legend(loc="upper right", ncols=2, frameon=True, framealpha=1.0, edgecolor="none")
     return fig
 
 
@@ -464,16 +472,20 @@ def samples_for_z(betas: Sequence[float], needed: Mapping[int, Sequence[float]],
                 markeredgecolor="white", label=f"{length} tokens",
             )  # fmt: skip
         longest = max(needed)
-        least = f"{_power(min(needed[longest]))} to {_power(max(needed[longest]))}"
-        axes.set_title(f"{longest} tokens need {least} samples for {error:.0%} error")
+        few, many = (f"{_power(end(needed[longest]))} samples" for end in (min, max))
+        axes.set_title(
+            f"{longest} tokens, {error:.0%} error: {few} at β = {max(betas):.2g}, {many} at β = {min(betas):.2g}"
+        )
         axes.set_xlim(min(betas), max(betas))
+        axes.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
+        axes.xaxis.minorticks_off()
         axes.set_xlabel("β (nats of reward per nat of KL, logarithmic)")
-        axes.set_ylabel("samples needed (logarithmic)")
+        axes.set_ylabel(f"samples for {error:.0%} error (logarithmic)")
         axes.legend(loc="upper right")
     return fig
 
 
-def loss_and_slope(betas: Sequence[float], *, width: float = 40.0, at: float | None = None) -> Figure:
+def loss_and_slope(betas: Sequence[float], *, width: float = 25.0, at: float | None = None) -> Figure:
     """DPO's loss and its slope against h, one curve per β; with `at`, a point of the first β is marked and read off."""
     h = np.linspace(-width, width, 401)
     with mpl.rc_context(STYLE):
@@ -484,26 +496,24 @@ def loss_and_slope(betas: Sequence[float], *, width: float = 40.0, at: float | N
             loss.plot(h, np.logaddexp(0, -beta * h), **look)
             slope.plot(h, beta / (1 + np.exp(beta * h)), **look)
         if at is not None:
-            beta = betas[0]
-            weight = 1 / (1 + math.exp(beta * at))
-            for axes, y, text in (
-                (loss, np.logaddexp(0, -beta * at), f"loss {np.logaddexp(0, -beta * at):.3f}"),
-                (slope, beta * weight, f"{beta:g} × {weight:.3f} = {beta * weight:.4f}"),
+            beta, here = betas[0], f"at h = {_signed(at, 1)}"
+            value, weight = np.logaddexp(0, -beta * at), 1 / (1 + math.exp(beta * at))
+            for axes, y, text, height in (
+                (loss, value, f"{here}: loss {value:.3f}", 0.66),
+                (slope, beta * weight, f"{here}:\n{beta:.3g} × {weight:.3f} = {beta * weight:.4f}", 0.96),
             ):
                 axes.plot(at, y, "o", color=BLUE, markersize=11, markeredgecolor="white", zorder=5)
                 axes.annotate(
-                    text, (at, y), xytext=(-10 if at > 0 else 10, 12), textcoords="offset points", fontweight="bold",
-                    ha="right" if at > 0 else "left", color=BLUE, zorder=6,
-                    bbox=dict(facecolor="white", edgecolor="none", pad=1.0, alpha=0.85),
-                )  # fmt: skip
+                    text, (0.98, height), xycoords="axes fraction", ha="right", va="top", color=BLUE, fontweight="bold"
+                )
         loss.axhline(math.log(2), **REFERENCE)
         loss.annotate(
             "ln 2",
-            (-width, math.log(2)),
-            xytext=(4, -4),
+            (width, math.log(2)),
+            xytext=(-4, 4),
             textcoords="offset points",
             color=GREY,
-            va="top",
+            ha="right",
             fontsize=9.5,
         )
         for axes in (loss, slope):
@@ -565,7 +575,7 @@ def logps_by_step(chosen: Sequence[float], rejected: Sequence[float], others: Ma
         curves = [("chosen", chosen, CHOSEN), ("rejected", rejected, REJECTED)]
         curves += [
             (name, values, dict(color=colour, marker=marker, linestyle="-."))
-            for (name, values), (colour, marker) in zip(others.items(), METHODS, strict=False)
+            for (name, values), (colour, marker) in zip(others.items(), METHODS[1:], strict=False)
         ]
         for name, values, look in curves:
             every = max(1, len(values) // 7)
@@ -681,7 +691,7 @@ def _bars(group: Sequence[Mapping], name: str) -> np.ndarray | None:
 
 # ------------------------------------------------------------------------------------------------ lesson 02: objective
 
-TERRAIN = mpl.colors.LinearSegmentedColormap.from_list("terrain", ["#6E94B5", "#B7CFDD", "#EAF0EA", "#FFF7DA"])
+TERRAIN = mpl.colors.LinearSegmentedColormap.from_list("terrain", ["#4B7AA3", "#A5C4D6", "#E6ECDC", "#FAE29C"])
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])  # of the simplex, as points of the page
 
 
@@ -689,13 +699,15 @@ def simplex_landscapes(panels: Sequence[Mapping], names: Sequence[str], referenc
     """Heights above the triangle of all policies over three responses, one map per panel; light is high.
 
     A panel is a dict with `title`, `height` (a function from policies (N, 3) to (N,)), and optionally `best` (the
-    highest policy, a star), `path` (policies (K, 3), a line) and `marks` (label -> policy, dots on that line).
+    highest policy, a star), `path` (policies (K, 3), a line), `marks` (label -> policy, dots on that line) and `names`
+    (its own texts for the corners).
     """
     with mpl.rc_context({**STYLE, "axes.titlelocation": "center"}):
-        width = 3.7 * len(panels) if len(panels) > 1 else 5.4
-        fig, row = plt.subplots(1, len(panels), figsize=(width, 3.9 if len(panels) > 1 else 5.0), squeeze=False)
+        size = (3.1 * len(panels), 3.3) if len(panels) > 1 else (5.2, 5.0)
+        fig, row = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+        fig.get_layout_engine().set(w_pad=0.05, h_pad=0.12)
         for axes, panel in zip(row[0], panels, strict=True):
-            _simplex(axes, panel, names, np.asarray(reference, dtype=float))
+            _simplex(axes, panel, panel.get("names", names), np.asarray(reference, dtype=float))
     return fig
 
 
@@ -707,7 +719,16 @@ def _simplex(axes, panel: Mapping, names: Sequence[str], reference: np.ndarray) 
     levels = MaxNLocator(9).tick_values(height.min(), height.max())
     axes.tricontourf(x, y, height, levels=levels, cmap=TERRAIN)
     lines = axes.tricontour(x, y, height, levels=levels, colors="white", linewidths=1.0, linestyles="solid")
-    axes.clabel(lines, lines.levels[1:-1:2], fontsize=8, colors=INK, inline_spacing=2)
+    crowded = [reference[None], *(np.atleast_2d(panel[key]) for key in ("path", "best") if key in panel)]
+    crowded = np.concatenate(crowded) @ CORNERS  # where no number may stand, (C, 2)
+    for level, line in zip(lines.levels[1:-1:2], lines.get_paths()[1:-1:2], strict=True):
+        if len(points := line.vertices):
+            edge = np.linalg.solve(np.c_[CORNERS, np.ones(3)].T, np.c_[points, np.ones(len(points))].T).min(axis=0)
+            free = np.linalg.norm(points[:, None] - crowded, axis=-1).min(axis=-1)
+            room = np.minimum(1.6 * edge, free)  # (points,)
+            if room.max() > 0.08:
+                place = [tuple(points[room.argmax()])]
+                axes.clabel(lines, [level], manual=place, fontsize=8, colors=INK, inline_spacing=2)
     axes.plot(*CORNERS[[0, 1, 2, 0]].T, color=GREY, linewidth=1.0, zorder=3, clip_on=False)
     halo = [mpl.patheffects.withStroke(linewidth=3, foreground="white")]
     if "path" in panel:
@@ -716,7 +737,7 @@ def _simplex(axes, panel: Mapping, names: Sequence[str], reference: np.ndarray) 
         point = np.asarray(policy) @ CORNERS
         axes.plot(*point, "o", color=INK, markersize=6.5, markeredgecolor="white", zorder=5, clip_on=False)
         axes.annotate(
-            label, point, xytext=(7, 3), textcoords="offset points", fontsize=8.5, path_effects=halo, zorder=6
+            label, point, xytext=(8, -9), textcoords="offset points", fontsize=8.5, path_effects=halo, zorder=6
         )
     axes.plot(*(reference @ CORNERS), "s", color=GREY, markersize=8, markeredgecolor="white", zorder=5)
     axes.annotate(
@@ -725,12 +746,13 @@ def _simplex(axes, panel: Mapping, names: Sequence[str], reference: np.ndarray) 
     )  # fmt: skip
     if "best" in panel:
         best = np.asarray(panel["best"]) @ CORNERS
-        axes.plot(*best, "*", color=ORANGE, markersize=15, markeredgecolor="white", zorder=7, clip_on=False)
+        axes.plot(*best, "*", color=GREEN, markersize=15, markeredgecolor="white", zorder=7, clip_on=False)
     for name, corner, (dy, va) in zip(names, CORNERS, ((-0.05, "top"), (-0.05, "top"), (0.04, "bottom")), strict=True):
         axes.text(corner[0], corner[1] + dy, name, ha="center", va=va, fontsize=9.5)
-    axes.set_title(panel["title"], pad=12)
+    axes.set_title(panel["title"], pad=8)
     axes.set_xlim(-0.06, 1.06)
-    axes.set_ylim(-0.17, 0.96)
+    lines = max(name.count("\n") for name in names)
+    axes.set_ylim(-0.16 - 0.08 * lines, 1.0 + 0.09 * lines)
     axes.set_aspect("equal")
     axes.axis("off")
 
@@ -743,15 +765,15 @@ def price_of_a_nat(
     Points are (KL, expected reward). `marks` maps β to the point of π_β; the line through it has the slope β.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
-        fig, axes = plt.subplots(figsize=(7.4, 4.8))
-        axes.scatter(*cloud.T, s=4, color=SKY, alpha=0.35, linewidths=0, zorder=1)
+        fig, axes = plt.subplots(figsize=(7.0, 4.5))
+        axes.scatter(*cloud.T, s=8, color="#B9DDF3", linewidths=0, zorder=1)
         axes.plot(*frontier.T, color=INK, zorder=3)
         for (beta, (x, y)), (colour, marker) in zip(marks.items(), METHODS, strict=False):
             run = 0.42 / math.sqrt(1 + beta**2)
             axes.plot([x - run, x + run], [y - beta * run, y + beta * run], color=colour, linewidth=2.2, zorder=4)
             axes.plot(x, y, marker, color=colour, markersize=10, markeredgecolor="white", zorder=5)
             axes.annotate(
-                rf"$\beta$ = {beta:g}: one more nat buys {beta:g}", (x, y), xytext=(12, -13),
+                rf"$\beta$ = {beta:g}: the next nat buys {beta:g}", (x, y), xytext=(12, -13),
                 textcoords="offset points", zorder=6, bbox=dict(facecolor="white", edgecolor="none", pad=1, alpha=0.85),
             )  # fmt: skip
         for text, (x, y), offset, ha in (
@@ -760,7 +782,7 @@ def price_of_a_nat(
         ):
             axes.plot(x, y, "s", color=GREY, markersize=8, markeredgecolor="white", zorder=5, clip_on=False)
             axes.annotate(text, (x, y), xytext=offset, textcoords="offset points", ha=ha, color=INK, zorder=6)
-        axes.set_xlim(0, cloud[:, 0].max() * 1.02)
+        axes.set_xlim(0, frontier[:, 0].max() * 1.04)
         axes.set_ylim(cloud[:, 1].min() - 0.1, frontier[:, 1].max() + 0.3)
         axes.set_title(title)
         axes.set_xlabel(r"KL$(\pi\,\|\,\pi_{\mathrm{ref}})$ (nats)")
@@ -771,7 +793,7 @@ def price_of_a_nat(
 def estimator_spread(kl: Sequence[float], spread: Mapping[str, Sequence[float]], *, title: str) -> Figure:
     """Standard deviation (nats) of one sample of each KL estimator, against the KL that it estimates (nats)."""
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
-        fig, axes = plt.subplots(figsize=(7.4, 4.2))
+        fig, axes = plt.subplots(figsize=(7.0, 3.8))
         kl = np.asarray(kl, dtype=float)
         marked = [int(np.abs(kl - at).argmin()) for at in np.linspace(kl.min(), kl.max(), 8)[1:-1]]
         for (name, values), (colour, marker), line in zip(spread.items(), METHODS, ("-", "--", "-."), strict=False):

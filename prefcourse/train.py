@@ -121,7 +121,7 @@ def plan(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
     """The share of `lr` in use at `step`: linear warm-up, then constant, or a cosine or a line down to zero."""
-    begin = max(round(warmup * steps), 1)
+    begin = round(warmup * steps)
     if step < begin:
         return (step + 1) / (begin + 1)
     done = (step - begin) / max(steps - begin, 1)

@@ -38,8 +38,26 @@ def build(imdb: str, out: Path, work: Path = Path("build"), redo: str | None = N
     """
     if redo and redo not in STEPS:
         raise ValueError(f"there is no step {redo!r}; the steps are: {', '.join(STEPS)}")
-    (work / "steps").mkdir(parents=True, exist_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    for step in STEPS[STEPS.index(redo) :] if redo else ():
+        _record(work, step).unlink(missing_ok=True)
+        if step == "base":
+            shutil.rmtree(work / "pretrain", ignore_errors=True)
+    facts = {step: run_step(step, imdb, out, work) for step in STEPS}
+    facts["made_with"] = {
+        "python": platform.python_version(), "torch": torch.__version__.split("+")[0],
+        "transformers": transformers.__version__, "processor": platform.machine(),
+    }  # fmt: skip
+    card.write(out, facts)
+    print(f"data card and checksums written to {out}", flush=True)
+
+
+def run_step(step: str, imdb: str, out: Path, work: Path) -> dict:
+    """Run one step unless it has run before, and return what it found."""
+    done, title = _record(work, step), f"[{STEPS.index(step) + 1}/{len(STEPS)}] {step}"
+    if done.exists():
+        print(f"{title}: done before", flush=True)
+        return json.loads(done.read_text())
+    print(f"{title} ...", flush=True)
     functions: dict[str, Callable[[], dict]] = {
         "corpus": lambda: corpus.build(imdb, work / "corpus"),
         "tokenizer": lambda: _tokenizer(out, work),
@@ -49,27 +67,16 @@ def build(imdb: str, out: Path, work: Path = Path("build"), redo: str | None = N
         "prompts": lambda: _prompts(out),
         "pairs": lambda: _pairs(out),
     }
-    facts, again = {}, False
-    for number, step in enumerate(STEPS, start=1):
-        done = work / "steps" / f"{step}.json"
-        again = again or step == redo
-        if done.exists() and not again:
-            print(f"[{number}/{len(STEPS)}] {step}: done before", flush=True)
-        else:
-            print(f"[{number}/{len(STEPS)}] {step} ...", flush=True)
-            began = time.time()
-            if step == "base" and again:
-                shutil.rmtree(work / "pretrain", ignore_errors=True)
-            found = functions[step]()
-            done.write_text(json.dumps({**found, "seconds": round(time.time() - began)}, indent=1))
-            print(f"      {json.dumps(found)}  ({time.time() - began:.0f} s)", flush=True)
-        facts[step] = json.loads(done.read_text())
-    facts["made_with"] = {
-        "python": platform.python_version(), "torch": torch.__version__.split("+")[0],
-        "transformers": transformers.__version__, "processor": platform.machine(),
-    }  # fmt: skip
-    card.write(out, facts)
-    print(f"data card and checksums written to {out}", flush=True)
+    began = time.time()
+    found = functions[step]()
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.write_text(json.dumps({**found, "seconds": round(time.time() - began)}, indent=1))
+    print(f"      {json.dumps(found)}  ({time.time() - began:.0f} s)", flush=True)
+    return json.loads(done.read_text())
+
+
+def _record(work: Path, step: str) -> Path:
+    return work / "steps" / f"{step}.json"
 
 
 def _load(folder: Path):

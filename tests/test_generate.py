@@ -1,0 +1,237 @@
+"""Sampling: greedy is `model.generate`'s, frequencies are the model's probabilities, and no row knows of another."""
+
+import math
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+
+from prefcourse.generate import generate, next_token, sample_ids
+
+
+@pytest.fixture(scope="module")
+def model(tiny_gpt2):
+    return tiny_gpt2()
+
+
+@pytest.fixture(scope="module")
+def small(tiny_gpt2):
+    """Five tokens, of which 0 is EOS: all completions of up to three tokens can be written down."""
+    return tiny_gpt2(3, vocab_size=5, n_embd=16, n_layer=1, n_head=1)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    g = torch.Generator().manual_seed(0)
+    return [torch.randint(1, 300, (1 + i % 6,), generator=g).tolist() for i in range(12)]
+
+
+# ------------------------------------------------------------------------------------------- greedy
+
+
+@pytest.mark.parametrize("batch_size", [256, 7])
+def test_greedy_is_that_of_transformers(model, prompts, batch_size):
+    found = sample_ids(model, prompts, max_new_tokens=12, temperature=0, batch_size=batch_size)
+    for prompt, ids in zip(prompts, found, strict=True):
+        expected = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12, pad_token_id=0)
+        assert ids == expected[0, len(prompt) :].tolist()
+    assert len({tuple(ids) for ids in found}) > 8
+
+
+def test_it_stops_at_eos_and_keeps_it(model, prompts):
+    first = sample_ids(model, prompts, max_new_tokens=12, temperature=0)
+    eos = Counter(token for ids in first for token in ids).most_common(1)[0][0]
+    again = sample_ids(model, prompts, max_new_tokens=12, temperature=0, eos_id=eos)
+    for ids, long in zip(again, first, strict=True):
+        assert ids == (long[: long.index(eos) + 1] if eos in long else long)
+    assert any(len(ids) < 12 for ids in again) and any(len(ids) == 12 for ids in again)
+
+
+# ------------------------------------------------------------------------------------------- distributions
+
+
+def chi_square(counts, probabilities, n):
+    """Pearson's statistic over its mean plus four standard deviations under the null: above 1 is a bad sampler."""
+    expected = {key: n * p for key, p in probabilities.items()}
+    assert set(counts) <= {key for key, p in probabilities.items() if p > 0}
+    rare = {key for key, e in expected.items() if e < 5}
+    cells = [(counts[key], e) for key, e in expected.items() if key not in rare]
+    cells.append((sum(counts[key] for key in rare), sum(expected[key] for key in rare)))
+    cells = [(o, e) for o, e in cells if e > 0]
+    freedom = len(cells) - 1
+    return sum((o - e) ** 2 / e for o, e in cells) / (freedom + 4 * math.sqrt(2 * freedom))
+
+
+@torch.no_grad()
+def enumerated(model, prompt, length, temperature=1.0):
+    """The probability of every completion of up to `length` tokens: it ends at EOS = 0, or is cut at `length`."""
+    every = list(product(range(5), repeat=length))
+    logits = model(torch.tensor([[*prompt, *ids] for ids in every])).logits[:, len(prompt) - 1 : -1]
+    logps = (
+        (logits / temperature).log_softmax(-1).gather(-1, torch.tensor(every)[..., None])[..., 0]
+    )  # (5^length, length)
+    ends = [ids.index(0) + 1 if 0 in ids else length for ids in every]
+    found = {ids[:end]: row[:end].sum().exp().item() for ids, end, row in zip(every, ends, logps, strict=True)}
+    assert math.isclose(sum(found.values()), 1, abs_tol=1e-4)
+    return found
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_frequencies_are_the_models_probabilities(small, temperature):
+    """Prompts of two lengths in one batch, each with a distribution of its own over 85 completions."""
+    n, prompts = 2_000, ([1, 2, 3], [4])
+    settings = {"max_new_tokens": 3, "temperature": temperature, "seed": 0, "batch_size": 2 * n}
+    found = sample_ids(small, [prompts[i % 2] for i in range(2 * n)], **settings)
+    exact = [enumerated(small, prompt, 3, temperature) for prompt in prompts]
+    for k in (0, 1):
+        counts = Counter(tuple(ids) for ids in found[k::2])
+        assert chi_square(counts, exact[k], n) < 1
+        assert chi_square(Counter(tuple(ids) for ids in found[1 - k :: 2]), exact[k], n) > 3  # the test can tell
+
+
+def frequencies(logits, n=20_000, **settings):
+    uniform = (torch.arange(n) + 0.5) / n  # evenly spread: frequencies are exact to 1/n
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings
+    tokens = next_token(logits.expand(n, -1), uniform, **settings)
+    return torch.bincount(tokens, minlength=logits.shape[-1]) / n
+
+
+LOGITS = torch.tensor([0.05, 0.4, 0.15, 0.1, 0.3]).log()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.05, 0.4, 0.15, 0.1, 0.3]),
+        ({"temperature": 0.5}, [x / 0.285 for x in (0.0025, 0.16, 0.0225, 0.01, 0.09)]),
+        ({"temperature": 0}, [0, 1, 0, 0, 0]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 0, 3 / 7]),
+        ({"top_k": 1}, [0, 1, 0, 0, 0]),
+        ({"top_k": 99}, [0.05, 0.4, 0.15, 0.1, 0.3]),
+        ({"top_p": 0.75}, [0, 0.4 / 0.85, 0.15 / 0.85, 0, 0.3 / 0.85]),  # .4 + .3 < .75: the third crosses it
+        ({"top_p": 0.65}, [0, 4 / 7, 0, 0, 3 / 7]),
+        ({"top_p": 0.01}, [0, 1, 0, 0, 0]),
+        ({"top_p": 0.75, "top_k": 2}, [0, 4 / 7, 0, 0, 3 / 7]),
+        ({"top_p": 0.9, "temperature": 1000.0}, [0.2] * 5),
+    ],
+    ids=str,
+)
+def test_temperature_top_k_and_top_p(settings, expected):
+    found = frequencies(LOGITS, **settings)
+    expected = torch.tensor(expected, dtype=torch.float32)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    assert ((found > 0) == (expected > 0)).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.6}, {"top_k": 40, "top_p": 0.95}])
+def test_the_edges_of_the_unit_interval_stay_in_the_set(settings):
+    """A uniform number of 0 or just under 1 meets the rounding of a sum of 4,096 float32 probabilities."""
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings
+    logits = torch.randn(64, 4_096, generator=torch.Generator().manual_seed(0))
+    logits[:, -1] = -math.inf  # the last token is impossible, and must not be where rounding ends
+    probs, order = logits.softmax(-1).sort(-1, descending=True)
+    size = (probs.cumsum(-1) < settings["top_p"]).sum(-1) + 1
+    size = size.clamp(max=settings["top_k"] or 4_095)
+    for u in (0.0, 1 - 2**-24):
+        tokens = next_token(logits, torch.full((64,), u), **settings)
+        rank = (order == tokens[:, None]).int().argmax(-1)
+        assert (rank < size).all() and (logits.gather(-1, tokens[:, None]) > -math.inf).all()
+
+
+def test_a_whole_sample_never_leaves_the_top_k(model, prompts):
+    found = sample_ids(model, prompts, max_new_tokens=8, top_k=3, seed=5)
+    for prompt, ids in zip(prompts, found, strict=True):
+        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+        best = logits.topk(3).indices
+        assert (best == torch.tensor(ids)[:, None]).any(-1).all()
+    assert found != sample_ids(model, prompts, max_new_tokens=8, seed=5)
+
+
+# ------------------------------------------------------------------------------------------- independence
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}], ids=str)
+def test_a_row_is_the_same_whatever_the_batch(model, prompts, settings):
+    settings |= {"max_new_tokens": 10, "seed": 2}
+    whole = sample_ids(model, prompts, **settings)
+    for batch_size in (1, 5):
+        assert sample_ids(model, prompts, batch_size=batch_size, **settings) == whole
+    assert sample_ids(model, prompts[:4], **settings) == whole[:4]  # fewer other rows
+    others = [prompt if i == 7 else [9, 9, 9, 9] for i, prompt in enumerate(prompts)]
+    assert sample_ids(model, others, **settings)[7] == whole[7]  # different other rows
+    assert sample_ids(model, prompts, **settings | {"max_new_tokens": 4}) == [ids[:4] for ids in whole]
+
+
+def test_rows_and_seeds_draw_their_own_numbers(model):
+    a, b = (sample_ids(model, [[5, 6]] * 30, max_new_tokens=10, seed=seed) for seed in (0, 1))
+    long = [tuple(ids) for ids in a + b if len(ids) == 10]  # a short one may come twice by chance
+    assert len(long) > 30 and len(set(long)) == len(long)
+
+
+def test_the_global_generator_is_left_alone(model):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    sample_ids(model, [[5, 6]], max_new_tokens=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ------------------------------------------------------------------------------------------- text and errors
+
+
+def test_texts_are_the_ids_without_eos(tiny_gpt2, tokenizer):
+    prompts = ["This movie", "I think the film is"] * 20
+    found = generate(tiny_gpt2(1), tokenizer, prompts, max_new_tokens=40, seed=1)
+    assert {c.finished for c in found} == {True, False}
+    for completion in found:
+        ids = completion.ids[:-1] if completion.finished else completion.ids
+        assert completion.text == tokenizer.decode(ids) and tokenizer.eos_token_id not in ids
+        assert completion.finished or len(ids) == 40
+
+
+@pytest.mark.parametrize("bad", ["", "  ", None, 3])
+def test_a_prompt_must_be_text(model, tokenizer, bad):
+    with pytest.raises(ValueError, match="prompt 1 is .*must be text that is not empty"):
+        generate(model, tokenizer, ["This movie", bad])
+
+
+@pytest.mark.parametrize(("prompt", "new", "message"), [
+    ([], 4, "prompt 1 has 0 tokens"),
+    ([5] * 61, 4, r"prompt 1 has 61 tokens; with max_new_tokens=4 this model takes 1 to 60"),
+    ([5], 64, "prompt 0 has 1 tokens"),
+])  # fmt: skip
+def test_a_prompt_must_fit(model, prompt, new, message):
+    with pytest.raises(ValueError, match=message):
+        sample_ids(model, [[5], prompt], max_new_tokens=new)
+
+
+def test_the_longest_prompt_that_fits_does(model):
+    assert len(sample_ids(model, [[5] * 60, [5]], max_new_tokens=4, eos_id=-1)[0]) == 4
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0},
+                 {"batch_size": 0}], ids=str)  # fmt: skip
+def test_settings_out_of_range_are_refused(model, settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}={next(iter(settings.values()))}"):
+        sample_ids(model, [[5]], **settings)
+
+
+def test_no_prompts_make_no_completions(model, tokenizer):
+    assert generate(model, tokenizer, []) == []
+
+
+def test_past_keys_are_computed_once(model, monkeypatch):
+    """Each step after the first reads one token a row, and finished rows leave the batch."""
+    shapes, body = [], model.base_model.forward
+
+    def spy(input_ids, **settings):
+        shapes.append(tuple(input_ids.shape))
+        return body(input_ids, **settings)
+
+    monkeypatch.setattr(model.base_model, "forward", spy)
+    found = sample_ids(model, [[5, 6], [7, 8, 9]] * 10, max_new_tokens=30, seed=1)
+    lengths = [len(ids) for ids in found]
+    assert shapes[0] == (20, 2) and all(width == 1 for _, width in shapes[1:])
+    assert min(lengths) < 30 and shapes[-1][0] < 20
+    assert len(shapes) <= 31
