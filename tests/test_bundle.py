@@ -17,7 +17,8 @@ from prefcourse.bundle import tokenizer as bpe
 from prefcourse.rewards import GoldReward
 from prefcourse.world import SPLITS, load_world
 
-WORDS = frozenset("a i i'm it it's is was the this that film movie good not bad i've see well-made well made".split())
+PERMITTED = "a i i'm it it's is was the this that film movie good not bad i've see well made"
+WORDS = frozenset(PERMITTED.split())
 
 
 def plain(text):
@@ -90,17 +91,12 @@ def test_short_reviews_are_runs_of_at_most_three_plain_neighbours():
 # ------------------------------------------------------------------------------------------- crude words
 
 CRUDE = "fuvg Fuvggl qnza uryy frkl anxrq ovgpurf"  # stems in any form and case, and whole words
-FINE = (
-    "hello class assume damage grape classic shell essex cockpit ass-".replace(" ass-", "") + " analysis title document"
-)
+FINE = "hello class assume damage grape classic shell essex cockpit analysis title document"
 
 
 @pytest.mark.parametrize("word", CRUDE.split())
 def test_crude_words_are_found(word):
     assert corpus.crude_words(f"What a {plain(word)}, film.") == [plain(word)], word
-    assert not corpus.is_plain(f"It is {plain(word)}.", WORDS | {plain(word).lower()}) or corpus.crude_words(
-        plain(word)
-    )
 
 
 @pytest.mark.parametrize("word", FINE.split())
@@ -363,7 +359,7 @@ def test_learning_rate():
 
 def test_optimizers_share_the_parameters_out():
     model = pretrain.new_model(layers=1, width=64, vocab_size=50)
-    muon, adam = (sum((group["params"] for group in o.param_groups), []) for o in pretrain.optimizers(model))
+    muon, adam = ([p for group in o.param_groups for p in group["params"]] for o in pretrain.optimizers(model))
     assert all(p.ndim == 2 for p in muon) and len(muon) == 4
     assert {id(p) for p in muon} | {id(p) for p in adam} == {id(p) for p in model.parameters()}
     assert len(muon) + len(adam) == len(list(model.parameters()))
@@ -498,7 +494,7 @@ def test_the_bundle_loads_as_a_world(miniature):
     assert world.gold.score("That film was wonderful.") > 1 + world.gold.score("That film was boring.")
     model = AutoModelForCausalLM.from_pretrained(miniature[1] / "sft")
     assert model.config.vocab_size == 400 and model.dtype == torch.float16
-    base, sft = (list(m.parameters())[0] for m in (world.base, world.sft))
+    base, sft = (next(m.parameters()) for m in (world.base, world.sft))
     assert not torch.equal(base, sft)
 
 

@@ -191,7 +191,7 @@ def test_texts_are_the_ids_without_eos(tiny_gpt2, tokenizer):
 
 @pytest.mark.parametrize("bad", ["", "  ", None, 3])
 def test_a_prompt_must_be_text(model, tokenizer, bad):
-    with pytest.raises(ValueError, match="prompt 1 is .*must be text that is not empty"):
+    with pytest.raises(ValueError, match=r"prompt 1 is .*must be text that is not empty"):
         generate(model, tokenizer, ["This movie", bad])
 
 
@@ -230,7 +230,11 @@ def test_past_keys_are_computed_once(model, monkeypatch):
         return body(input_ids, **settings)
 
     monkeypatch.setattr(model.base_model, "forward", spy)
-    found = sample_ids(model, [[5, 6], [7, 8, 9]] * 10, max_new_tokens=30, seed=1)
+    prompts, settings = [[5, 6], [7, 8, 9]] * 10, {"max_new_tokens": 30, "seed": 1}
+    long = sample_ids(model, prompts, eos_id=-1, **settings)
+    eos = Counter(token for ids in long for token in ids).most_common(1)[0][0]  # so that some rows end early
+    shapes.clear()
+    found = sample_ids(model, prompts, eos_id=eos, **settings)
     lengths = [len(ids) for ids in found]
     assert shapes[0] == (20, 2) and all(width == 1 for _, width in shapes[1:])
     assert min(lengths) < 30 and shapes[-1][0] < 20

@@ -128,7 +128,7 @@ def test_the_loop_equals_one_written_by_hand(tiny_gpt2, tokenizer, pairs):
             torch.testing.assert_close(a, b, atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-# ------------------------------------------------------------------------------------------- what changes, what does not
+# ------------------------------------------------------------------------------------------- what changes
 
 
 def test_the_policy_changes_and_the_reference_does_not(tiny_gpt2, tokenizer, pairs):

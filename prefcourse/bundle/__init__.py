@@ -28,7 +28,7 @@ from prefcourse.train import train
 from prefcourse.world import load_model
 
 STEPS = ("corpus", "tokenizer", "base", "sft", "gold", "prompts", "pairs")
-SFT_ROWS, SFT_LR = 40_000, 3e-4
+SFT_SAMPLES, SFT_SHARE, SFT_LR = 48_000, 0.7, 5e-4
 
 
 def build(imdb: str, out: Path, work: Path = Path("build"), redo: str | None = None) -> None:
@@ -92,24 +92,24 @@ def _tokenizer(out: Path, work: Path) -> dict:
 
 
 def _sft(out: Path, work: Path) -> dict:
-    words = _load(out / "base")
-    model = load_model(out / "base")
-    texts = {n: json.loads((work / "corpus" / f"{n}.json").read_text()) for n in ("train", "valid", "test")}
-    rows = samples.sft_rows(texts["train"], words, SFT_ROWS)
-    history = train(model, rows, words, loss="sft", lr=SFT_LR, epochs=1, batch_size=64, seed=0)
+    tokens, model = _load(out / "base"), load_model(out / "base")
+    words = frozenset(json.loads((work / "corpus" / "words.json").read_text()))
+    rows, counts = samples.sft_rows(model, tokens, words, SFT_SAMPLES, SFT_SHARE)
+    history = train(model, rows, tokens, loss="sft", lr=SFT_LR, epochs=1, batch_size=64, seed=0)
     model.half().save_pretrained(out / "sft")
     model.float()
+    held_out = {n: json.loads((work / "corpus" / f"{n}.json").read_text()) for n in ("valid", "test")}
     last = history["loss"][-50:]
     return {
-        "rows": len(rows),
+        **counts,
         "loss_last_50_steps": round(sum(last) / len(last), 3),
-        "nats_per_token_valid": round(pretrain.nats_per_token(model, texts["valid"], words), 4),
-        "nats_per_token_test": round(pretrain.nats_per_token(model, texts["test"], words), 4),
+        "nats_per_token_valid": round(pretrain.nats_per_token(model, held_out["valid"], tokens), 4),
+        "nats_per_token_test": round(pretrain.nats_per_token(model, held_out["test"], tokens), 4),
     }
 
 
 def _prompts(out: Path) -> dict:
-    splits = samples.prompts(load_model(out / "base"), _load(out / "base"), GoldReward.load(out / "gold.json"))
+    splits = samples.prompts(load_model(out / "sft"), _load(out / "sft"), GoldReward.load(out / "gold.json"))
     for split, rows in splits.items():
         write_rows(out / "prompts" / f"{split}.jsonl", rows)
     return {split: len(rows) for split, rows in splits.items()}

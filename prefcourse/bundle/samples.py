@@ -1,8 +1,8 @@
 """Prompts, preference pairs and unpaired examples: sampled from the bundled models, labelled by the gold reward.
 
-No film review goes in here: the prompts are openings that the base model invented, the completions are the SFT
-model's. A label is a coin thrown with the Bradley-Terry probability σ(r*(x, y_a) - r*(x, y_b)), not the sign of the
-difference: people disagree, and so do our labels.
+No film review goes in here: the prompts are openings that the SFT model invented, the completions are its own too. A
+label is a coin thrown with the Bradley-Terry probability σ(r*(x, y_a) - r*(x, y_b)), not the sign of the difference:
+people disagree, and so do our labels.
 """
 
 import itertools
@@ -11,12 +11,15 @@ import random
 import re
 from collections import Counter
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcourse.bundle.corpus import crude_words
+from prefcourse.bundle.corpus import crude_words, short_reviews
 from prefcourse.generate import Completion, generate, sample_ids
-from prefcourse.preferences import Row, encode
+from prefcourse.logprobs import sequence_logps
+from prefcourse.preferences import Row, collate, encode
 from prefcourse.rewards import GoldReward
+from prefcourse.train import progress_bar
 
 PER_TYPE = {"train": 320, "validation": 40, "test": 80}  # prompts of each of the five types
 TYPES = ("negative", "neutral", "positive", "first person", "question")
@@ -49,20 +52,48 @@ def cut(text: str, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> tu
     return prompt, text[len(prompt) :]
 
 
-def sft_rows(texts: list[str], tokenizer: PreTrainedTokenizerBase, count: int, seed: int = 0) -> list[Row]:
-    """`count` rows (prompt, completion) for supervised fine-tuning: reviews of 8 to 64 tokens, each cut in two."""
-    rng = random.Random(seed)
-    rows = []
-    for text in rng.sample(texts, len(texts)):
-        if len(rows) == count:
-            break
-        if 8 <= len(tokenizer(text)["input_ids"]) <= 64 and (parts := cut(text, tokenizer, rng)):
-            rows.append({"prompt": parts[0], "completion": parts[1]})
-    return rows
+def sft_rows(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: frozenset[str], count: int, share: float
+) -> tuple[list[Row], dict]:
+    """Rows (prompt, completion) for supervised fine-tuning: the best of what `base` itself writes.
+
+    At temperature 1 a model this small puts a wrong word into every other review: each token has a little chance of
+    nonsense. So we let `base` write `count` reviews at temperature 0.7, keep those of 5 to 40 tokens that stay in the
+    language of TinyReviews (`words`, plain sentences, nothing twice), and of these the `share` that it finds
+    most typical, by nats per token. Fine-tuned on them, a model writes at temperature 1 about what `base` writes at 0.7. This is
+    rejection sampling and self-distillation; no film review is used. One row in four starts from nothing (the prompt
+    is `<|endoftext|>`), the others are cut in two.
+    """
+    ids = sample_ids(base, [[tokenizer.eos_token_id]] * count, max_new_tokens=MAX_NEW_TOKENS, temperature=0.7, seed=7)
+    texts = tokenizer.batch_decode(
+        [row[:-1] for row in ids if row[-1] == tokenizer.eos_token_id and 5 <= len(row) <= 41]
+    )
+    fit = [t for t in dict.fromkeys(texts) if short_reviews(t, words) == [t]]
+    by_typicality = dict(zip(fit, typicality(base, tokenizer, fit), strict=True))
+    kept = sorted(fit, key=by_typicality.__getitem__, reverse=True)[: round(share * len(fit))]
+    rng, rows = random.Random(0), []
+    for text in kept:
+        whole = (tokenizer.eos_token, text)
+        prompt, completion = whole if rng.random() < 0.25 else cut(text, tokenizer, rng) or whole
+        rows.append({"prompt": prompt, "completion": completion})
+    return rows, {"sampled": count, "ended": len(texts), "fit": len(fit), "rows": len(rows)}
 
 
-def prompts(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: GoldReward, batch: int = 4_000) -> dict:
-    """Openings of reviews that `base` makes up, dealt to train, validation and test; no opening twice.
+@torch.no_grad()
+def typicality(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[float]:
+    """Mean log-probability per token of each text under `base`, EOS before it (given) and after it (scored); nats."""
+    sequences = [([tokenizer.eos_token_id], [*ids, tokenizer.eos_token_id]) for ids in tokenizer(texts)["input_ids"]]
+    order = sorted(range(len(texts)), key=lambda i: len(sequences[i][1]))
+    found = [0.0] * len(texts)
+    for part in progress_bar([order[n : n + 128] for n in range(0, len(order), 128)], "typicality"):
+        means = sequence_logps(base, collate([sequences[i] for i in part]), reduce="mean")
+        for i, mean in zip(part, means.tolist(), strict=True):
+            found[i] = mean
+    return found
+
+
+def prompts(sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: GoldReward, batch: int = 4_000) -> dict:
+    """Openings of reviews that `sft` makes up from nothing, dealt to train, validation and test; no opening twice.
 
     Of each type there are equally many (PER_TYPE). A review without EOS within 48 tokens is not used.
     """
@@ -70,7 +101,7 @@ def prompts(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: Gol
     found: dict[str, list[Row]] = {kind: [] for kind in TYPES}
     seen = set()
     for attempt in range(20):
-        ids = sample_ids(base, [[0]] * batch, max_new_tokens=MAX_NEW_TOKENS, seed=1_000 + attempt)
+        ids = sample_ids(sft, [[0]] * batch, max_new_tokens=MAX_NEW_TOKENS, seed=1_000 + attempt)
         texts = tokenizer.batch_decode([row[:-1] for row in ids if row[-1] == 0])
         rng = random.Random(attempt)
         for text in texts:
