@@ -254,13 +254,43 @@ def test_too_few_prompts_of_a_type_are_an_error(tokenizer, monkeypatch):
         samples.prompts(None, tokenizer, GoldReward({}))
 
 
-def test_sft_rows_are_texts_cut_in_two(tokenizer):
-    texts = [f"I think the {noun} never was {how}" for noun in ("film", "cast", "story", "movie") for how in
-             ("great fun.", "boring and I like it.", "rather dull!", "a waste of time.")]  # fmt: skip
-    rows = samples.sft_rows([*texts, "That."], tokenizer, 10)
-    assert len(rows) == 10 and {row["prompt"] + row["completion"] for row in rows} <= set(texts)
-    assert rows == samples.sft_rows([*texts, "That."], tokenizer, 10)
-    assert len(samples.sft_rows([*texts, "That."], tokenizer, 99)) == 16  # the short one is not used
+def test_sft_rows_are_the_most_typical_of_what_base_writes(tiny_gpt2, tokenizer, monkeypatch):
+    """Texts twice, unended, too short, too long, not plain: none of them is a row; of the rest we keep a share."""
+    fit = [f"{start} {noun} was {how}." for start in ("This", "That", "The old", "I think the") for how in
+           ("great fun", "boring", "a waste of time") for noun in ("film", "cast", "story", "movie")]  # fmt: skip
+    words = frozenset(word.lower().strip(".") for text in fit for word in text.split())
+    bad = [
+        "That.",
+        "This zebra was boring.",
+        "this film was boring.",
+        " ".join([fit[0]] * 3 + [fit[1]]),
+        f"{fit[0]} " * 9,
+    ]
+    ids = [[*tokenizer(text)["input_ids"], 0] for text in (*bad, *fit, *fit)] + [
+        tokenizer("This film was dull.")["input_ids"]
+    ]
+    base, asked = tiny_gpt2(), {}
+    monkeypatch.setattr(
+        samples, "sample_ids", lambda model, prompts, **settings: asked.update(settings, n=len(prompts)) or ids
+    )
+    rows, facts = samples.sft_rows(base, tokenizer, words, 99, 0.5)
+    assert asked["n"] == 99 and asked["temperature"] == 0.7
+    assert facts["fit"] == 48 and facts["rows"] == len(rows) == 24 and facts["sampled"] == 99
+    texts = [(row["prompt"] + row["completion"]).removeprefix(tokenizer.eos_token) for row in rows]
+    assert len(set(texts)) == 24 and set(texts) <= set(fit)
+    scores = dict(zip(fit, samples.typicality(base, tokenizer, fit), strict=True))
+    assert min(scores[text] for text in texts) >= max(scores[text] for text in fit if text not in texts)
+    alone = sum(row["prompt"] == tokenizer.eos_token for row in rows)
+    assert 1 <= alone <= 12 and all(row["completion"][0] == " " for row in rows if row["prompt"] != tokenizer.eos_token)
+    assert samples.sft_rows(base, tokenizer, words, 99, 0.5)[0] == rows
+
+
+def test_typicality_is_the_mean_log_probability_of_a_token(tiny_gpt2, tokenizer):
+    model, texts = tiny_gpt2(), ["This film is great fun.", "That", "The old cast was boring!"]
+    for text, found in zip(texts, samples.typicality(model, tokenizer, texts), strict=True):
+        ids = torch.tensor([[0, *tokenizer(text)["input_ids"], 0]])
+        logps = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
+        assert found == pytest.approx(logps.mean().item(), abs=1e-5)
 
 
 def test_what_is_usable(tokenizer):
@@ -464,7 +494,7 @@ def miniature(tmp_path_factory):
             (gold, {"MIN_WINDOWS": 5, "L2": 1.0}),
             (pretrain, {"ROWS": 16, "LENGTH": 32, "WARMUP": 10}),
             (samples, {"PER_TYPE": {"train": 4, "validation": 1, "test": 2}}),
-            (bundle, {"SFT_ROWS": 500}),
+            (bundle, {"SFT_SAMPLES": 400}),
         ):
             for name, value in changes.items():
                 patch.setattr(place, name, value)
@@ -535,8 +565,11 @@ def test_a_second_call_runs_nothing(miniature, monkeypatch, capsys):
     bundle.build(*miniature)
     assert capsys.readouterr().out.count("done before") == 7
     assert {path: path.read_bytes() for path in miniature[1].rglob("*") if path.is_file()} == files
+    steps = {path: path.read_bytes() for path in (miniature[2] / "steps").iterdir()}
     with pytest.raises(AssertionError, match="has been done"):
         bundle.build(*miniature, redo="pairs")
+    for path, found in steps.items():  # as it was, for the tests that follow
+        path.write_bytes(found)
 
 
 def test_an_interrupted_build_goes_on_at_its_step(miniature, monkeypatch, capsys):

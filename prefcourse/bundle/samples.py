@@ -58,16 +58,15 @@ def sft_rows(
     """Rows (prompt, completion) for supervised fine-tuning: the best of what `base` itself writes.
 
     At temperature 1 a model this small puts a wrong word into every other review: each token has a little chance of
-    nonsense. So we let `base` write `count` reviews at temperature 0.7, keep those of 5 to 40 tokens that stay in the
-    language of TinyReviews (`words`, plain sentences, nothing twice), and of these the `share` that it finds
-    most typical, by nats per token. Fine-tuned on them, a model writes at temperature 1 about what `base` writes at 0.7. This is
-    rejection sampling and self-distillation; no film review is used. One row in four starts from nothing (the prompt
-    is `<|endoftext|>`), the others are cut in two.
+    nonsense. So we let `base` write `count` reviews at temperature 0.7, keep those of 4 to 40 tokens that stay in the
+    language of TinyReviews (`words`, plain sentences, nothing twice), and of these the `share` that it finds most
+    typical, by nats per token. Fine-tuned on them, a model writes at temperature 1 about what `base` writes at 0.7.
+    This is rejection sampling and self-distillation; no film review is used. One row in four starts from nothing (the
+    prompt is `<|endoftext|>`), the others are cut in two.
     """
     ids = sample_ids(base, [[tokenizer.eos_token_id]] * count, max_new_tokens=MAX_NEW_TOKENS, temperature=0.7, seed=7)
-    texts = tokenizer.batch_decode(
-        [row[:-1] for row in ids if row[-1] == tokenizer.eos_token_id and 5 <= len(row) <= 41]
-    )
+    ended = [row[:-1] for row in ids if row[-1] == tokenizer.eos_token_id and 5 <= len(row) <= 41]
+    texts = tokenizer.batch_decode(ended)
     fit = [t for t in dict.fromkeys(texts) if short_reviews(t, words) == [t]]
     by_typicality = dict(zip(fit, typicality(base, tokenizer, fit), strict=True))
     kept = sorted(fit, key=by_typicality.__getitem__, reverse=True)[: round(share * len(fit))]
