@@ -47,6 +47,7 @@ def train_command(args: argparse.Namespace) -> int:
     from prefcourse import evaluate as ev
     from prefcourse import plots
     from prefcourse.generate import generate
+    from prefcourse.losses import LOSSES
     from prefcourse.train import train
     from prefcourse.world import load_world
 
@@ -71,19 +72,21 @@ def train_command(args: argparse.Namespace) -> int:
     out = Path(args.out)
     policy.save_pretrained(out)
     world.tokenizer.save_pretrained(out)
-    results = _compare(policy, world, args.loss, args.seed)
+    name = "trained" if args.loss == "sft" else args.loss  # "sft" is the model that we began with
+    results = _compare(policy, world, name, args.seed)
     record = {
         "command": f"python -m prefcourse train --loss {args.loss} --seed {args.seed}",
         "settings": settings | arguments,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
-        "results": {name: {k: vars(v) for k, v in found.items()} for name, found in results.items()},
+        "results": {column: {k: vars(v) for k, v in found.items()} for column, found in results.items()},
         "history": history,
     }
     (out / "run.json").write_text(json.dumps(record, indent=1))
-    _print_samples(results["sft"], results[args.loss], args.loss)
+    _print_samples(results["sft"], results[name], name)
     print(ev.table(results))
     plots.use_style()
-    figure = plots.training_curves(history, beta=args.beta or 0.1)
+    scale = LOSSES[args.loss].defaults.get("beta", 1.0) if args.beta is None else args.beta
+    figure = plots.training_curves(history, beta=scale if "rewards/margins" in history else None)
     print(f"\nfigure: {plots.save(figure, out / 'training.png')}\nmodel:  {out}")
     return 0
 
@@ -94,10 +97,12 @@ def evaluate_command(args: argparse.Namespace) -> int:
     from prefcourse.world import load_model, load_world
 
     if not (Path(args.policy) / "config.json").is_file():
-        print(f"{args.policy}: no model there (no config.json). Train one: python -m prefcourse train", file=sys.stderr)
-        return 2
+        raise FileNotFoundError(
+            f"{args.policy}: no model there (no config.json). Train one: python -m prefcourse train"
+        )
     world = load_world(folder=args.data)
-    print(ev.table(_compare(load_model(args.policy), world, Path(args.policy).name, args.seed)))
+    name = Path(args.policy).resolve().name
+    print(ev.table(_compare(load_model(args.policy), world, "policy" if name == "sft" else name, args.seed)))
     return 0
 
 
@@ -141,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add.add_argument("--loss", default="dpo")
     add.add_argument("--beta", type=float, help="the loss's β (default: the loss's own)")
-    add.add_argument("--lr", type=float, default=1e-4)
+    add.add_argument("--lr", type=float, default=1.5e-4)
     add.add_argument("--epochs", type=float, default=0.5)
     add.add_argument("--steps", type=int)
     add.add_argument("--batch-size", type=int, default=32)

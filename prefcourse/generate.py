@@ -57,6 +57,8 @@ def sample_ids(
     Row i draws its random numbers from its own stream (seed, i): batch size and the other rows do not change a sample.
     Raises ValueError for an empty prompt, one too long for the model, or settings out of range.
     """
+    if max_new_tokens < 1 or batch_size < 1:
+        raise ValueError(f"need max_new_tokens >= 1 and batch_size >= 1, got {max_new_tokens=}, {batch_size=}")
     room = model.config.max_position_embeddings - max_new_tokens
     for i, prompt in enumerate(prompts):
         if not 1 <= len(prompt) <= room:
@@ -67,6 +69,8 @@ def sample_ids(
         raise ValueError(
             f"need temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {temperature=}, {top_k=}, {top_p=}"
         )
+    if not prompts:
+        return []
     device = model.device
     uniforms = torch.stack(
         [
@@ -116,5 +120,5 @@ def generate(
     eos_id = tokenizer.eos_token_id
     ids = sample_ids(model, [tokenizer(p)["input_ids"] for p in prompts], eos_id=eos_id, **settings)
     finished = [bool(row) and row[-1] == eos_id for row in ids]
-    texts = tokenizer.batch_decode([row[:-1] if end else row for row, end in zip(ids, finished, strict=True)])
+    texts = [tokenizer.decode(row[:-1] if end else row) for row, end in zip(ids, finished, strict=True)]
     return [Completion(t, row, end) for t, row, end in zip(texts, ids, finished, strict=True)]

@@ -96,19 +96,23 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
 
     `history` has the columns of `train`. With `beta`, log π is shown relative to the reference (implicit reward / β);
     without, relative to the first steps of the run. KL (nats) is drawn where the column `kl` holds a number, and the
-    last panel shows the gradient norm in a run without it.
+    last panel shows the gradient norm in a run without it. A loss without a reference has no margin: the gradient norm
+    stands in its place.
     """
     step = np.asarray(history["step"], dtype=float)
     with mpl.rc_context(STYLE):
         fig = plt.figure(figsize=(10.4, 7.2))
         grid = fig.add_gridspec(4, 2)
         loss, logps, kl = (fig.add_subplot(place) for place in (grid[:2, 0], grid[2:, 0], grid[2:, 1]))
-        margin = fig.add_subplot(grid[0, 1])
-        accuracy = fig.add_subplot(grid[1, 1], sharex=margin)
+        paired = "rewards/margins" in history
+        margin = fig.add_subplot(grid[0, 1] if paired else grid[:2, 1])
         known = np.isfinite(_column(history, "loss"))  # the last row may hold a measurement after the last step, alone
         trained = {name: _column(history, name)[known] for name in history}
-        _loss_panel(loss, step[known], trained["loss"])
-        _margin_panels(margin, accuracy, step[known], trained)
+        _loss_panel(loss, step[known], trained["loss"], paired)
+        if paired:
+            _margin_panels(margin, fig.add_subplot(grid[1, 1], sharex=margin), step[known], trained)
+        else:
+            _gradient_panel(margin, step[known], trained["grad_norm"])
         _logps_panel(logps, step[known], trained, beta)
         if np.isfinite(_column(history, "kl")).any():
             _kl_panel(kl, step, _column(history, "kl"))
@@ -117,19 +121,20 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
         for axes in fig.axes:
             axes.set_xlim(step[0], step[-1] if len(step) > 1 else step[0] + 1)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for axes in (loss, accuracy, logps, kl):
+        for axes in [axes for axes in fig.axes if not (paired and axes is margin)]:
             axes.set_xlabel("optimiser step")
         fig.align_ylabels()
     return fig
 
 
-def _loss_panel(axes, step, values) -> None:
+def _loss_panel(axes, step, values, paired: bool = True) -> None:
     smooth = _curve(axes, step, values, color=INK)
-    axes.axhline(math.log(2), **REFERENCE)
-    axes.annotate(
-        "ln 2: no preference", (1, math.log(2)), xycoords=("axes fraction", "data"), xytext=(0, 4),
-        textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
-    )  # fmt: skip
+    if paired:
+        axes.axhline(math.log(2), **REFERENCE)
+        axes.annotate(
+            "ln 2: no preference", (1, math.log(2)), xycoords=("axes fraction", "data"), xytext=(0, 4),
+            textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
+        )  # fmt: skip
     axes.set_title(f"The loss {_moves(smooth, 2)}")
     axes.set_ylabel("loss (nats per pair)")
 
@@ -153,6 +158,8 @@ def _margin_panels(margin, accuracy, step, history) -> None:
 def _logps_panel(axes, step, history, beta) -> None:
     ends = []
     for name, look in (("chosen", CHOSEN), ("rejected", REJECTED)):
+        if f"logps/{name}" not in history:
+            continue
         if beta:
             values = _column(history, f"rewards/{name}") / beta
         else:
@@ -160,8 +167,10 @@ def _logps_panel(axes, step, history, beta) -> None:
             values = values - np.nanmean(values[: max(1, len(values) // 20)])
         ends.append(_curve(axes, step, values, label=name, **look)[-1])
     axes.axhline(0, **REFERENCE, label="reference" if beta else "start")
-    chosen, rejected = ("rises" if end > 0 else "falls" for end in ends)
-    if chosen == rejected:
+    chosen, rejected = [*("rises" if end > 0 else "falls" for end in ends), None][:2]
+    if rejected is None:
+        axes.set_title(f"log π {chosen} for the text we train on")
+    elif chosen == rejected:
         more = "chosen" if abs(ends[0]) > abs(ends[1]) else "rejected"
         axes.set_title(f"log π {chosen} for both, most for {more}")
     else:

@@ -50,10 +50,10 @@ def read_rows(path: str | Path, columns: Sequence[str] = PAIRED) -> list[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Expected JSON lines with the columns {', '.join(columns)}.")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):  # str.splitlines would cut at U+2028 too
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # JSONDecodeError, or UnicodeDecodeError for bytes that are not UTF-8
             raise ValueError(f"{path}, line {number}: not JSON ({error}). Each line holds one row.") from None
     return check_rows(rows, columns, where=str(path))
 

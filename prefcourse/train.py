@@ -26,7 +26,7 @@ MEGABATCH = 16  # batches within which rows are sorted by length
 
 def train(
     policy: PreTrainedModel, data: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, loss: str = "dpo",
-    reference: PreTrainedModel | None = None, lr: float = 1e-4, epochs: float = 1, steps: int | None = None,
+    reference: PreTrainedModel | None = None, lr: float = 1.5e-4, epochs: float = 1, steps: int | None = None,
     batch_size: int = 32, warmup: float = 0.1, schedule: str = "cosine", max_grad_norm: float = 1.0,
     precision: str = "auto", seed: int = 0, measure: Callable[[PreTrainedModel], dict[str, float]] | None = None,
     every: int = 25, progress: bool = True, **loss_arguments,
@@ -49,9 +49,10 @@ def train(
     needs = spec.inputs(**loss_arguments)
     sequences = _encode(data, tokenizer, "policy_rejected" in needs, policy.config.max_position_embeddings)
     if steps is None:
-        steps = math.ceil(epochs * len(sequences) / batch_size)
+        steps = math.ceil(epochs * len(sequences) / max(batch_size, 1))
     if steps < 1 or batch_size < 1 or lr <= 0:
         raise ValueError(f"need steps >= 1, batch_size >= 1 and lr > 0, got {steps=}, {batch_size=}, {lr=}")
+    lr_factor(0, steps, warmup, schedule)  # an unknown schedule is an error now, not after the warm-up
     batches = plan([sum(len(p) + len(c) for p, c in group) for group in sequences], batch_size, steps, seed)
     device = policy.device
     dtype = choose_precision(precision, device.type)
@@ -106,29 +107,30 @@ def plan(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list
 
     Rows are shuffled, sorted by length within groups of 16 batches, cut, and the batches shuffled again: little
     padding, and still every row comes once an epoch in an unforeseeable order. Each batch has `batch_size` rows; the
-    last rows of an epoch go on into the next.
+    last rows of an epoch share a batch with the first of the next.
     """
-    generator, queue, batches = torch.Generator().manual_seed(seed), [], []
+    generator, rest, batches = torch.Generator().manual_seed(seed), [], []
     while len(batches) < steps:
-        while len(queue) < MEGABATCH * batch_size:
-            queue += torch.randperm(len(lengths), generator=generator).tolist()
-        group = sorted(queue[: MEGABATCH * batch_size], key=lambda i: lengths[i])
-        queue = queue[MEGABATCH * batch_size :]
-        cut = [group[k : k + batch_size] for k in range(0, len(group), batch_size)]
-        batches += [cut[k] for k in torch.randperm(len(cut), generator=generator).tolist()]
+        rows = rest + torch.randperm(len(lengths), generator=generator).tolist()
+        end = len(rows) // batch_size * batch_size
+        if rest and end:  # the batch between two epochs
+            batches.append(rows[:batch_size])
+        for start in range(batch_size if rest else 0, end, MEGABATCH * batch_size):
+            group = sorted(rows[start : min(start + MEGABATCH * batch_size, end)], key=lambda i: lengths[i])
+            cut = [group[k : k + batch_size] for k in range(0, len(group), batch_size)]
+            batches += [cut[k] for k in torch.randperm(len(cut), generator=generator).tolist()]
+        rest = rows[end:]
     return batches[:steps]
 
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
     """The share of `lr` in use at `step`: linear warm-up, then constant, or a cosine or a line down to zero."""
     begin = round(warmup * steps)
-    if step < begin:
-        return (step + 1) / (begin + 1)
     done = (step - begin) / max(steps - begin, 1)
     factors = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
     if schedule not in factors:
         raise ValueError(f"schedule must be one of {', '.join(factors)}, got {schedule!r}")
-    return factors[schedule]
+    return (step + 1) / (begin + 1) if step < begin else factors[schedule]
 
 
 def choose_precision(precision: str, device: str) -> torch.dtype:
@@ -156,6 +158,8 @@ def _spec(loss: str, arguments: dict):
     spec = LOSSES[loss]
     if spec.data != "paired":
         raise ValueError(f"loss {loss!r} needs unpaired data, which this loop does not batch; use a paired loss")
+    if "delta" in spec.inputs():
+        raise ValueError(f"loss {loss!r} needs delta, a running mean of rewards, which this loop does not keep")
     for name in arguments:
         if name not in spec.defaults:
             raise ValueError(f"loss {loss!r} has no parameter {name!r}; it has: {', '.join(spec.defaults) or 'none'}")

@@ -80,7 +80,13 @@ def verify(folder: Path) -> None:
     Raises FileNotFoundError for a missing file and ValueError for a changed one; both name it and say what to do.
     """
     remedy = "Get it back with `git checkout -- data`, or reinstall the package."
-    for name, expected in json.loads((folder / "checksums.json").read_text()).items():
+    try:
+        sums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder}: no checksums.json, so this is not the folder of a bundled world.") from None
+    except ValueError as error:
+        raise ValueError(f"{folder / 'checksums.json'} is damaged ({error}). {remedy}") from None
+    for name, expected in sums.items():
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing from the bundled world. {remedy}")

@@ -14,7 +14,7 @@ import matplotlib  # noqa: E402
 import torch  # noqa: E402
 
 matplotlib.use("Agg")  # not the variable MPLBACKEND: notebook kernels would inherit it and draw nothing
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # the models here are tiny: a second thread costs more than it brings
 
 
 import pytest  # noqa: E402

@@ -238,7 +238,8 @@ def test_prompts_begin_like_a_review_and_come_once(tokenizer, monkeypatch):
         tokenizer("That film was great fun.")["input_ids"]
     ]
     monkeypatch.setattr(samples, "sample_ids", lambda *_, **__: ids * 2)
-    found = samples.prompts(None, tokenizer, GoldReward({"great": 1.0, "boring": -1.0}))
+    words = frozenset(" ".join([*texts, "fun ending"]).lower().replace(".", "").split())
+    found = samples.prompts(None, tokenizer, GoldReward({"great": 1.0, "boring": -1.0}), words)
     assert {split: len(rows) for split, rows in found.items()} == {"train": 10, "validation": 5, "test": 5}
     rows = [row for part in found.values() for row in part]
     assert len({row["prompt"] for row in rows}) == 20
@@ -251,7 +252,7 @@ def test_too_few_prompts_of_a_type_are_an_error(tokenizer, monkeypatch):
         samples, "sample_ids", lambda *_, **__: [[*tokenizer("The old film was great fun.")["input_ids"], 0]]
     )
     with pytest.raises(RuntimeError, match=r"too few prompts of a type: .*'question': 0"):
-        samples.prompts(None, tokenizer, GoldReward({}))
+        samples.prompts(None, tokenizer, GoldReward({}), frozenset(["the", "old", "film", "was", "great", "fun"]))
 
 
 def test_sft_rows_are_the_most_typical_of_what_base_writes(tiny_gpt2, tokenizer, monkeypatch):

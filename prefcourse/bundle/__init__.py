@@ -64,7 +64,7 @@ def run_step(step: str, imdb: str, out: Path, work: Path) -> dict:
         "base": lambda: pretrain.build(work / "corpus", _load(out / "base"), out / "base", work / "pretrain"),
         "sft": lambda: _sft(out, work),
         "gold": lambda: gold.build(imdb, work / "corpus" / "words.json", out / "gold.json"),
-        "prompts": lambda: _prompts(out),
+        "prompts": lambda: _prompts(out, work),
         "pairs": lambda: _pairs(out),
     }
     began = time.time()
@@ -77,6 +77,10 @@ def run_step(step: str, imdb: str, out: Path, work: Path) -> dict:
 
 def _record(work: Path, step: str) -> Path:
     return work / "steps" / f"{step}.json"
+
+
+def _words(work: Path) -> frozenset[str]:
+    return frozenset(json.loads((work / "corpus" / "words.json").read_text()))
 
 
 def _load(folder: Path):
@@ -93,8 +97,7 @@ def _tokenizer(out: Path, work: Path) -> dict:
 
 def _sft(out: Path, work: Path) -> dict:
     tokens, model = _load(out / "base"), load_model(out / "base")
-    words = frozenset(json.loads((work / "corpus" / "words.json").read_text()))
-    rows, counts = samples.sft_rows(model, tokens, words, SFT_SAMPLES, SFT_SHARE)
+    rows, counts = samples.sft_rows(model, tokens, _words(work), SFT_SAMPLES, SFT_SHARE)
     history = train(model, rows, tokens, loss="sft", lr=SFT_LR, epochs=1, batch_size=64, seed=0)
     model.half().save_pretrained(out / "sft")
     model.float()
@@ -108,8 +111,10 @@ def _sft(out: Path, work: Path) -> dict:
     }
 
 
-def _prompts(out: Path) -> dict:
-    splits = samples.prompts(load_model(out / "sft"), _load(out / "sft"), GoldReward.load(out / "gold.json"))
+def _prompts(out: Path, work: Path) -> dict:
+    splits = samples.prompts(
+        load_model(out / "sft"), _load(out / "sft"), GoldReward.load(out / "gold.json"), _words(work)
+    )
     for split, rows in splits.items():
         write_rows(out / "prompts" / f"{split}.jsonl", rows)
     return {split: len(rows) for split, rows in splits.items()}

@@ -91,10 +91,17 @@ def typicality(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts:
     return found
 
 
-def prompts(sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: GoldReward, batch: int = 4_000) -> dict:
+def prompts(
+    sft: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    gold: GoldReward,
+    words: frozenset[str],
+    batch: int = 4_000,
+) -> dict[str, list[Row]]:
     """Openings of reviews that `sft` makes up from nothing, dealt to train, validation and test; no opening twice.
 
-    Of each type there are equally many (PER_TYPE). A review without EOS within 48 tokens is not used.
+    Of each type there are equally many (PER_TYPE). A review without EOS within 48 tokens, or with
+    anything that is not plain TinyReviews language (`words`), is not used.
     """
     needed = sum(PER_TYPE.values())
     found: dict[str, list[Row]] = {kind: [] for kind in TYPES}
@@ -105,7 +112,7 @@ def prompts(sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: Gold
         rng = random.Random(attempt)
         for text in texts:
             parts = cut(text, tokenizer, rng)
-            if parts is None or parts[0] in seen or crude_words(text):
+            if parts is None or parts[0] in seen or crude_words(text) or short_reviews(text, words) != [text]:
                 continue
             kind = prompt_type(parts[0], gold)
             if len(found[kind]) < needed:
