@@ -1,11 +1,15 @@
 """Log-probabilities against a token-by-token loop, and the golden case with the three usual bugs beside it."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from prefcourse.logprobs import kl_k1, kl_k3, sequence_logps, token_logps
+from prefcourse.generate import sample_ids
+from prefcourse.logprobs import kl_k1, kl_k3, sequence_logps, token_kl, token_logps
 from prefcourse.preferences import Batch, collate, collate_pairs
 
 GOLDEN_IDS = [1, 2, 3, 0, 4, 2]  # prompt [1, 2]; EOS is 2
@@ -184,3 +188,44 @@ def test_k3_is_never_negative_and_k1_may_be():
 def test_k3_is_accurate_for_small_differences():
     d = torch.tensor([1e-4], dtype=torch.float32)
     close(kl_k3(d, torch.zeros(1)).double() / 1e-8, [0.5], atol=0.05)
+
+
+# ------------------------------------------------------------------------------------------- KL of the next token
+
+
+def test_token_kl_is_the_sum_over_the_vocabulary(tiny_gpt2, sequences):
+    policy, reference = tiny_gpt2(0), tiny_gpt2(1)
+    batch = collate([(p[:3], [t for t in c if t]) for p, c in sequences if len(c) > 2])
+    found = token_kl(policy, reference, batch)
+    with torch.no_grad():
+        p, q = (model(batch.input_ids).logits[:, :-1].log_softmax(-1) for model in (policy, reference))
+    close(found.detach(), (p.exp() * (p - q)).sum(-1) * batch.completion_mask[:, 1:], atol=1e-5)
+    assert token_kl(policy, policy, batch).abs().max() == 0 and (found >= 0).all()
+
+
+def test_token_kl_and_k1_estimate_the_same_sequence_kl(tiny_gpt2, tokenizer):
+    """Means over 4,000 samples agree within four standard errors, and the exact tokens vary less."""
+    policy, reference = tiny_gpt2(0), tiny_gpt2(1)
+    ids = sample_ids(policy, [[5, 9]] * 4_000, max_new_tokens=3, seed=3)
+    batch = collate([([5, 9], row) for row in ids])
+    with torch.no_grad():
+        exact = token_kl(policy, reference, batch).sum(-1)
+        k1 = kl_k1(sequence_logps(policy, batch), sequence_logps(reference, batch))
+    error = (k1 - exact).std() / len(ids) ** 0.5
+    assert (k1 - exact).mean().abs() < 4 * error and exact.std() < k1.std()
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def test_completion_positions_need_a_fraction_of_the_memory_of_full_logits():
+    """16 x 256 x 50,257: a quarter of the positions are completion; full float32 logits alone are 823 MB."""
+    script = Path(__file__).parent / "benchmarks" / "logits_memory.py"
+    found = {}
+    for way in ("full", "completion"):
+        run = subprocess.run([sys.executable, script, way], capture_output=True, text=True, check=True)
+        found[way], total = (float(x) for x in run.stdout.split())
+        found[f"{way} sum"] = total
+    print(found)
+    assert found["full"] > 1_500 and found["completion"] < 0.4 * found["full"], found
+    assert abs(found["full sum"] / found["completion sum"] - 1) < 1e-5, found
