@@ -392,7 +392,7 @@ def test_the_rule_fires(name, notebook):
 
 
 def test_pictures_are_not_searched_for_paths():
-    assert not list(RULES["no_paths_of_the_machine"](made_of(code("f()", data(image__png="AA/tmp/AA/root/x")))))
+    assert not list(RULES["no_paths_of_the_machine"](made_of(code("f()", data(image__png="AA/tmp/AA/home/x")))))
 
 
 # ---------------------------------------------------------------------------------------------- the writer
