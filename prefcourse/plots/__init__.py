@@ -1,0 +1,44 @@
+"""Every figure of the course, in one style. Each function takes plain numbers and returns the Figure; none shows it.
+
+    fig = training_curves(history, beta=0.1)
+    lesson.show(fig, alt="Four panels ...")     # in a notebook
+    save(fig, "runs/dpo.png")                   # in a script
+
+Chosen is a blue solid line with circles, rejected an orange dashed line with crosses, the reference a grey dotted line:
+colour, line and marker each tell them apart, so the figures can be read without colour. A title states the finding, and
+the numbers in it come from the data.
+"""
+
+from prefcourse.plots.runs import compare_runs, log_ratio_paths, reward_against_kl, reward_shift, training_curves
+from prefcourse.plots.style import (
+    AMBER,
+    BLUE,
+    CHOSEN,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    KL_LABEL,
+    METHODS,
+    ORANGE,
+    PURPLE,
+    REFERENCE,
+    REJECTED,
+    SKY,
+    STYLE,
+    save,
+    smoothed,
+    use_style,
+)
+from prefcourse.plots.theory import (
+    distance_by_step,
+    estimator_spread,
+    kl_by_step,
+    logps_by_step,
+    loss_and_slope,
+    optimum_against_beta,
+    price_of_a_nat,
+    samples_for_z,
+    simplex_landscapes,
+    under_the_line,
+)

@@ -1,0 +1,279 @@
+"""Figures of training runs: the curves of one, several side by side, and what a run did to the rewards."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import matplotlib as mpl
+import matplotlib.patheffects
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from prefcourse.plots.style import (
+    BLUE,
+    CHOSEN,
+    GREY,
+    INK,
+    KL_LABEL,
+    METHODS,
+    REFERENCE,
+    REJECTED,
+    STYLE,
+    _bars,
+    _column,
+    _curve,
+    _moves,
+    _signed,
+    _spread,
+    _write_labels,
+)
+
+
+def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | None = None) -> Figure:
+    """The four curves of a preference run: loss; margin and accuracy; log π of both completions; KL.
+
+    `history` has the columns of `train`. With `beta`, log π is shown relative to the reference (implicit reward / β);
+    without, relative to the first steps of the run. KL (nats) is drawn where the column `kl` holds a number, and the
+    last panel shows the gradient norm in a run without it. A loss without a reference has no margin: the gradient norm
+    stands in its place.
+    """
+    step = np.asarray(history["step"], dtype=float)
+    with mpl.rc_context(STYLE):
+        fig = plt.figure(figsize=(10.4, 7.2))
+        grid = fig.add_gridspec(4, 2)
+        loss, logps, kl = (fig.add_subplot(place) for place in (grid[:2, 0], grid[2:, 0], grid[2:, 1]))
+        paired = "rewards/margins" in history
+        margin = fig.add_subplot(grid[0, 1] if paired else grid[:2, 1])
+        known = np.isfinite(_column(history, "loss"))  # the last row may hold a measurement after the last step, alone
+        trained = {name: _column(history, name)[known] for name in history}
+        _loss_panel(loss, step[known], trained["loss"], paired)
+        if paired:
+            _margin_panels(margin, fig.add_subplot(grid[1, 1], sharex=margin), step[known], trained)
+        else:
+            _gradient_panel(margin, step[known], trained["grad_norm"])
+        _logps_panel(logps, step[known], trained, beta)
+        if np.isfinite(_column(history, "kl")).any():
+            _kl_panel(kl, step, _column(history, "kl"))
+        else:
+            _gradient_panel(kl, step[known], trained["grad_norm"])
+        for axes in fig.axes:
+            axes.set_xlim(step[0], step[-1] if len(step) > 1 else step[0] + 1)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        for axes in [axes for axes in fig.axes if not (paired and axes is margin)]:
+            axes.set_xlabel("optimiser step")
+        fig.align_ylabels()
+    return fig
+
+
+def _loss_panel(axes, step, values, paired: bool = True) -> None:
+    smooth = _curve(axes, step, values, color=INK)
+    if paired:
+        axes.axhline(math.log(2), **REFERENCE)
+        axes.annotate(
+            "ln 2: no preference", (1, math.log(2)), xycoords=("axes fraction", "data"), xytext=(0, 4),
+            textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
+        )  # fmt: skip
+    axes.set_title(f"The loss {_moves(smooth, 2)}")
+    axes.set_ylabel("loss (nats per pair)")
+
+
+def _margin_panels(margin, accuracy, step, history) -> None:
+    margins, ranked = _column(history, "rewards/margins"), _column(history, "rewards/accuracies")
+    ties = np.abs(margins) < 1e-5  # before the first update a pair is ranked neither right nor wrong
+    ranked = ranked if ties.all() else np.where(ties, np.nan, ranked)
+    end = _curve(margin, step, margins, color=INK)[-1]
+    margin.axhline(0, **REFERENCE)
+    margin.set_ylabel("margin Δ (nats)")
+    margin.tick_params(labelbottom=False)
+    right = _curve(accuracy, step, ranked, color=INK)[-1]
+    accuracy.axhline(0.5, **REFERENCE)
+    accuracy.set_ylim(min(0.4, np.nanmin(ranked)), 1.0)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    accuracy.set_ylabel("ranked right")
+    margin.set_title(f"{right:.0%} of pairs ranked right, margin {_signed(end, 1, plus=False)}")
+
+
+def _logps_panel(axes, step, history, beta) -> None:
+    ends = []
+    for name, look in (("chosen", CHOSEN), ("rejected", REJECTED)):
+        if f"logps/{name}" not in history:
+            continue
+        if beta:
+            values = _column(history, f"rewards/{name}") / beta
+        else:
+            values = _column(history, f"logps/{name}")
+            values = values - np.nanmean(values[: max(1, len(values) // 20)])
+        ends.append(_curve(axes, step, values, label=name, **look)[-1])
+    axes.axhline(0, **REFERENCE, label="reference" if beta else "start")
+    chosen, rejected = [*("rises" if end > 0 else "falls" for end in ends), None][:2]
+    if rejected is None:
+        axes.set_title(f"log π {chosen} for the text we train on")
+    elif chosen == rejected:
+        more = "chosen" if abs(ends[0]) > abs(ends[1]) else "rejected"
+        axes.set_title(f"log π {chosen} for both, most for {more}")
+    else:
+        axes.set_title(f"log π {chosen} for chosen, {rejected} for rejected")
+    axes.set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ (nats)" if beta else "log π minus its start (nats)")
+    axes.legend(loc="lower left" if min(ends) < 0 else "upper left")
+
+
+def _kl_panel(axes, step, values) -> None:
+    known = np.isfinite(values)
+    axes.plot(step[known], values[known], color=INK, marker="o", clip_on=False)
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"The policy ends {values[known][-1]:.1f} nats from the reference")
+    axes.set_ylabel(KL_LABEL)
+
+
+def _gradient_panel(axes, step, values) -> None:
+    _curve(axes, step, values, color=INK)
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"The gradient norm peaks at {np.nanmax(values):.1f}")
+    axes.set_ylabel("gradient norm")
+
+
+def compare_runs(
+    runs: Mapping[str, Mapping[str, Sequence[float]]], columns: Mapping[str, str], *, title: str
+) -> Figure:
+    """Several runs in the same panels, one panel a column: `columns` maps a column of the histories to its axis label.
+
+    A column that holds a number at every step is drawn as a moving average, one with gaps by its measured points.
+    """
+    with mpl.rc_context(STYLE):
+        rows = math.ceil(len(columns) / 2)
+        fig, grid = plt.subplots(rows, min(2, len(columns)), figsize=(9.4, 0.6 + 2.5 * rows), squeeze=False)
+        for axes, (column, label) in zip(grid.flat, columns.items(), strict=False):
+            for (name, history), (colour, marker) in zip(runs.items(), cycle(METHODS), strict=False):
+                trained = np.isfinite(_column(history, "loss"))
+                step, values = np.asarray(history["step"], dtype=float), _column(history, column)
+                known = np.isfinite(values)
+                if known[trained].all():
+                    _curve(axes, step[known], values[known], color=colour, marker=marker, label=name)
+                else:
+                    axes.plot(step[known], values[known], color=colour, marker=marker, label=name)
+            axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        for axes in grid[-1]:
+            axes.set_xlabel("optimiser step")
+        for axes in grid.flat[len(columns) :]:
+            axes.remove()
+        grid[0, 0].legend(loc="best")
+        fig.suptitle(title, x=0.012, ha="left", fontsize=STYLE["axes.titlesize"], fontweight="bold")
+        fig.align_ylabels()
+    return fig
+
+
+def log_ratio_paths(
+    paths: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], *, chosen: int, rejected: int
+) -> Figure:
+    """log π/π_ref of every response of a small world over the steps of a run, one panel a run: (steps + 1, Y) each.
+
+    `names` are the Y responses; `chosen` and `rejected` say which two form the pair.
+    """
+    with mpl.rc_context(STYLE):
+        fig, panels = plt.subplots(1, len(paths), figsize=(4.7 * len(paths), 3.8), sharey=True, squeeze=False)
+        gap = 0.06 * max(np.max(path) - np.min(path) for path in map(np.asarray, paths.values()))  # between labels
+        for axes, (name, path) in zip(panels[0], paths.items(), strict=True):
+            path = np.asarray(path, dtype=float)
+            step, every, heights = np.arange(len(path)), max(1, len(path) // 8), _spread(path[-1], gap)
+            axes.axhline(0, **REFERENCE)
+            for i, response in enumerate(names):
+                look = CHOSEN if i == chosen else REJECTED if i == rejected else dict(color=GREY, linewidth=1.2)
+                axes.plot(step, path[:, i], markevery=(every // 2, every), markeredgecolor="white", **look)
+                word = {chosen: " (chosen)", rejected: " (rejected)"}.get(i, "")
+                axes.annotate(
+                    response + word, (step[-1], heights[i]), xytext=(6, 0), textcoords="offset points",
+                    va="center", color=look["color"], fontsize=9.5, annotation_clip=False,
+                )  # fmt: skip
+            moves = ["rises" if path[-1, i] > 0 else "falls" for i in (chosen, rejected)]
+            both = moves[0] == moves[1]
+            finding = f"log π {moves[0]} for both" if both else f"chosen {moves[0]}, rejected {moves[1]}"
+            axes.set_title(f"{name}: {finding}")
+            axes.set_xlim(0, step[-1])
+            axes.set_xlabel("gradient step")
+        panels[0, 0].set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ (nats)")
+    return fig
+
+
+def reward_shift(before: Sequence[float], after: Sequence[float], *, names: tuple[str, str] = ("SFT", "DPO")) -> Figure:
+    """Histograms of gold reward before (grey dotted outline) and after (blue) training, with both means.
+
+    The few values beyond the drawn range are counted in the first and last bin.
+    """
+    before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    low, high = np.quantile(np.concatenate([before, after]), [0.002, 0.998])
+    bins = np.linspace(low, high, 31)
+    with mpl.rc_context(STYLE):
+        fig, axes = plt.subplots(figsize=(7.4, 4.2))
+        for values, style in (
+            (before, dict(histtype="step", color=GREY, linestyle=":", linewidth=1.8)),
+            (after, dict(histtype="stepfilled", facecolor=BLUE + "40", edgecolor=BLUE, linewidth=1.8)),
+        ):
+            share = np.full(len(values), 1 / len(values))
+            axes.hist(np.clip(values, low, high), bins=bins, weights=share, zorder=2, **style)
+        top = axes.get_ylim()[1] * 1.16
+        axes.set_ylim(0, top)
+        order = 1 if after.mean() >= before.mean() else -1
+        for values, name, colour, line, side in (
+            (before, names[0], GREY, ":", -order), (after, names[1], BLUE, "-", order)
+        ):  # fmt: skip
+            axes.axvline(values.mean(), color=colour, linestyle=line, linewidth=2, zorder=3)
+            axes.annotate(
+                f"{name}\nmean {_signed(values.mean())}", (values.mean(), top), xytext=(6 * side, -2),
+                textcoords="offset points", ha="left" if side > 0 else "right", va="top",
+                color=INK if colour == GREY else colour, fontweight="bold", fontsize=9.5,
+                bbox=dict(facecolor="white", edgecolor="none", pad=1.5),
+            )  # fmt: skip
+        verb = "raises" if order > 0 else "lowers"
+        axes.set_title(
+            f"{names[1]} {verb} the mean gold reward from {_signed(before.mean())} to {_signed(after.mean())}"
+        )
+        axes.set_xlabel("gold reward r*(x, y) of a completion (nats of log-odds)")
+        axes.set_ylabel("share of completions")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xlim(low, high)
+    return fig
+
+
+def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = None, title: str | None = None) -> Figure:
+    """What reward each run reached, and what it cost in KL. Points of one method are joined in the order of their KL.
+
+    A point is a dict with `kl` and `reward` (nats), and optionally `label` (written beside it), `method` (its group),
+    and the ends of intervals `reward_low`, `reward_high`, `kl_low`, `kl_high`. `reference` is the reference's reward.
+    """
+    if not points:
+        raise ValueError("no points to draw")
+    methods: dict[str, list[Mapping]] = {point.get("method", ""): [] for point in points}
+    for point in sorted(points, key=lambda p: p["kl"]):
+        methods[point.get("method", "")].append(point)
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        fig, axes = plt.subplots(figsize=(7.4, 4.8))
+        curves = []
+        for (name, group), (colour, marker) in zip(methods.items(), cycle(METHODS), strict=False):
+            kl, reward = np.array([[p["kl"], p["reward"]] for p in group], dtype=float).T
+            curves.append(np.stack([kl, reward], axis=-1))  # (points, 2)
+            axes.errorbar(
+                kl, reward, yerr=_bars(group, "reward"), xerr=_bars(group, "kl"), label=name or None, color=colour,
+                marker=marker, markersize=8, markeredgecolor="white", linewidth=1.6, elinewidth=1.2, zorder=3,
+            )  # fmt: skip
+        if reference is not None:
+            axes.axhline(reference, **REFERENCE, zorder=1, label="reference")
+        best = max(points, key=lambda p: p["reward"])
+        axes.set_title(title or f"The highest reward, {_signed(best['reward'])}, costs {best['kl']:.1f} nats of KL")
+        axes.set_xlabel(KL_LABEL)
+        axes.set_ylabel("mean gold reward (nats of log-odds)")
+        axes.margins(x=0.1, y=0.1)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(
+                loc="lower right",
+                frameon=True,
+                framealpha=1.0,
+                edgecolor="none",
+                borderpad=0.8,
+                borderaxespad=0,
+                bbox_to_anchor=(1, 0.015),
+            )
+        _write_labels(axes, [(p["kl"], p["reward"], p["label"]) for p in points if p.get("label")], curves)
+    return fig
