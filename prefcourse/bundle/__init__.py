@@ -5,9 +5,8 @@
 Seven steps, each a function of the ones before: corpus, tokenizer, base, sft, gold, prompts, pairs; then the card.
 What a step found is kept in `build/steps/STEP.json`, and a step that has one is not run again, so an interrupted run
 goes on where it stopped (pre-training within the step too). On two cores it takes about two hours, nearly all of it
-pre-training. Corpus and tokenizer come out the same to the byte, gold to the third decimal;
-the models depend on the machine's arithmetic
-and come out within the band that the card states.
+pre-training. Corpus, tokenizer and gold reward come out the same to the byte; the models depend on the machine's
+arithmetic and come out within the band that the card states, and what they write (prompts, pairs) with them.
 """
 
 import hashlib

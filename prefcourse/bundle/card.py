@@ -64,10 +64,10 @@ pieces, with rarer words and names, serves in the first part of pre-training.
 | held-out nats per token (test) | – | {sft["nats_per_token_test"]:.3f} |
 
 Nats per token: the mean of -log p over all tokens of 3,000 held-out short reviews, each scored alone, from
-`<|endoftext|>` before it to `<|endoftext|>` after it. Another machine's arithmetic gives other weights; its models
-should come out within 0.05 nats of these (a band we set, not one we measured: there has been one full run). Corpus and tokenizer (SHA-256 `{f["tokenizer"]["sha256"][:16]}…`) come
-out the same. The gold reward does up to the third decimal: a fit with one thread instead of two moved 10 of its weights
-by 0.001.
+`<|endoftext|>` before it to `<|endoftext|>` after it. Corpus, tokenizer
+(SHA-256 `{f["tokenizer"]["sha256"][:16]}…`) and gold reward come out the same to the byte on any number of threads. Another machine's
+arithmetic gives other weights of the models, and with them other prompts and pairs; its models should come out within
+0.05 nats of these (a band we set, not one we measured: there has been one full run).
 
 `sft` is fine-tuned on what `base` itself writes: of {sft["sampled"]:,} reviews sampled at temperature 0.7, {sft["ended"]:,} ended within
 40 tokens, {sft["fit"]:,} of them were distinct and in the language of TinyReviews, and the {sft["rows"]:,} that `base` finds most

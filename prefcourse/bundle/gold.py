@@ -6,6 +6,7 @@ whole review would be far too sure of themselves. Only words of TinyReviews coun
 
 import json
 import random
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -43,7 +44,8 @@ def fit(texts: list[str], labels: list[int], words: set[str]) -> GoldReward:
     ones = torch.arange(len(texts))  # the bias is the weight of a last column of ones
     place = torch.stack([torch.cat([row, ones]), torch.cat([column, torch.full_like(ones, len(names))])])
     value = torch.cat([count, torch.ones_like(ones)]).double()
-    weight = _newton(torch.sparse_coo_tensor(place, value, (len(texts), len(names) + 1)), torch.tensor(labels).double())
+    size = (len(texts), len(names) + 1)
+    weight = _newton(torch.sparse_coo_tensor(place, value, size, check_invariants=True), torch.tensor(labels).double())
     rounded = {n: round(w, 3) for n, w in zip(names, weight[:-1].tolist(), strict=True)}
     return GoldReward({n: w for n, w in rounded.items() if w}, round(weight[-1].item(), 3))
 
@@ -54,7 +56,9 @@ def _newton(counts: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Each step solves H s = g by conjugate gradients, to a tolerance that shrinks with the gradient g. As H ⪰ λ, the
     error of the weights is at most ‖g‖ / λ. Raises RuntimeError if that is not tiny after 50 steps.
     """
-    by_row, by_column = counts.coalesce().to_sparse_csr(), counts.T.coalesce().to_sparse_csr()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        by_row, by_column = counts.coalesce().to_sparse_csr(), counts.T.coalesce().to_sparse_csr()
     penalty = torch.full((counts.shape[1],), L2, dtype=torch.float64)
     penalty[-1] = 1e-6  # next to nothing: the bias is free
     weight = torch.zeros_like(penalty)
