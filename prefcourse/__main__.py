@@ -114,6 +114,14 @@ def bundle_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def results_command(args: argparse.Namespace) -> int:
+    """Run what is missing of a grid of experiments and store its result."""
+    from prefcourse.results import write
+
+    print(write(args.name, Path(args.out), Path(args.work)))
+    return 0
+
+
 def _compare(policy, world, name: str, seed: int) -> dict:
     """Evaluate `policy` and, for comparison, another sample of sft itself, on the test prompts."""
     from prefcourse.evaluate import evaluate
@@ -166,6 +174,12 @@ def main(argv: list[str] | None = None) -> int:
     add.add_argument("--work", default="build", help="folder for the corpus, checkpoints and what each step found")
     add.add_argument("--redo", help="run this step and all after it again")
     add.set_defaults(run=bundle_command)
+
+    add = commands.add_parser("results", help="run a grid of experiments and store its result (resumable)")
+    add.add_argument("name", help="name of the grid, such as pairs-needed; a wrong name lists them all")
+    add.add_argument("--out", default="data/results")
+    add.add_argument("--work", default="build/results", help="folder in which every finished run is kept")
+    add.set_defaults(run=results_command)
 
     args = parser.parse_args(argv)
     try:

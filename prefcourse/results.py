@@ -1,0 +1,216 @@
+"""Results that take too long for a notebook: grids of training runs, stored in `data/results/NAME.json`.
+
+    python -m prefcourse results pairs-needed        # runs what is missing, then writes data/results/pairs-needed.json
+
+A grid is a list of settings, each a small dict with a seed in it. `run` turns one of them into metrics. Every finished
+run is kept in `build/results/NAME/`, so an interrupted grid goes on where it stopped. A lesson reads a stored result
+with `load`, re-runs one of its points with the same function, and asserts that it lands in the stored band.
+"""
+
+import copy
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefcourse.evaluate import Estimate, Evaluation, evaluate
+from prefcourse.generate import generate
+from prefcourse.preferences import Row
+from prefcourse.train import train
+from prefcourse.world import World, data_folder, load_world
+
+Setting = dict[str, Any]
+LABELS = 1_600  # pairs that a run of lesson 01 sees, each once or several times: 100 steps of 16
+BATCH = 16
+BETA, LR = 0.1, 1.5e-4
+METRICS = ("gold_reward", "win_rate", "kl", "distinct_2")
+
+
+def write(name: str, folder: Path, work: Path, say: Callable[[str], None] = print) -> Path:
+    """Run what is missing of grid `name` and write `folder/name.json`.
+
+    Raises ValueError for a name that is not in GRIDS.
+    """
+    if name not in GRIDS:
+        raise ValueError(f"there is no grid {name!r}; the grids are: {', '.join(GRIDS)}")
+    what, settings, run = GRIDS[name]
+    world, runs = load_world(), []
+    for number, setting in enumerate(settings, start=1):
+        kept = work / name / ("_".join(f"{k}={v}" for k, v in setting.items()).replace("/", "-") + ".json")
+        if not kept.exists():
+            began = time.time()
+            found = run(world, **setting)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            part = kept.with_suffix(".part")
+            part.write_text(json.dumps({"setting": setting, "date": time.strftime("%Y-%m-%d"), **found,
+                                        "seconds": round(time.time() - began)}))  # fmt: skip
+            part.replace(kept)  # a run is kept whole or not at all
+        runs.append(json.loads(kept.read_text()))
+        say(f"[{number}/{len(settings)}] {name} {setting}: {runs[-1]['seconds']} s")
+    record = {
+        "what": what,
+        "command": f"python -m prefcourse results {name}",
+        "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers")},
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
+        "date": max(r.pop("date") for r in runs),
+        "runs": runs,
+    }
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = json.dumps({**record, "runs": []}, indent=1).removesuffix("[]\n}")
+    path.write_text(lines + "[\n" + ",\n".join("  " + json.dumps(r) for r in runs) + "\n ]\n}\n", encoding="utf-8")
+    return path
+
+
+def load(name: str) -> dict:
+    """The stored result `name`: a dict with what, command, versions, machine, date, and runs.
+
+    Raises FileNotFoundError if there is none, with the command that makes it.
+    """
+    path = data_folder() / "results" / f"{name}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such stored result. Make it with `python -m prefcourse results {name}`.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def column(stored: Mapping, metric: str, by: str) -> dict[Any, list[float]]:
+    """The values of `metric` of a stored result, one per seed, for each value of the setting `by`."""
+    found: dict[Any, list[float]] = {}
+    for run in stored["runs"]:
+        found.setdefault(run["setting"][by], []).append(run["metrics"][metric]["value"])
+    return found
+
+
+# ------------------------------------------------------------------------- lesson 01: what preference data must be like
+
+
+def pairs_needed(world: World, pairs: int, seed: int) -> dict:
+    """DPO on `pairs` random training pairs, repeated until the run has seen LABELS of them."""
+    return fit(world, random.Random(seed).sample(world.pairs["train"], pairs), seed)
+
+
+def label_noise(world: World, flips: float, seed: int) -> dict:
+    """DPO on LABELS random training pairs of which the share `flips` has chosen and rejected exchanged."""
+    rng = random.Random(seed)
+    rows = rng.sample(world.pairs["train"], LABELS)
+    turned = set(rng.sample(range(LABELS), round(flips * LABELS)))
+    return fit(world, [exchanged(row) if i in turned else row for i, row in enumerate(rows)], seed)
+
+
+def response_diversity(world: World, temperature: float, seed: int) -> dict:
+    """DPO on one pair for each of LABELS prompts, sampled at `temperature`, labelled by a coin on the gold reward."""
+    prompts = [row["prompt"] for row in world.prompts["train"]][:LABELS]
+    sides = [
+        [
+            c.text
+            for c in generate(world.sft, world.tokenizer, prompts, temperature=temperature, seed=1_000 + 2 * seed + k)
+        ]
+        for k in (0, 1)
+    ]
+    rows, rng = [], random.Random(seed)
+    gold = [world.gold(prompts, side).tolist() for side in sides]
+    for prompt, a, b, ra, rb in zip(prompts, *sides, *gold, strict=True):
+        if a.strip() and b.strip() and a != b:
+            first = rng.random() < torch.tensor(ra - rb).sigmoid().item()
+            rows.append({"prompt": prompt, "chosen": a if first else b, "rejected": b if first else a})
+    differences = [abs(ra - rb) for ra, rb in zip(*gold, strict=True)]
+    return {
+        "pairs": len(rows),
+        "same_text": LABELS - len(rows),
+        "mean_difference": sum(differences) / LABELS,
+        **fit(world, rows, seed),
+    }
+
+
+def prompt_diversity(world: World, prompts: int, types: str, seed: int) -> dict:
+    """DPO on pairs of only `prompts` prompts, of one type or of all; LABELS labels in all, repeated where too few."""
+    rng = random.Random(seed)
+    names = [row["prompt"] for row in world.prompts["train"] if types in ("all", row["type"])]
+    kept = set(rng.sample(names, prompts))
+    rows = [row for row in world.pairs["train"] if row["prompt"] in kept]
+    rng.shuffle(rows)
+    return {"pairs": min(len(rows), LABELS), **fit(world, rows[:LABELS], seed)}
+
+
+def exchanged(row: Row) -> Row:
+    """The same pair with the other label."""
+    return {"prompt": row["prompt"], "chosen": row["rejected"], "rejected": row["chosen"]}
+
+
+def fit(world: World, rows: Sequence[Row], seed: int, steps: int = LABELS // BATCH) -> dict:
+    """Train DPO from `world.sft` on `rows` for `steps` steps, and measure: {"metrics": …} on the 400 test prompts."""
+    policy = copy.deepcopy(world.sft)
+    train(policy, list(rows), world.tokenizer, reference=world.sft, loss="dpo", beta=BETA, lr=LR, steps=steps,
+          batch_size=BATCH, seed=seed, progress=False)  # fmt: skip
+    return {"metrics": metrics(evaluate(policy, world, seed=seed))}
+
+
+def metrics(found: Evaluation, names: Sequence[str] = METRICS) -> dict[str, dict[str, float]]:
+    """The estimates `names` of an evaluation as plain dicts of value, low, high, rounded to four decimals."""
+    return {name: {k: round(v, 4) for k, v in asdict(found[name]).items()} for name in names}
+
+
+def estimate(stored: Mapping[str, float]) -> Estimate:
+    """The Estimate that `metrics` stored."""
+    return Estimate(stored["value"], stored["low"], stored["high"])
+
+
+# ------------------------------------------------------------------------------------------- the main job
+
+
+def main_job(world: World, seed: int) -> dict:
+    """`python -m prefcourse train` at its defaults: what it found for sft and for dpo."""
+    import tempfile
+
+    from prefcourse.__main__ import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        if main(["train", "--seed", str(seed), "--out", folder]):
+            raise RuntimeError("python -m prefcourse train failed: see above")
+        record = json.loads((Path(folder) / "run.json").read_text())
+    return {key: record[key] for key in ("command", "settings", "results")}
+
+
+def _grid(seeds: int, **values: Sequence) -> list[Setting]:
+    """Every combination of `values` for each seed; seeds outermost, so that the first runs cover the whole range."""
+    settings: list[Setting] = [{}]
+    for name, options in values.items():
+        settings = [{**s, name: option} for s in settings for option in options]
+    return [{**s, "seed": seed} for seed in range(seeds) for s in settings]
+
+
+GRIDS: dict[str, tuple[str, list[Setting], Callable[..., dict]]] = {
+    "main-job": ("the main job at its defaults, 400 test prompts", _grid(3), main_job),
+    "pairs-needed": (
+        "DPO on n pairs, 1,600 labels seen in all; 400 test prompts",
+        _grid(5, pairs=(50, 100, 200, 400, 800, 1600)),
+        pairs_needed,
+    ),
+    "label-noise": (
+        "DPO on 1,600 pairs with a share of the labels flipped; 400 test prompts",
+        _grid(3, flips=(0.0, 0.1, 0.2, 0.3, 0.4)),
+        label_noise,
+    ),
+    "response-diversity": (
+        "DPO on one pair for each of 1,600 prompts, sampled at a temperature; 400 test prompts",
+        _grid(3, temperature=(0.4, 0.7, 1.0, 1.3)),
+        response_diversity,
+    ),
+    "prompt-diversity": (
+        "DPO on 1,600 labels from few or many prompts, of one type or of all; 400 test prompts",
+        [
+            {"prompts": n, "types": types, "seed": seed}
+            for seed in range(3)
+            for n, types in ((30, "all"), (100, "all"), (300, "all"), (300, "negative"), (300, "question"))
+        ],
+        prompt_diversity,
+    ),
+}  # fmt: skip
