@@ -17,14 +17,6 @@ PAIRED = [name for name, loss in LOSSES.items() if loss.data == "paired"]
 WITH_REFERENCE = [name for name in PAIRED if LOSSES[name].needs_reference]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors of five numbers: more threads only wait for each other
-    yield
-    torch.set_num_threads(threads)
-
-
 def vec(*values, dtype=F64):
     return torch.tensor(values, dtype=dtype)
 

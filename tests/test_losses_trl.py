@@ -25,14 +25,6 @@ from trl.trainer.kto_trainer import KTOTrainer
 N, T = 1000, 24  # examples; completion tokens at most
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def stand_in(**attributes):
     """What TRL's loss methods read from `self`, on one CPU process."""
     same = lambda x: x  # noqa: E731

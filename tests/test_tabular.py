@@ -24,14 +24,6 @@ from prefcourse.tabular import (
 BETAS = [0.1, 0.3, 1.0]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def world(seed=0, X=3, Y=6):
     """A random reference and a random reward, (X, Y)."""
     g = torch.Generator().manual_seed(seed)
