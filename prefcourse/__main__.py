@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     add.add_argument("--loss", default="dpo")
     add.add_argument("--beta", type=float, help="the loss's β (default: the loss's own)")
     add.add_argument("--lr", type=float, default=1.5e-4)
-    add.add_argument("--epochs", type=float, default=0.5)
+    add.add_argument("--epochs", type=float, default=0.65)
     add.add_argument("--steps", type=int)
     add.add_argument("--batch-size", type=int, default=32)
     add.add_argument("--out", default="runs/dpo", help="folder for the model, its history and the figure")
