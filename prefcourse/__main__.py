@@ -1,4 +1,4 @@
-"""The command line: `python -m prefcourse doctor | train | evaluate | bundle`. Each has --help."""
+"""The command line: `python -m prefcourse doctor | train | evaluate | collect | bundle | results`. Each has --help."""
 
 import argparse
 import copy
@@ -114,6 +114,30 @@ def bundle_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def collect_command(args: argparse.Namespace) -> int:
+    """Sample two answers to each prompt, ask in the terminal which is better, and keep the labels."""
+    from prefcourse.annotate import PreferenceDataCollector, label_in_terminal
+    from prefcourse.labels import LabelFile, preference_rows
+    from prefcourse.preferences import read_rows, write_rows
+    from prefcourse.world import load_model, load_world
+
+    world = load_world(folder=args.world)
+    rows = read_rows(args.prompts, ["prompt"]) if args.prompts else world.prompts["train"]
+    model = load_model(args.model) if args.model else world.sft
+    with LabelFile(args.file) as file:
+        collector = PreferenceDataCollector(model, world.tokenizer, name=args.model or "sft", seed=args.seed)
+        found = collector.collect([row["prompt"] for row in rows[: args.count]], temperature=args.temperature)
+        repeated = sum(pair["metadata"]["duplicates"] for pair in found)
+        if repeated:
+            print(f"{repeated} answers came out twice or empty and were drawn again.")
+        label_in_terminal(found, file, gold=world.gold, seed=args.seed)
+        pairs, counts = preference_rows(file.records)
+    if args.export:
+        write_rows(args.export, pairs)
+        print(f"{len(pairs)} pairs in {args.export} ({counts['tie']} ties and {counts['skip']} skips make none).")
+    return 0
+
+
 def results_command(args: argparse.Namespace) -> int:
     """Run what is missing of a grid of experiments and store its result."""
     from prefcourse.results import write
@@ -175,6 +199,22 @@ def main(argv: list[str] | None = None) -> int:
     add.add_argument("--redo", help="run this step and all after it again")
     add.set_defaults(run=bundle_command)
 
+    add = commands.add_parser(
+        "collect",
+        help="label pairs in the terminal",
+        description="Shows two answers at a time and asks which is better. Every label is on the disk before the next "
+        "pair appears; the same command goes on where you stopped.",
+    )
+    add.add_argument("--file", default="runs/my-labels.jsonl", help="where the labels go (default: %(default)s)")
+    add.add_argument("--prompts", help="JSON lines with the column prompt (default: the bundled training prompts)")
+    add.add_argument("--count", type=int, default=40, help="how many prompts to use (default: %(default)s)")
+    add.add_argument("--model", help="folder of the model that answers (default: the bundled sft)")
+    add.add_argument("--temperature", type=float, default=1.0)
+    add.add_argument("--seed", type=int, default=0, help="of the answers and of the order in which they are shown")
+    add.add_argument("--export", help="also write the pairs as JSON lines with prompt, chosen, rejected")
+    add.add_argument("--world", help="folder of another copy of the bundled world")
+    add.set_defaults(run=collect_command)
+
     add = commands.add_parser("results", help="run a grid of experiments and store its result (resumable)")
     add.add_argument("name", help="name of the grid, such as pairs-needed; a wrong name lists them all")
     add.add_argument("--out", default="data/results")
@@ -188,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
 
             quiet()
         return args.run(args)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, BlockingIOError, FloatingPointError) as error:
         print(f"prefcourse {args.command}: {error}", file=sys.stderr)
         return 2
 

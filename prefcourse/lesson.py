@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from IPython import get_ipython
 from IPython.display import display
+from matplotlib import pyplot as plt
 from PIL import Image
 
 from prefcourse import plots
@@ -146,7 +147,7 @@ def show(fig, alt: str) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, format="png", optimize=True)  # a palette of 256 colours: a third of the size, no visible loss
     width, height = (round(inches * fig.dpi) for inches in fig.get_size_inches())
-    plots.plt.close(fig)
+    plt.close(fig)
     png = base64.b64encode(buffer.getvalue()).decode()
     look = dict(alt=alt, width=width, height=height)
     _display({"image/png": png, "text/plain": f"[figure: {alt}]"}, {"image/png": look})

@@ -21,6 +21,9 @@ from typing import Any
 
 import torch
 
+from prefcourse.aggregation import confident, majority, vote_share
+from prefcourse.agreement import MISSING, A, percent_agreement
+from prefcourse.annotators import Annotator, exchanged, panel, questions, resolve
 from prefcourse.evaluate import Estimate, Evaluation, evaluate
 from prefcourse.generate import generate
 from prefcourse.preferences import Row
@@ -140,9 +143,23 @@ def prompt_diversity(world: World, prompts: int, types: str, seed: int) -> dict:
     return {"pairs": min(len(rows), LABELS), **fit(world, rows[:LABELS], seed)}
 
 
-def exchanged(row: Row) -> Row:
-    """The same pair with the other label."""
-    return {"prompt": row["prompt"], "chosen": row["rejected"], "rejected": row["chosen"]}
+def annotator_panel(world: World, annotators: int, rule: str, seed: int) -> dict:
+    """DPO on LABELS pairs, labelled anew by a panel of people who, four times in ten, click without looking.
+
+    rule: "majority" of the panel, or "unanimous": only the pairs on which all agree, repeated until LABELS are seen.
+    """
+    rows = random.Random(seed).sample(world.pairs["train"], LABELS)
+    asked = questions(rows, seed=seed)
+    labels = panel([Annotator(lapse=0.4)] * annotators, asked, seed=seed).labels
+    found = majority(labels) if rule == "majority" else confident(vote_share(labels), 1.0)[0]
+    kept = found != MISSING
+    right = (found == A) == (asked.difference > 0)
+    return {
+        "pairs": int(kept.sum()),
+        "right": round(float(right[kept & (asked.difference != 0)].mean()), 4),
+        "agreement": round(percent_agreement(labels), 4) if annotators > 1 else None,
+        **fit(world, resolve(rows, asked, found), seed),
+    }
 
 
 def fit(world: World, rows: Sequence[Row], seed: int, steps: int = LABELS // BATCH) -> dict:
@@ -203,6 +220,15 @@ GRIDS: dict[str, tuple[str, list[Setting], Callable[..., dict]]] = {
         "DPO on one pair for each of 1,600 prompts, sampled at a temperature; 400 test prompts",
         _grid(3, temperature=(0.4, 0.7, 1.0, 1.3)),
         response_diversity,
+    ),
+    "annotators": (
+        "DPO on 1,600 pairs labelled by a panel, each annotator with a lapse rate of 0.4; 400 test prompts",
+        [
+            {"annotators": n, "rule": rule, "seed": seed}
+            for seed in range(3)
+            for n, rule in ((1, "majority"), (3, "majority"), (9, "majority"), (3, "unanimous"))
+        ],
+        annotator_panel,
     ),
     "prompt-diversity": (
         "DPO on 1,600 labels from few or many prompts, of one type or of all; 400 test prompts",
