@@ -23,6 +23,7 @@ from prefcourse.preferences import Row
 from prefcourse.rewards import GoldReward
 from prefcourse.train import progress_bar
 
+KEYS = {"a": "A", "b": "B", "t": "tie", "s": "skip"}  # what to press, and the label it gives
 ROUNDS = 5  # how often we draw again for answers that came out the same
 
 
@@ -103,10 +104,10 @@ class PreferenceDataCollector:
 
 
 def to_label(pairs: Sequence[dict[str, Any]], *, seed: int = 0, where: str = "pairs") -> list[Record]:
-    """What there is to judge, one dict each with prompt, response_a, response_b and `shown_first`.
+    """What there is to judge, one dict each with prompt, response_a and response_b. A is the one shown first.
 
-    pairs: rows with chosen and rejected, or what `collect` gives (the first two responses). Which text is A and which
-    is shown first is drawn from `seed`, so that neither tells which is better. A collected prompt with fewer than two
+    pairs: rows with chosen and rejected, or what `collect` gives (the first two responses). Which text becomes A is
+    drawn from `seed`, so that the place does not tell which is better. A collected prompt with fewer than two
     different answers has nothing to compare and is left out. Raises ValueError for a row without the columns.
     """
     if not pairs:
@@ -127,7 +128,7 @@ def to_label(pairs: Sequence[dict[str, Any]], *, seed: int = 0, where: str = "pa
             texts.reverse()
         item = {"prompt": pair.get("prompt"), "response_a": texts[0], "response_b": texts[1]}
         check_label({**item, "label": "skip"}, f"{where}, row {number}")
-        found.append({**item, "shown_first": rng.choice("AB")})
+        found.append(item)
     return found
 
 
@@ -152,7 +153,7 @@ def label_in_terminal(
     pairs: Sequence[dict[str, Any]], file: LabelFile, *, gold: GoldReward | None = None, seed: int = 0,
     annotator: str = "me", ask: Callable[[str], str] = input, say: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Show pairs one after the other and ask: 1 or 2 for the better answer, t tie, s skip, u undo, q quit.
+    """Show pairs one after the other and ask: a or b for the better answer, t tie, s skip, u undo, q quit.
 
     Pairs that `file` has labels for are not asked again. `gold` is only consulted at the end. End of input and
     Ctrl-C stop as q does; what was labelled is on the disk by then.
@@ -166,11 +167,9 @@ def label_in_terminal(
     try:
         while waiting:
             item, began = waiting[0], time.monotonic()
-            order = "AB" if item["shown_first"] == "A" else "BA"
             say(f"\n[{len(items) - len(waiting) + 1}/{len(items)}]  {item['prompt']} ...")
-            for number, side in enumerate(order, start=1):
-                say(f"  {number}  {item[f'response_{side.lower()}'].strip()}")
-            answer = ask("better: 1 or 2 (t tie, s skip, u undo, q quit)? ").strip().lower()
+            say(f"  a  {item['response_a'].strip()}\n  b  {item['response_b'].strip()}")
+            answer = ask("better: a or b (t tie, s skip, u undo, q quit)? ").strip().lower()
             if answer == "q":
                 break
             if answer == "u":
@@ -178,12 +177,11 @@ def label_in_terminal(
                 say("There is nothing to undo." if undone is None else f"Undone: {undone['prompt']} ...")
                 waiting = still_open(items, file.records)
                 continue
-            labels = {"1": order[0], "2": order[1], "t": "tie", "s": "skip"}
-            if answer not in labels:
-                say(f"{answer!r} is none of 1, 2, t, s, u, q. Please answer again.")
+            if answer not in KEYS:
+                say(f"{answer!r} is none of {', '.join(KEYS)}, u, q. Please answer again.")
                 continue
             seconds = round(time.monotonic() - began, 1)
-            file.append({**item, "label": labels[answer], "annotator": annotator, "seconds": seconds})
+            file.append({**item, "label": KEYS[answer], "annotator": annotator, "seconds": seconds})
             waiting = waiting[1:]
     except (EOFError, KeyboardInterrupt):
         say("")

@@ -26,6 +26,7 @@ from prefcourse.agreement import MISSING, A, percent_agreement
 from prefcourse.annotators import Annotator, exchanged, panel, questions, resolve
 from prefcourse.evaluate import Estimate, Evaluation, evaluate
 from prefcourse.generate import generate
+from prefcourse.personal import TASTES, taste_shift
 from prefcourse.preferences import Row
 from prefcourse.train import train
 from prefcourse.world import World, data_folder, load_world
@@ -229,6 +230,11 @@ GRIDS: dict[str, tuple[str, list[Setting], Callable[..., dict]]] = {
             for n, rule in ((1, "majority"), (3, "majority"), (9, "majority"), (3, "unanimous"))
         ],
         annotator_panel,
+    ),
+    "own-labels": (
+        "DPO on 60 labels of a simulated learner with a taste; 400 test prompts",
+        _grid(3, taste=tuple(TASTES)),
+        taste_shift,
     ),
     "prompt-diversity": (
         "DPO on 1,600 labels from few or many prompts, of one type or of all; 400 test prompts",

@@ -2,6 +2,7 @@
 
     explore(draw, beta=log_slider("β", 1.0, 0.05, 20), reward=slider("reward", 1.0, -3, 3))
     step_through(models, samples, prompts, world.tokenizer, world.gold)
+    label_pairs(pairs, "runs/my-labels.jsonl")          # the labelling app, from `prefcourse.labelling`
 
 Only core ipywidgets, which are the same in versions 7.7 and 8. A widget calls functions of the package and holds no
 logic of its own, so whatever it shows can be had without it, as a static figure.
@@ -17,9 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse import plots
 from prefcourse.generate import Completion, generate
+from prefcourse.labelling import label_pairs
 from prefcourse.lesson import show, show_samples
 from prefcourse.rewards import GoldReward
 
+__all__ = ["explore", "label_pairs", "log_slider", "slider", "step_through"]
 PAGE = 4  # prompts on the screen at a time
 
 
