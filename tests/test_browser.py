@@ -1,0 +1,109 @@
+"""The labelling app in JupyterLab, in a real browser: mouse, keyboard, undo, reload, and the labels on the disk.
+
+Needs Chromium (`apt-get install chromium`, or PREFCOURSE_CHROMIUM=/path/to/it); without one the test is skipped and
+says so.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from prefcourse.labels import read_labels
+
+CHROMIUM = os.environ.get("PREFCOURSE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+CELL = """
+from prefcourse.rewards import GoldReward
+from prefcourse.widgets import label_pairs
+
+pairs = [{"prompt": f"Film {i}", "chosen": f" is good {i}.", "rejected": f" is bad {i}."} for i in range(4)]
+label_pairs(pairs, "labels.jsonl", gold=GoldReward({"good": 1.0, "bad": -1.0}))
+"""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab on a free port, in an empty folder with one notebook; gives its address."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(CELL.strip())], metadata=kernel), tmp_path / "label.ipynb")
+    config = tmp_path / "config"
+    (config / "labconfig").mkdir(parents=True)
+    (config / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(QUIET))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--expose-app-in-browser", "--allow-root",
+               "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyter", "lab", *command], cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=(tmp_path / "server.log").open("w"), env={**os.environ, "JUPYTER_CONFIG_DIR": str(config)},
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"{address}/api", timeout=1)
+            break
+        except OSError:
+            time.sleep(0.5)
+    else:
+        server.kill()
+        pytest.fail("JupyterLab did not start:\n" + (tmp_path / "server.log").read_text()[-2000:])
+    yield address
+    server.terminate()
+    server.wait()
+
+
+def run_all(page, address):
+    """Open the notebook anew and run its cell; returns once the app is there."""
+    page.goto(f"{address}/lab/tree/label.ipynb?reset")
+    page.wait_for_function("window.jupyterapp && window.jupyterapp.shell.currentWidget?.sessionContext")
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.get_by_role("button", name="A is better (a)").wait_for(timeout=60_000)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium, or set PREFCOURSE_CHROMIUM")
+def test_labelling_in_jupyterlab(lab, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        page.set_default_timeout(60_000)
+        run_all(page, lab)
+        page.get_by_role("button", name="A is better (a)").click()
+        page.get_by_text("1 of 4 labelled").wait_for()
+        keys = page.get_by_placeholder("keys: a b t s u")
+        keys.press("b")
+        page.get_by_text("2 of 4 labelled").wait_for()
+        keys.press("t")
+        page.get_by_text("3 of 4 labelled").wait_for()
+        keys.press("u")
+        page.get_by_text("2 of 4 labelled. Undone.").wait_for()
+        assert [r["label"] for r in read_labels(tmp_path / "labels.jsonl")] == ["A", "B"]
+        page.screenshot(path=tmp_path / "app.png")
+
+        run_all(page, lab)  # a reloaded page; the kernel lives on
+        page.get_by_text("2 of 4 labelled").wait_for()
+        keys = page.get_by_placeholder("keys: a b t s u")
+        keys.press("a")
+        page.get_by_text("3 of 4 labelled").wait_for()
+        assert "true reward" not in page.content()
+        page.get_by_role("button", name="B is better (b)").click()
+        page.get_by_text("All 4 pairs are labelled").wait_for()
+        page.get_by_text("The true reward of this world chooses as you did").wait_for()
+        page.screenshot(path=tmp_path / "end.png")
+        browser.close()
+    records = read_labels(tmp_path / "labels.jsonl")
+    assert [r["label"] for r in records] == ["A", "B", "A", "B"] and len({r["prompt"] for r in records}) == 4
