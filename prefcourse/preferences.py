@@ -61,6 +61,8 @@ def read_rows(path: str | Path, columns: Sequence[str] = PAIRED) -> list[Row]:
 def check_rows(rows: Iterable[Row], columns: Sequence[str] = PAIRED, where: str = "rows") -> list[Row]:
     """Return `rows` as a list if each has `columns` as non-empty strings, and chosen differs from rejected.
 
+    The label of an unpaired row, where there is one, must be a bool.
+
     Raises ValueError that names `where`, the row's number (from 1), the field and what to do.
     """
     rows = list(rows)
@@ -73,10 +75,14 @@ def check_rows(rows: Iterable[Row], columns: Sequence[str] = PAIRED, where: str 
         for column in columns:
             if column not in row:
                 raise ValueError(f"{place}: no column '{column}' (it has {', '.join(row)}). Add or rename it.")
+            if column == "label":
+                continue
             if not isinstance(row[column], str):
                 raise ValueError(f"{place}: '{column}' must be text, got {row[column]!r:.80}.")
             if not row[column].strip():
                 raise ValueError(f"{place}: '{column}' is empty. Remove the row or fill it in.")
+        if "completion" in columns and not isinstance(row.get("label", True), bool):
+            raise ValueError(f"{place}: 'label' must be true or false, got {row['label']!r:.80}.")
         if "rejected" in columns and row["chosen"] == row["rejected"]:
             raise ValueError(f"{place}: chosen and rejected are the same text: {row['chosen']!r:.80}. Remove the row.")
     return rows
@@ -114,7 +120,8 @@ def encode(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> 
     """
     if not prompt or not completion:
         raise ValueError(f"prompt and completion must not be empty, got {prompt!r} and {completion!r:.80}")
-    return tokenizer(prompt)["input_ids"], [*tokenizer(completion)["input_ids"], tokenizer.eos_token_id]
+    ids = tokenizer(completion, add_special_tokens=False)["input_ids"]  # some tokenizers would put a BOS in the middle
+    return tokenizer(prompt)["input_ids"], [*ids, tokenizer.eos_token_id]
 
 
 def collate(sequences: Sequence[tuple[list[int], list[int]]], pad_id: int = 0) -> Batch:
