@@ -32,15 +32,12 @@ class Questions:
         return len(self.difference)
 
 
-def questions(rows: Sequence[Row], reward: Reward | None = None, *, seed: int = 0) -> Questions:
-    """Turn pairs into questions: which text is A is drawn by a fair coin, so A is no better than B on average.
+def margins(rows: Sequence[Row], reward: Reward | None = None) -> np.ndarray:
+    """r(chosen) − r(rejected) of each pair, (N,), in the units of the reward; nats for `world.gold`.
 
-    The reward r*(x, y) of each side is `reward(prompts, completions)`, for example `world.gold`; without it we take the
-    columns `chosen_score` and `rejected_score`. Raises ValueError for no rows, or if neither is there.
+    reward: a function of prompts and completions; without it the columns `chosen_score` and `rejected_score` serve.
+    Raises ValueError for a row without them, and for a reward that does not give a number for each row.
     """
-    rows = list(rows)
-    if not rows:
-        raise ValueError("there are no pairs to ask about")
     if reward is None:
         for number, row in enumerate(rows, start=1):
             if not {"chosen_score", "rejected_score"} <= row.keys():
@@ -49,10 +46,24 @@ def questions(rows: Sequence[Row], reward: Reward | None = None, *, seed: int = 
     else:
         prompts = [row["prompt"] for row in rows]
         scores = [reward(prompts, [row[side] for row in rows]) for side in ("chosen", "rejected")]
+    chosen, rejected = (np.asarray(side, dtype=float) for side in scores)
+    if chosen.shape != (len(rows),) or not np.isfinite([chosen, rejected]).all():
+        raise ValueError(f"the reward must give a finite number for each of {len(rows)} rows, got shape {chosen.shape}")
+    return chosen - rejected
+
+
+def questions(rows: Sequence[Row], reward: Reward | None = None, *, seed: int = 0) -> Questions:
+    """Turn pairs into questions: which text is A is drawn by a fair coin, so A is no better than B on average.
+
+    reward: the true one, as in `margins`. Raises ValueError for no rows, or where there is no reward.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError("there are no pairs to ask about")
     words = np.array([len(row["chosen"].split()) - len(row["rejected"].split()) for row in rows])
     kept = np.random.default_rng(seed).random(len(rows)) < 0.5
     sign = np.where(kept, 1, -1)
-    return Questions(sign * (np.asarray(scores[0], float) - np.asarray(scores[1], float)), sign * words, kept)
+    return Questions(sign * margins(rows, reward), sign * words, kept)
 
 
 @dataclass(frozen=True)
