@@ -1,4 +1,4 @@
-# make setup | lab | run | test | notebooks | clean
+# make setup | lab | run | test | notebooks | browser | clean
 #
 # On Windows, or without make, README.md has the same steps as plain python and pip lines.
 
@@ -17,7 +17,7 @@ NBVAL := $(TESTS)/bin/pytest -q -p no:cacheprovider --nbval --nbval-current-env 
 OFFLINE := PYTHONPATH="$(CURDIR)/tests/offline" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
            TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup lab run test notebooks clean
+.PHONY: help setup lab run test notebooks browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make run        set up, then train DPO on the bundled model and show what changed"
 	@echo "make test       everything that CI runs, in a fresh environment"
 	@echo "make notebooks  run all notebooks and write them back"
+	@echo "make browser    install Chromium for the browser test (Debian and Ubuntu, as root); without it that test is skipped"
 	@echo "make clean      remove both environments and the caches (what a bundle run left in build/ stays)"
 
 # ---------------------------------------------------------------------------------------------- the course
@@ -51,6 +52,9 @@ clean:
 	rm -rf $(VENV) $(TESTS) build/lib build/bdist.* *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq chromium; }
+
 # ---------------------------------------------------------------------------------------------- the tests
 
 # The package is installed as a wheel, not linked: the tests see what a user of the wheel sees, the bundled data included.
@@ -60,6 +64,15 @@ $(PYTHON) -m venv $(TESTS) && \
 $(TESTS)/bin/pip install --quiet -r tests/requirements.txt -c constraints.txt && \
 $(TESTS)/bin/pip install --quiet --no-deps . && \
 rm -rf build/lib build/bdist.*
+endef
+
+# Colab's IPython and widgets in a folder of their own, put before the environment of the tests: the rest is shared.
+COLAB := build/colab-site
+define COLAB_TESTS
+rm -rf $(COLAB) && $(TESTS)/bin/pip install --quiet --no-deps --target $(COLAB) ipywidgets==7.7.1 ipython==7.34.0 \
+  ipykernel==6.17.1 ipython_genutils==0.2.0 backcall==0.2.0 pickleshare==0.7.5 decorator==4.4.2 && \
+$(OFFLINE) PYTHONPATH="$(CURDIR)/$(COLAB):$(CURDIR)/tests/offline" $(TESTS)/bin/pytest -q -p no:cacheprovider \
+  -W ignore::DeprecationWarning tests/test_labelling.py tests/test_lesson.py
 endef
 
 # $(call stage,name,command): one stage with its seconds; the first that fails ends the run.
@@ -74,6 +87,7 @@ test:
 	$(call stage,fresh environment,$(INSTALL)); \
 	$(call stage,ruff,$(TESTS)/bin/ruff check . && $(TESTS)/bin/ruff format --check .); \
 	$(call stage,pytest,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5); \
+	$(call stage,pytest on Colab versions,$(COLAB_TESTS)); \
 	$(if $(LESSONS),$(call stage,nbval: lessons,$(OFFLINE) $(NBVAL) $(LESSONS));) \
 	$(if $(SOLUTIONS),$(call stage,nbval: exercise solutions,$(OFFLINE) $(NBVAL) $(SOLUTIONS));) \
 	$(if $(EXERCISES),$(call stage,nbval: exercises,$(OFFLINE) $(NBVAL) $(EXERCISES));) \
