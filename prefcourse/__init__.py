@@ -16,6 +16,8 @@ _HOME = {  # public name → its module, in the order of the lessons
     "Batch": "preferences", "check_rows": "preferences", "collate_pairs": "preferences", "encode": "preferences",
     "read_rows": "preferences", "split_by_prompt": "preferences",
     "GoldReward": "rewards",
+    "PreferenceDataCollector": "annotate", "LabelFile": "labels", "Annotator": "annotators",
+    "train_on_my_labels": "personal",
     "kl_k1": "logprobs", "kl_k3": "logprobs", "token_kl": "logprobs",
     "sequence_logps": "logprobs", "token_logps": "logprobs",
     "LOSSES": "losses", "dpo_loss": "losses",
