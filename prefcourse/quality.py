@@ -62,7 +62,7 @@ class QualityReport(Mapping):
         for finding in self.findings:
             lines.append(f"{finding.verdict:<5} {finding.name:<{wide}}  {finding.shown}")
             indent = " " * (wide + 8)
-            lines += textwrap.wrap(finding.advice, 118, initial_indent=indent, subsequent_indent=indent)
+            lines += textwrap.wrap(finding.advice, 100, initial_indent=indent, subsequent_indent=indent)
         return "\n".join(lines)
 
 
