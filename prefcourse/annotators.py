@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefcourse.agreement import MISSING, A, B, _sigmoid
+from prefcourse.agreement import MISSING, A, B, _sigmoid, expected_agreement, majority_accuracy
 from prefcourse.preferences import Row
 
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # GoldReward is one
@@ -139,6 +139,17 @@ def panel(annotators: Sequence[Annotator], asked: Questions, *, per_item: int | 
     turn = rng.random((len(asked), size)).argsort(-1).argsort(-1)  # each annotator's place in a random order
     columns = [who.label(asked, a_first[:, j], seed=[seed, j]) for j, who in enumerate(annotators)]
     return Panel(np.where(turn < per_item, np.stack(columns, axis=-1), MISSING), a_first)
+
+
+def forecast(who: Annotator, asked: Questions, sizes: Sequence[int]) -> tuple[float, list[float]]:
+    """What to expect of a panel of people like `who`, exactly: the agreement of two, and how often a majority is right.
+
+    right[i] is the mean over the questions of `majority_accuracy` for sizes[i] annotators. Each sees A first half the
+    time. Questions with equal sides have no better one and are left out of `right`.
+    """
+    p, uneven = who.probability(asked), asked.difference != 0
+    better = np.where(asked.difference > 0, p, 1 - p)[uneven]
+    return expected_agreement(p), [float(majority_accuracy(better, n).mean()) for n in sizes]
 
 
 def exchanged(row: Row) -> Row:

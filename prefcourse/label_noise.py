@@ -57,6 +57,7 @@ class LabelNoise:
     """What `label_noise` found, on M of the pairs."""
 
     flips: Estimate  # ε, the share of flipped labels; the interval resamples prompts and leaves the model as it is
+    slope: float  # a of the fitted curve
     accuracy: float  # the share of labels that the model, not having seen them, ranks right
     contradicted: float  # the share of labels it contradicts where it is surest: the tenth with the largest margins
     margins: np.ndarray  # (M,) nats; positive where the model agrees with the label
@@ -89,8 +90,8 @@ def label_noise(rows: Sequence[Row], *, reward_model: Reward | None = None, seed
         found = margins(rows, reward_model)
     right = (found > 0) + 0.5 * (found == 0)
     surest = np.abs(found) >= np.quantile(np.abs(found), 0.9)
-    flips = flip_share(found, prompt, rng)
-    return LabelNoise(flips, float(right.mean()), float(1 - right[surest].mean()), found, pairs)
+    flips, slope = flip_share(found, prompt, rng)
+    return LabelNoise(flips, slope, float(right.mean()), float(1 - right[surest].mean()), found, pairs)
 
 
 def held_out_margins(rows: Sequence[Row], fold: np.ndarray) -> np.ndarray:
@@ -131,8 +132,8 @@ def fit_weights(features: torch.Tensor) -> torch.Tensor:
     return weights.detach()
 
 
-def flip_share(margins: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """ε of the curve ε + (1 − 2ε) σ(a m) that fits the signs of `margins` (M,) best, on a grid of ε and a.
+def flip_share(margins: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> tuple[Estimate, float]:
+    """ε and a of the curve ε + (1 − 2ε) σ(a m) that fits the signs of `margins` (M,) best, on a grid of ε and a.
 
     The interval comes from resampling `groups` (M,), the numbers of the prompts: pairs of a prompt share responses.
     """
@@ -143,8 +144,10 @@ def flip_share(margins: np.ndarray, groups: np.ndarray, rng: np.random.Generator
     fits = np.stack(fits, axis=1).reshape(len(begin), -1)  # (G, E·S) log-likelihood of each prompt's labels
     prior = np.tile(-((np.log(SLOPES) / SLOPE_SPREAD) ** 2) / 2, len(FLIPS))
     weights = rng.multinomial(len(begin), np.full(len(begin), 1 / len(begin)), size=RESAMPLES)
-    best = [FLIPS[(total + prior).argmax(-1) // len(SLOPES)] for total in (fits.sum(0), weights.astype(float) @ fits)]
-    return Estimate(float(best[0]), *map(float, np.quantile(best[1], [0.025, 0.975])))
+    best = (fits.sum(0) + prior).argmax()
+    again = FLIPS[(weights.astype(float) @ fits + prior).argmax(-1) // len(SLOPES)]
+    low, high = np.quantile(again, [0.025, 0.975])
+    return Estimate(float(FLIPS[best // len(SLOPES)]), float(low), float(high)), float(SLOPES[best % len(SLOPES)])
 
 
 def _words(text: str) -> list[str]:

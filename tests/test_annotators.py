@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prefcourse.agreement import MISSING, A, B
-from prefcourse.annotators import Annotator, Questions, exchanged, flipped, panel, questions, resolve
+from prefcourse.aggregation import majority
+from prefcourse.agreement import MISSING, A, B, percent_agreement
+from prefcourse.annotators import Annotator, Questions, exchanged, flipped, forecast, panel, questions, resolve
 
 MANY = 40_000  # a share of so many coins lies within 4 standard errors, 0.01, of its probability
 
@@ -70,6 +71,18 @@ def test_accuracy_is_the_share_of_better_sides():
         assert who.accuracy(asked) == pytest.approx(right.mean(), abs=0.01)
     assert Annotator(lapse=1).accuracy(asked) == pytest.approx(0.5)
     assert Annotator().accuracy(Questions(np.zeros(3))) == 0.5
+
+
+def test_a_forecast_is_what_panels_do():
+    asked = Questions(np.random.default_rng(0).normal(0, 1.5, 8_000))
+    who = Annotator(reliability=1.5, lapse=0.2, position_bias=0.5)
+    agreement, right = forecast(who, asked, [1, 3, 4, 9])
+    labels = panel([who] * 9, asked).labels
+    assert agreement == pytest.approx(percent_agreement(labels), abs=0.01)
+    better = np.where(asked.difference > 0, A, B)
+    for n, expected in zip([1, 3, 4, 9], right, strict=True):
+        assert (majority(labels[:, :n], ties="coin") == better).mean() == pytest.approx(expected, abs=0.02)
+    assert right[0] == pytest.approx(who.accuracy(asked)) and right[2] == pytest.approx(right[1])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from prefcourse.annotators import Annotator, exchanged, flipped, panel, questions, resolve
 from prefcourse.duplicates import jaccard, near_duplicates, words_of
 from prefcourse.findings import clustered_mean, clustered_share
-from prefcourse.label_noise import label_noise
+from prefcourse.label_noise import flip_share, label_noise
 from prefcourse.preferences import read_rows
 from prefcourse.quality import report
 from prefcourse.rewards import GoldReward
@@ -284,6 +284,15 @@ def test_the_gold_reward_as_judge_knows_better(bundled):
 def test_a_mistake_that_all_share_is_not_seen(bundled):
     turned = [exchanged(row) for row in bundled["train"]]
     assert label_noise(turned).flips.value < 0.06  # every label is wrong, and nothing contradicts any other
+
+
+def test_the_fitted_curve_is_the_one_that_made_the_data():
+    rng = np.random.default_rng(0)
+    sure = np.abs(rng.normal(0, 3, 20_000))
+    agrees = rng.random(20_000) < 0.15 + 0.7 / (1 + np.exp(-1.3 * sure))
+    flips, slope = flip_share(np.where(agrees, sure, -sure), np.arange(20_000), rng)
+    assert flips.value == pytest.approx(0.15, abs=0.01) and flips.low <= 0.15 <= flips.high
+    assert slope == pytest.approx(1.3, rel=0.12)
 
 
 def test_label_noise_needs_pairs_and_prompts(clean):

@@ -9,7 +9,16 @@ colour, line and marker each tell them apart, so the figures can be read without
 the numbers in it come from the data.
 """
 
-from prefcourse.plots.preferences import agreement_and_accuracy, majority_by_panel, noise_and_win_rate, pairs_needed
+from prefcourse.plots.data import (
+    agreement_and_accuracy,
+    diversity_by_temperature,
+    majority_by_panel,
+    noise_and_win_rate,
+    pairs_needed,
+    panel_forecast,
+    seed_means,
+)
+from prefcourse.plots.quality import quality_report
 from prefcourse.plots.runs import compare_runs, log_ratio_paths, reward_against_kl, reward_shift, training_curves
 from prefcourse.plots.style import (
     AMBER,
