@@ -118,9 +118,11 @@ def test_noise_and_win_rate():
 
 
 def test_every_seed_is_in_the_picture():
-    [axes] = plots.noise_and_win_rate({0.0: [0.70, 0.71, 0.71], 0.4: [0.20, 0.60, 0.60]}).axes
-    low, high = axes.get_ylim()
-    assert low < 0.20 and high > 0.71
+    kl = {50: [2.0, 17.0], 1600: [2.5, 2.7]}  # a dot far above the line through the means, and no bar that reaches it
+    axes = plots.pairs_needed({50: [0.5, 0.6], 1600: [0.7, 0.75]}, kl).axes[1]
+    assert axes.get_ylim()[1] > 17
+    dots = [drawn for drawn in axes.get_lines() if drawn.get_alpha()]
+    assert [list(drawn.get_ydata()) for drawn in dots] == list(kl.values())
 
 
 def test_pairs_needed_has_a_logarithmic_axis():
