@@ -121,7 +121,7 @@ def test_length_bias_beyond_the_score_is_found(clean):
 
 
 def test_an_annotators_length_bias_is_found(bundled):
-    rows = bundled["test"]
+    rows = bundled["test"][:900]
     asked = questions(rows)
     judged = resolve(rows, asked, Annotator(length_bias=0.2).label(asked))
     assert report(judged)["longer side chosen"].verdict == "act"
@@ -218,23 +218,25 @@ def test_leaking_prompts_are_found(clean):
 def test_close_pairs_and_contradictions_are_found(bundled):
     far = [
         {**row, "chosen_score": 4 * row["chosen_score"], "rejected_score": 4 * row["rejected_score"]}
-        for row in bundled["test"]
+        for row in bundled["test"][:900]
     ]
     found = report(far)
     assert found["close pairs"].verdict == "ok"
     assert found["label against score"].verdict == "act"  # on such a scale the coin would have made fewer mistakes
-    turned = report(flipped(bundled["test"], 0.25)[0])["label against score"]
+    turned = report(flipped(bundled["test"][:900], 0.3)[0])["label against score"]
     assert turned.verdict == "act" and "of the labels had been flipped" in turned.advice
 
 
 def test_agreement_of_a_panel(bundled):
-    rows = bundled["test"]
+    rows = bundled["test"][:900]
     asked = questions(rows)
     sharp = report(rows, annotations=panel([Annotator(reliability=5)] * 3, asked).labels)
     assert sharp["agreement"].verdict == "ok" and sharp["weakest annotator"].verdict == "ok"
-    mixed = report(rows, annotations=panel([Annotator(), Annotator(), Annotator(lapse=1)], asked, per_item=2).labels)
-    assert mixed["agreement"].verdict == "act"
+    mixed = report(rows, annotations=panel([Annotator(3), Annotator(3), Annotator(lapse=1)], asked).labels)
+    assert mixed["agreement"].verdict == "look"
     assert mixed["weakest annotator"].verdict == "act" and "no. 2" in mixed["weakest annotator"].shown
+    clickers = panel([Annotator(lapse=1)] * 3, asked, per_item=2).labels
+    assert report(rows, annotations=clickers)["agreement"].verdict == "act"
     two = report(rows, annotations=panel([Annotator()] * 2, asked).labels)
     assert "weakest annotator" not in two
     with pytest.raises(ValueError, match="the same label"):
@@ -266,9 +268,8 @@ def test_contradictions_rise_and_accuracy_falls_with_the_truth(noise):
         assert values == sorted(values)
 
 
-def test_suspects_are_flipped_more_often_than_others(bundled):
-    rows, turned = flipped(bundled["train"], 0.2, seed=0)
-    found = label_noise(rows)
+def test_suspects_are_flipped_more_often_than_others(bundled, noise):
+    turned, found = flipped(bundled["train"], 0.2, seed=1)[1], noise[0.2]
     assert turned[found.suspects[:200]].mean() > 0.35  # 20 % of all
     assert (found.margins[np.isin(found.pairs, found.suspects)] < 0).all()
 
@@ -288,11 +289,11 @@ def test_a_mistake_that_all_share_is_not_seen(bundled):
 
 def test_the_fitted_curve_is_the_one_that_made_the_data():
     rng = np.random.default_rng(0)
-    sure = np.abs(rng.normal(0, 3, 20_000))
-    agrees = rng.random(20_000) < 0.15 + 0.7 / (1 + np.exp(-1.3 * sure))
-    flips, slope = flip_share(np.where(agrees, sure, -sure), np.arange(20_000), rng)
-    assert flips.value == pytest.approx(0.15, abs=0.01) and flips.low <= 0.15 <= flips.high
-    assert slope == pytest.approx(1.3, rel=0.12)
+    sure = np.abs(rng.normal(0, 3, 6_000))
+    agrees = rng.random(6_000) < 0.15 + 0.7 / (1 + np.exp(-1.3 * sure))
+    flips, slope = flip_share(np.where(agrees, sure, -sure), np.arange(6_000), rng)
+    assert flips.value == pytest.approx(0.15, abs=0.02) and flips.low <= 0.15 <= flips.high
+    assert slope == pytest.approx(1.3, rel=0.2)
 
 
 def test_label_noise_needs_pairs_and_prompts(clean):
