@@ -214,7 +214,7 @@ def ceiling(difference, reliability: float = 1.0) -> float:
     The mean of max(p, 1 − p) with p = σ(reliability · (r_a − r_b)): who knows r exactly bets on the better side
     every time, and the coin still falls on the other one. `difference` is r_a − r_b in nats, (N,).
     """
-    p = _sigmoid(reliability * np.asarray(difference, dtype=float))
+    p = sigmoid(reliability * np.asarray(difference, dtype=float))
     if not p.size:
         raise ValueError("no differences: give r_a - r_b of at least one pair")
     return float(np.maximum(p, 1 - p).mean())
@@ -252,5 +252,6 @@ def majority_accuracy(accuracy, annotators: int):
     return float(total) if p.ndim == 0 else total
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """σ(x) = 1 / (1 + e^(−x)) of an array of any shape."""
     return 0.5 * (1 + np.tanh(x / 2))  # no overflow

@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.generate import generate
-from prefcourse.labels import LabelFile, Record, check_label
+from prefcourse.labels import LabelFile, Record, check_label, preference_rows
 from prefcourse.preferences import Row
 from prefcourse.rewards import GoldReward
 from prefcourse.train import progress_bar
@@ -91,10 +91,8 @@ class PreferenceDataCollector:
         """
         record = {"prompt": prompt, "response_a": response_a, "response_b": response_b, "label": human_label}
         check_label(record, "label_preference")
-        if human_label in ("tie", "skip"):
-            return None
-        chosen, rejected = (response_a, response_b) if human_label == "A" else (response_b, response_a)
-        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        rows, _ = preference_rows([record])
+        return rows[0] if rows else None
 
     def _metadata(self, temperature: float, settings: dict, duplicates: int) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefcourse.agreement import MISSING, A, B, _sigmoid, expected_agreement, majority_accuracy
+from prefcourse.agreement import MISSING, A, B, expected_agreement, majority_accuracy, sigmoid
 from prefcourse.preferences import Row
 
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # GoldReward is one
@@ -100,7 +100,7 @@ class Annotator:
         """How likely the annotator, made to choose, says A: (N,). Without `a_first` the mean over both orders."""
         if a_first is None:
             return (self.probability(asked, True) + self.probability(asked, False)) / 2
-        return (1 - self.lapse) * _sigmoid(self.logit(asked, a_first)) + self.lapse / 2
+        return (1 - self.lapse) * sigmoid(self.logit(asked, a_first)) + self.lapse / 2
 
     def accuracy(self, asked: Questions) -> float:
         """The share of questions on which this annotator is expected to pick the better side (equal sides count ½)."""
@@ -112,7 +112,7 @@ class Annotator:
         rng = np.random.default_rng(seed)
         order, looks, click, blind = rng.random((4, len(asked)))
         z = self.logit(asked, order < 0.5 if a_first is None else a_first)
-        seen = np.where(np.abs(z) < self.tie, MISSING, np.where(click < _sigmoid(z), A, B))
+        seen = np.where(np.abs(z) < self.tie, MISSING, np.where(click < sigmoid(z), A, B))
         return np.where(looks < self.lapse, np.where(blind < 0.5, A, B), seen)
 
 

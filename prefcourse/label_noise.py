@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from prefcourse.agreement import _sigmoid
+from prefcourse.agreement import sigmoid
 from prefcourse.annotators import Reward, margins
 from prefcourse.evaluate import Estimate
 from prefcourse.preferences import Row, check_rows
@@ -141,7 +141,7 @@ def flip_share(margins: np.ndarray, groups: np.ndarray, rng: np.random.Generator
     """
     order = groups.argsort(kind="stable")
     begin = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    follows = _sigmoid(np.outer(margins[order], SLOPES))  # (M, S)
+    follows = sigmoid(np.outer(margins[order], SLOPES))  # (M, S)
     fits = [np.add.reduceat(np.log(e + (1 - 2 * e) * follows + 1e-12), begin, axis=0) for e in FLIPS]
     fits = np.stack(fits, axis=1).reshape(len(begin), -1)  # (G, E·S) log-likelihood of each prompt's labels
     prior = np.tile(-((np.log(SLOPES) / SLOPE_SPREAD) ** 2) / 2, len(FLIPS))

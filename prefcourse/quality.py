@@ -7,7 +7,7 @@
 
 Intervals are 95 % and count a prompt, not a pair, as one observation: pairs of a prompt share responses. A verdict
 looks at the end of the interval nearest to what is fine, so that few data alone raise no alarm. The thresholds
-are rules of thumb, see `findings`; the numbers are what counts.
+are rules of thumb, see `findings` and `coverage`; the numbers are what counts.
 """
 
 import textwrap
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from prefcourse import findings
+from prefcourse import coverage, findings
 from prefcourse.annotators import Reward, exchanged, margins
 from prefcourse.findings import Finding
 from prefcourse.label_noise import FEWEST, FOLDS, LabelNoise, label_noise
@@ -90,7 +90,7 @@ def report(
     enough = len(rows) >= FEWEST and len(names) >= 2 * FOLDS
     noise = label_noise(rows, reward_model=reward_model, seed=seed) if enough else None
     length, unit = findings.length_gaps(rows, tokenizer), "tokens" if tokenizer else "words"  # (N,)
-    counts = findings.type_counts(rows, types)
+    counts = coverage.type_counts(rows, types)
     found: list[Finding] = []
     if annotations is not None:
         found += findings.agreement(annotations, seed)
@@ -100,12 +100,12 @@ def report(
         found += findings.flips(noise, "a held-out word-count model" if reward_model is None else "the reward model")
     found += findings.length(length, unit, margin, prompt)
     found += findings.position(rows, prompt)
-    found += findings.pairs(rows, prompt)
-    found += findings.responses(rows, seed)
-    found += findings.prompts(prompt)
-    found += findings.prompt_types(counts)
+    found += coverage.pairs(rows, prompt)
+    found += coverage.responses(rows, seed)
+    found += coverage.prompts(prompt)
+    found += coverage.prompt_types(counts)
     if splits is not None:
-        found += findings.leaks(splits)
+        found += coverage.leaks(splits)
     return QualityReport(tuple(found), len(rows), len(names), length, unit, margin, noise, counts)
 
 

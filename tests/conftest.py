@@ -11,6 +11,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFL
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import matplotlib  # noqa: E402
+import matplotlib.pyplot  # noqa: E402
 import torch  # noqa: E402
 
 matplotlib.use("Agg")  # not the variable MPLBACKEND: notebook kernels would inherit it and draw nothing
@@ -62,3 +63,10 @@ def pairs():
         for n, prompt in enumerate(starts)
         for i, j in ((0, 1), (2, 3), (0, 3))
     ]
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """No test leaves figures to the next."""
+    yield
+    matplotlib.pyplot.close("all")

@@ -3,18 +3,12 @@
 import math
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from figures import titles
 from matplotlib.colors import to_hex
 
 from prefcourse import plots
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def run(steps=60, **columns):
@@ -34,10 +28,6 @@ def run(steps=60, **columns):
         "logps/rejected": -60 + 10 * rejected,
     }
     return {name: list(values) for name, values in history.items()} | columns
-
-
-def titles(fig):
-    return [axes.get_title(loc="left") for axes in fig.axes if axes.get_title(loc="left")]
 
 
 def labels(fig):

@@ -3,9 +3,9 @@
 import math
 import random
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from figures import titles
 from matplotlib.colors import to_hex
 
 from prefcourse import plots
@@ -14,16 +14,6 @@ from prefcourse.annotators import Annotator, panel, questions
 from prefcourse.quality import report
 
 WINS = {0.0: [0.70, 0.74, 0.72], 0.2: [0.66, 0.70, 0.68], 0.4: [0.50, 0.58, 0.54]}
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def titles(fig):
-    return [axes.get_title(loc="left") for axes in fig.axes if axes.get_title(loc="left")]
 
 
 def words(fig):

@@ -2,25 +2,15 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from figures import titles
 
 from prefcourse import plots
 
 NAMES = ["dull", "fine", "lovely"]
 REFERENCE = np.array([0.5, 0.3, 0.2])
 BETAS = np.geomspace(0.1, 10, 25)
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def titles(fig):
-    return [axes.get_title(loc="left") for axes in fig.axes if axes.get_title(loc="left")]
 
 
 def optimum(beta, reward=(0.0, 1.0, 2.0)):

@@ -18,6 +18,7 @@ from prefcourse.plots.data import (
     panel_forecast,
     seed_means,
 )
+from prefcourse.plots.objective import estimator_spread, price_of_a_nat, simplex_landscapes
 from prefcourse.plots.quality import quality_report
 from prefcourse.plots.runs import compare_runs, log_ratio_paths, reward_against_kl, reward_shift, training_curves
 from prefcourse.plots.style import (
@@ -42,13 +43,10 @@ from prefcourse.plots.style import (
 )
 from prefcourse.plots.theory import (
     distance_by_step,
-    estimator_spread,
     kl_by_step,
     logps_by_step,
     loss_and_slope,
     optimum_against_beta,
-    price_of_a_nat,
     samples_for_z,
-    simplex_landscapes,
     under_the_line,
 )
