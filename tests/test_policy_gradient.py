@@ -383,6 +383,48 @@ def test_one_step_of_rloo_is_the_gradient_by_hand(stopping, tokenizer):
     assert history["reward"][0] == pytest.approx(seen.rewards.mean().item())  # the penalty is not in it
 
 
+def test_one_update_of_ppo_is_the_gradient_by_hand(stopping, tokenizer):
+    policy, reference = stopping(), stopping(1)
+    torch.nn.init.normal_((head := make_value_head(policy)).weight, std=0.1)
+    other, other_head = copy.deepcopy((policy, head))
+    settings = PPO | {"steps": 1, "batch_size": 12, "minibatches": 1, "epochs": 1, "gamma": 0.9, "lam": 0.8}
+    settings |= {"beta": 0.7, "missing_eos_penalty": 2.0, "value_coefficient": 0.3}
+    asked = []
+    reward = lambda prompts, texts: asked.extend(prompts) or letters(prompts, texts)  # noqa: E731
+    history = ppo(policy, reward, PROMPTS, tokenizer, reference=reference, value_head=head, **settings)
+    seen = rollout(other, letters, asked, tokenizer, max_new_tokens=8, seed=100_000)
+    logps, V, A, returns = [], [], [], []  # one row after another, without padding
+    for i, (ids, mask) in enumerate(zip(seen.batch.input_ids, seen.batch.completion_mask, strict=True)):
+        where = mask.nonzero()[:, 0]
+        out, ref = (m(ids[None], output_hidden_states=True) for m in (other, reference))
+        lp, ref_lp = (x.logits[0].log_softmax(-1)[where - 1, ids[where]] for x in (out, ref))
+        v = other_head(out.hidden_states[-1][0])[where - 1, 0]
+        r = (-0.7 * (lp - ref_lp)).tolist()
+        r[-1] += letters(None, [seen.texts[i]]).item() - 2.0 * (not seen.finished[i])
+        a, after = [0.0] * (len(r) + 1), [*v.tolist(), 0.0]
+        for t in reversed(range(len(r))):
+            a[t] = r[t] + 0.9 * after[t + 1] - after[t] + 0.9 * 0.8 * a[t + 1]
+        logps, V, A = [*logps, *lp], [*V, *v], [*A, *a[:-1]]
+        returns += [x + y for x, y in zip(a[:-1], after[:-1], strict=True)]
+    logps, V, A, returns = torch.stack(logps), torch.stack(V), torch.tensor(A), torch.tensor(returns)
+    A = (A - A.mean()) / A.std(correction=0)
+    value_loss = 0.5 * (V - returns).square().mean()
+    (-(A * logps).mean() + 0.3 * value_loss).backward()
+    grads = [p.grad.flatten() for p in (*other.parameters(), *other_head.parameters())]
+    assert history["value_loss"][0] == pytest.approx(value_loss.item(), rel=1e-4)
+    assert history["grad_norm"][0] == pytest.approx(torch.cat(grads).norm().item(), rel=1e-4)
+    assert 0 < seen.finished.sum() < 12
+
+
+@both
+def test_every_step_and_every_seed_draws_afresh(tiny_gpt2, tokenizer, train, settings):
+    seen = []
+    reward = lambda prompts, texts: seen.append(tuple(zip(prompts, texts, strict=True))) or torch.zeros(16)  # noqa: E731
+    for seed in (0, 1):  # one prompt and next to no learning: only the sampler's seed makes a difference
+        train(tiny_gpt2(), reward, PROMPTS[:1], tokenizer, seed=seed, **settings | {"lr": 1e-12})
+    assert len(seen) == len(set(seen)) == 6
+
+
 def test_a_missing_eos_costs_and_the_reward_sees_the_text_as_it_is(stopping, tokenizer):
     seen = rollout(stopping(), letters, PROMPTS * 8, tokenizer, max_new_tokens=3)
     cut = (~seen.finished).nonzero()[:, 0].tolist()
