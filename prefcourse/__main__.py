@@ -1,13 +1,12 @@
 """The command line: `python -m prefcourse doctor | train | evaluate | collect | bundle | results`. Each has --help."""
 
 import argparse
-import copy
 import importlib.metadata
-import json
 import platform
 import sys
-import time
 from pathlib import Path
+
+from prefcourse import jobs
 
 NEEDED = ("torch", "transformers", "datasets", "numpy", "matplotlib", "ipywidgets", "jupyterlab")
 OPTIONAL = ("accelerate", "peft")
@@ -27,7 +26,7 @@ def doctor(args: argparse.Namespace) -> int:
     try:
         import torch
 
-        from prefcourse.train import choose_precision
+        from prefcourse.devices import choose_precision
         from prefcourse.world import data_folder, verify
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,70 +39,6 @@ def doctor(args: argparse.Namespace) -> int:
         print(f"problem       {error}")
     print("All is well." if ok else "Something is missing: see above.")
     return 0 if ok else 1
-
-
-def train_command(args: argparse.Namespace) -> int:
-    """Train from the bundled SFT model, show samples before and after, measure, write model, history and a figure."""
-    from prefcourse import evaluate as ev
-    from prefcourse import plots
-    from prefcourse.generate import generate
-    from prefcourse.losses import LOSSES
-    from prefcourse.train import train
-    from prefcourse.world import load_world
-
-    world = load_world(folder=args.data)
-    settings = dict(loss=args.loss, lr=args.lr, epochs=args.epochs, steps=args.steps, batch_size=args.batch_size)
-    arguments = {"beta": args.beta} if args.beta is not None else {}
-    policy = copy.deepcopy(world.sft)
-    validation = [row["prompt"] for row in world.prompts["validation"]]
-
-    def measure(model) -> dict[str, float]:
-        sampled = generate(model, world.tokenizer, validation, seed=1)
-        return {"kl": ev.sequence_kl(model, world.sft, world.tokenizer, validation, sampled).mean().item()}
-
-    print(f"{args.loss} from sft on {len(world.pairs['train']):,} pairs, {settings | arguments}, seed {args.seed}")
-    began = time.time()
-    history = train(
-        policy, world.pairs["train"], world.tokenizer, reference=world.sft, seed=args.seed, measure=measure, **settings,
-        **arguments,
-    )  # fmt: skip
-    print(f"trained for {history['step'][-1]} steps in {time.time() - began:.0f} s")
-
-    out = Path(args.out)
-    policy.save_pretrained(out)
-    world.tokenizer.save_pretrained(out)
-    name = "trained" if args.loss == "sft" else args.loss  # "sft" is the model that we began with
-    results = _compare(policy, world, name, args.seed)
-    record = {
-        "command": f"python -m prefcourse train --loss {args.loss} --seed {args.seed}",
-        "settings": settings | arguments,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
-        "results": {column: {k: vars(v) for k, v in found.items()} for column, found in results.items()},
-        "history": history,
-    }
-    (out / "run.json").write_text(json.dumps(record, indent=1))
-    _print_samples(results["sft"], results[name], name)
-    print(ev.table(results))
-    plots.use_style()
-    scale = LOSSES[args.loss].defaults.get("beta", 1.0) if args.beta is None else args.beta
-    figure = plots.training_curves(history, beta=scale if "rewards/margins" in history else None)
-    print(f"\nfigure: {plots.save(figure, out / 'training.png')}\nmodel:  {out}")
-    return 0
-
-
-def evaluate_command(args: argparse.Namespace) -> int:
-    """Measure a saved policy against the bundled SFT model."""
-    from prefcourse import evaluate as ev
-    from prefcourse.world import load_model, load_world
-
-    if not (Path(args.policy) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{args.policy}: no model there (no config.json). Train one: python -m prefcourse train"
-        )
-    world = load_world(folder=args.data)
-    name = Path(args.policy).resolve().name
-    print(ev.table(_compare(load_model(args.policy), world, "policy" if name == "sft" else name, args.seed)))
-    return 0
 
 
 def bundle_command(args: argparse.Namespace) -> int:
@@ -146,26 +81,6 @@ def results_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(policy, world, name: str, seed: int) -> dict:
-    """Evaluate `policy` and, for comparison, another sample of sft itself, on the test prompts."""
-    from prefcourse.evaluate import evaluate
-
-    before = evaluate(world.sft, world, seed=seed)
-    return {"sft": before, name: evaluate(policy, world, seed=seed, baseline=before.baseline)}
-
-
-def _print_samples(before, after, name: str, count: int = 8) -> None:
-    """Completions of the same prompts, one of each kind in turn, before and after."""
-    print()
-    for i in range(count):
-        prompt = before.prompts[i]
-        print(f"{prompt} ...")
-        for label, side in (("sft", before), (name, after)):
-            mark = "" if side.completions[i].finished else " ..."
-            print(f"  {label:>5} {side.rewards[i]:+5.1f}  {side.completions[i].text.strip()}{mark}")
-    print()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Parse the arguments, run the command, and turn the errors we foresee into one line."""
     parser = argparse.ArgumentParser(prog="prefcourse", description=__doc__)
@@ -173,24 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     add = commands.add_parser("doctor", help="what is installed, what is missing, and what to do")
     add.set_defaults(run=doctor)
 
-    add = commands.add_parser(
-        "train", help="train DPO (or another loss on pairs) from the bundled SFT model and measure"
-    )
-    add.add_argument("--loss", default="dpo")
-    add.add_argument("--beta", type=float, help="the loss's β (default: the loss's own)")
-    add.add_argument("--lr", type=float, default=1.5e-4)
-    add.add_argument("--epochs", type=float, default=0.65)
-    add.add_argument("--steps", type=int)
-    add.add_argument("--batch-size", type=int, default=32)
-    add.add_argument("--out", default="runs/dpo", help="folder for the model, its history and the figure")
-    add.set_defaults(run=train_command)
-
-    add = commands.add_parser("evaluate", help="measure a saved policy against the bundled SFT model")
-    add.add_argument("policy", help="folder of the policy, such as runs/dpo")
-    add.set_defaults(run=evaluate_command)
-    for name in ("train", "evaluate"):
-        commands.choices[name].add_argument("--data", help="folder of another copy of the bundled world")
-        commands.choices[name].add_argument("--seed", type=int, default=0)
+    jobs.add_train(commands)
+    jobs.add_evaluate(commands)
 
     add = commands.add_parser("bundle", help="make data/ again from the IMDb reviews (about two hours)")
     add.add_argument("--imdb", default="stanfordnlp/imdb", help="name on the hub, or a folder with the parquet files")
@@ -222,13 +121,14 @@ def main(argv: list[str] | None = None) -> int:
     add.set_defaults(run=results_command)
 
     args = parser.parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else argv
     try:
         if args.command != "doctor":
             from prefcourse.world import quiet
 
             quiet()
         return args.run(args)
-    except (ValueError, FileNotFoundError, BlockingIOError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         print(f"prefcourse {args.command}: {error}", file=sys.stderr)
         return 2
 

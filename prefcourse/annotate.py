@@ -17,11 +17,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.devices import progress_bar
 from prefcourse.generate import generate
 from prefcourse.labels import LabelFile, Record, check_label, preference_rows
 from prefcourse.preferences import Row
 from prefcourse.rewards import GoldReward
-from prefcourse.train import progress_bar
 
 KEYS = {"a": "A", "b": "B", "t": "tie", "s": "skip"}  # what to press, and the label it gives
 ROUNDS = 5  # how often we draw again for answers that came out the same

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel
 
 from prefcourse.evaluate import Estimate, bootstrap, sequence_kl
 from prefcourse.generate import Completion, generate
+from prefcourse.history import History
 from prefcourse.labels import preference_rows, read_labels
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import Row, check_rows, collate_pairs
-from prefcourse.train import History, train
+from prefcourse.train import train
 from prefcourse.world import World
 
 ENOUGH = 20  # usable labels below which we do not train

@@ -31,10 +31,13 @@ from prefcourse.advantages import (
     rloo_advantages,
     whiten,
 )
+from prefcourse.batches import plan
+from prefcourse.devices import progress_bar
+from prefcourse.history import History, append
 from prefcourse.logprobs import kl_k1, token_logps
 from prefcourse.preferences import Batch
 from prefcourse.rollouts import Reward, by_length, check_run, describe, draw_seed, rollout, update
-from prefcourse.train import History, _append, lr_factor, plan, progress_bar
+from prefcourse.train import lr_factor
 
 UPDATE = ("loss", "grad_norm", "policy_loss", "value_loss", "clip_fraction")  # PPO's columns that describe its updates
 
@@ -86,14 +89,14 @@ def rloo(
         row = {"step": step, "lr": rate.get_last_lr()[0]} | describe(seen, logps, log_ratio, beta) | measured
         row |= {"loss": loss.item(), "grad_norm": math.nan}
         if row["kl"] > max_kl:
-            _append(history, row)
+            append(history, row)
             break
         row["grad_norm"] = update(optimizer, loss, max_grad_norm, step)
-        _append(history, row)
+        append(history, row)
         rate.step()
         bar.set_postfix_str(f"reward {row['reward']:.2f}, KL {row['kl']:.1f}", refresh=False)
     if measure:
-        _append(history, {"step": len(history["step"]), **measure(policy)})
+        append(history, {"step": len(history["step"]), **measure(policy)})
     return history
 
 
@@ -168,7 +171,7 @@ def ppo(
         row = {"step": step, "lr": rate.get_last_lr()[0]}
         row |= describe(seen, old, kl_k1(old, ref).sum(-1), beta) | measured | dict.fromkeys(UPDATE, math.nan)
         if row["kl"] > max_kl:
-            _append(history, row)
+            append(history, row)
             break
         found = []
         for i in (i for _ in range(epochs) for i in torch.randperm(minibatches, generator=generator).tolist()):
@@ -181,13 +184,13 @@ def ppo(
             norm = update(optimizer, loss, max_grad_norm, step)
             found.append([loss.item(), norm, policy_loss.item(), value_loss.item(), clipped.item()])
         row |= dict(zip(UPDATE, torch.tensor(found).mean(0).tolist(), strict=True))
-        _append(history, row)
+        append(history, row)
         rate.step()
         if kl_target is not None:
             beta = adapt_coefficient(beta, row["kl"], kl_target)
         bar.set_postfix_str(f"reward {row['reward']:.2f}, KL {row['kl']:.1f}", refresh=False)
     if measure:
-        _append(history, {"step": len(history["step"]), **measure(policy)})
+        append(history, {"step": len(history["step"]), **measure(policy)})
     return history
 
 

@@ -191,7 +191,7 @@ def main_job(world: World, seed: int) -> dict:
     from prefcourse.__main__ import main
 
     with tempfile.TemporaryDirectory() as folder:
-        if main(["train", "--seed", str(seed), "--out", folder]):
+        if main(["train", "--seed", str(seed), "--output", folder]):
             raise RuntimeError("python -m prefcourse train failed: see above")
         record = json.loads((Path(folder) / "run.json").read_text())
     return {key: record[key] for key in ("command", "settings", "results")}

@@ -42,7 +42,7 @@ def small(tmp_path_factory):
 def trained(small, tmp_path_factory):
     """The folder that a training run of two steps has written, and what it printed."""
     out = tmp_path_factory.mktemp("runs") / "dpo"
-    command = ["train", "--data", small, "--steps", "2", "--batch-size", "4", "--lr", "1e-3", "--out", str(out)]
+    command = ["train", "--world", small, "--steps", "2", "--batch-size", "4", "--lr", "1e-3", "--output", str(out)]
     run = subprocess.run([sys.executable, "-m", "prefcourse", *command], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return out, run
@@ -102,7 +102,7 @@ def test_train_prints_samples_and_the_table(trained):
 
 
 def test_evaluate_measures_a_saved_policy(trained, small, capsys):
-    assert main(["evaluate", str(trained[0]), "--data", small]) == 0
+    assert main(["evaluate", str(trained[0]), "--world", small]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["sft", "dpo"]
     table = [line for line in trained[1].stdout.splitlines() if line.startswith(tuple(h for h, _ in METRICS.values()))]
@@ -111,7 +111,7 @@ def test_evaluate_measures_a_saved_policy(trained, small, capsys):
 
 def test_a_policy_in_a_folder_called_sft_has_a_column_of_its_own(small, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: STUB)
-    assert main(["evaluate", str(Path(small) / "sft"), "--data", small]) == 0
+    assert main(["evaluate", str(Path(small) / "sft"), "--world", small]) == 0
     assert len(capsys.readouterr().out.splitlines()[0].split()) == 2
 
 
@@ -125,7 +125,19 @@ def test_the_figure_says_what_is_true_of_other_losses(small, tmp_path, monkeypat
         plots, "training_curves", lambda history, beta: figures.append(beta) or draw(history, beta=beta)
     )
     monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure) or save(figure, path))
-    command = ["train", "--data", small, "--loss", loss, "--steps", "2", "--batch-size", "4", "--out", str(tmp_path)]
+    command = [
+        "train",
+        "--world",
+        small,
+        "--loss",
+        loss,
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--output",
+        str(tmp_path),
+    ]
     assert main(command) == 0
     (header,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" " * 16)]
     assert len(header.split()) == 2  # the bundled sft has its column, and what we trained has another
@@ -139,20 +151,20 @@ def test_the_figure_says_what_is_true_of_other_losses(small, tmp_path, monkeypat
 
 
 def test_an_unknown_loss(capsys, small, tmp_path):
-    error = fails(capsys, "train", "--loss", "dop", "--data", small, "--out", str(tmp_path / "out"))
+    error = fails(capsys, "train", "--loss", "dop", "--world", small, "--output", str(tmp_path / "out"))
     assert "no loss 'dop'; the losses are: dpo, cdpo" in error
     assert not (tmp_path / "out").exists()
 
 
 def test_a_parameter_that_the_loss_does_not_take(capsys, small, tmp_path):
-    error = fails(capsys, "train", "--loss", "sft", "--beta", "1", "--data", small, "--out", str(tmp_path / "out"))
+    error = fails(capsys, "train", "--loss", "sft", "--beta", "1", "--world", small, "--output", str(tmp_path / "out"))
     assert "'sft' has no parameter 'beta'" in error
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_a_folder_without_a_world(capsys, tmp_path, trained, command):
     policy = [str(trained[0])] if command == "evaluate" else []
-    error = fails(capsys, command, *policy, "--data", str(tmp_path))
+    error = fails(capsys, command, *policy, "--world", str(tmp_path))
     assert str(tmp_path) in error and "checksums.json" in error
 
 
@@ -161,8 +173,9 @@ def test_a_folder_without_a_policy(capsys, tmp_path):
     assert "nothing: no model there (no config.json)" in error and "python -m prefcourse train" in error
 
 
+@pytest.mark.filterwarnings("ignore:lr=1e")
 def test_a_run_that_diverges(capsys, small, tmp_path):
-    error = fails(capsys, "train", "--lr", "1e30", "--steps", "9", "--data", small, "--out", str(tmp_path / "out"))
+    error = fails(capsys, "train", "--lr", "1e30", "--steps", "9", "--world", small, "--output", str(tmp_path / "out"))
     assert "not finite" in error and "lower lr" in error
 
 

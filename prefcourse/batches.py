@@ -1,0 +1,235 @@
+"""From rows of text to what a step is fed: encoding, the plan of a run, and the mismatched pairs of KTO.
+
+    examples = encode_rows(world.pairs["train"], world.tokenizer, needs=LOSSES["dpo"].inputs(), longest=128)
+    feed = Feed.plan(examples, batch_size=32, steps=100, seed=0)
+    feed.groups(0)                                       # the token ids of the first step's examples
+
+All of it is a function of the data and the seed, so a run that was interrupted finds its place again by the number of
+the step alone.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from prefcourse.preferences import Row, check_rows
+
+Ids = tuple[list[int], list[int]]  # one sequence: prompt ids, completion ids with EOS
+MEGABATCH = 16  # batches within which examples are sorted by length
+TOO_LONG = ("error", "drop", "truncate")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded rows. `sequences[i]` are the k sequences of example i: chosen and rejected (k = 2), or one completion."""
+
+    sequences: list[tuple[Ids, ...]]
+    rows: list[int]  # the row of the data, from 0, that each example comes from
+    desirable: list[bool]  # the label of each example, for losses on unpaired data; else empty
+    dropped: int = 0  # examples left out because they are too long
+    truncated: int = 0  # sequences cut to fit; each of them lost its EOS
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __str__(self) -> str:
+        notes = [f"{n:,} {what}" for n, what in ((self.dropped, "dropped"), (self.truncated, "truncated")) if n]
+        return f"{len(self):,} examples" + (f" (too long: {', '.join(notes)})" if notes else "")
+
+    def inputs(
+        self, rows: Sequence[int], logps: Tensor, lengths: Tensor, reference: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Inputs of a loss by the names in its signature, from log-probs and lengths of the examples `rows`, (b, k)."""
+        if self.desirable:
+            found = {"policy": logps[:, 0], "lengths": lengths[:, 0]}
+            found["desirable"] = torch.tensor([self.desirable[i] for i in rows], device=logps.device)
+            return found if reference is None else found | {"reference": reference[:, 0]}
+        found = {}
+        for k, side in enumerate(("chosen", "rejected")[: logps.shape[1]]):
+            found |= {f"policy_{side}": logps[:, k], f"{side}_lengths": lengths[:, k]}
+            if reference is not None:
+                found[f"reference_{side}"] = reference[:, k]
+        return found
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example, all its sequences together."""
+        return [sum(len(prompt) + len(completion) for prompt, completion in group) for group in self.sequences]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What every step of a run is fed: `batches[step]` are its examples, `epochs[step]` the epoch each of them is in.
+
+    `partners[epoch][i]` is the example whose completion stands in for that of i in a mismatched pair; empty if no loss
+    asks for such pairs.
+    """
+
+    examples: Examples
+    batches: list[list[int]]
+    epochs: list[list[int]]
+    partners: list[list[int]]
+
+    @classmethod
+    def plan(
+        cls, examples: Examples, *, batch_size: int, steps: int, seed: int, mismatched: bool = False,
+        longest: float = math.inf,
+    ) -> "Feed":  # fmt: skip
+        """The feed of a run, as `plan` and `mismatch` make it."""
+        batches = plan(examples.lengths, batch_size, steps, seed)
+        epochs = visits(batches)
+        count = 1 + max(map(max, epochs)) if mismatched else 0
+        return cls(examples, batches, epochs, mismatch(examples, count, seed, longest))
+
+    def groups(self, step: int) -> list[tuple[Ids, ...]]:
+        """The B examples of `step`, k sequences each."""
+        return [self.examples.sequences[i] for i in self.batches[step]]
+
+    def mixed(self, step: int) -> list[tuple[Ids]]:
+        """Their B mismatched pairs: each prompt with another prompt's completion."""
+        sequences, rows = self.examples.sequences, zip(self.batches[step], self.epochs[step], strict=True)
+        return [((sequences[i][0][0], sequences[self.partners[epoch][i]][0][1]),) for i, epoch in rows]
+
+
+def encode_rows(
+    data: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, needs: Sequence[str], longest: float = math.inf,
+    too_long: str = "error",
+) -> Examples:  # fmt: skip
+    """Encode `data` for a loss with the inputs `needs` (`Loss.inputs`).
+
+    Losses on pairs read prompt, chosen, rejected. `sft` reads chosen, or completion where there is no chosen. Losses on
+    unpaired data read prompt, completion, label; given pairs, each pair becomes a desirable and an undesirable example.
+    too_long: what happens to a sequence of more than `longest` tokens. "error" names it; "drop" leaves its example out;
+        "truncate" cuts the completion's end, EOS included (a prompt that leaves no room stays an error).
+
+    Raises ValueError for a bad row, with its number from 1, or when no example is left.
+    """
+    if too_long not in TOO_LONG:
+        raise ValueError(f"too_long must be one of {', '.join(TOO_LONG)}, got {too_long!r}")
+    paired, unpaired = "policy_rejected" in needs, "policy" in needs
+    has_chosen = bool(data) and "chosen" in data[0]
+    columns = (
+        ["chosen", "rejected"] if paired or (unpaired and has_chosen) else ["chosen" if has_chosen else "completion"]
+    )
+    rows = check_rows(data, ["prompt", *columns], where="data")
+    labels = [_label(row, i) for i, row in enumerate(rows, start=1)] if unpaired and not has_chosen else None
+
+    # The same ids as `preferences.encode` gives, but many texts a call, which is several times faster.
+    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+    texts = [tokenizer([row[c] for row in rows], add_special_tokens=False)["input_ids"] for c in columns]
+    sides = [[[*ids, tokenizer.eos_token_id] for ids in side] for side in texts]
+
+    found = Examples([], [], [])
+    dropped = truncated = 0
+    for i, prompt in enumerate(prompts):
+        group = tuple((prompt, side[i]) for side in sides)
+        for k, example in enumerate([(one,) for one in group] if unpaired else [group]):
+            fitted = _fit(example, longest, too_long, i + 1)
+            if fitted is None or (len(fitted) == 2 and fitted[0] == fitted[1]):  # cut to the same text: no preference
+                dropped += 1
+                continue
+            truncated += sum(a != b for a, b in zip(fitted, example, strict=True))
+            found.sequences.append(fitted)
+            found.rows.append(i)
+            if unpaired:
+                found.desirable.append(labels[i] if labels else k == 0)
+    if not found.sequences:
+        raise ValueError(f"data: none of the {len(rows)} rows fits into {longest} tokens. Shorten them.")
+    return replace(found, dropped=dropped, truncated=truncated)
+
+
+def _fit(example: tuple[Ids, ...], longest: float, too_long: str, line: int) -> tuple[Ids, ...] | None:
+    """`example` in `longest` tokens or fewer: as it is, cut, or None to drop it."""
+    tokens = max(len(prompt) + len(completion) for prompt, completion in example)
+    if tokens <= longest:
+        return example
+    if too_long == "drop":
+        return None
+    room = int(longest) - len(example[0][0])
+    if room < 1:
+        raise ValueError(
+            f"data, line {line}: the prompt alone has {len(example[0][0])} tokens, but the model takes {longest}, "
+            "completion included. Shorten the prompt, leave the row out, or pass too_long='drop'."
+        )
+    if too_long == "error":
+        raise ValueError(
+            f"data, line {line}: {tokens} tokens, but the model takes {longest}. Shorten the row, leave it out, or "
+            "pass too_long='drop' or 'truncate'."
+        )
+    return tuple((prompt, completion[:room]) for prompt, completion in example)
+
+
+def _label(row: Row, number: int) -> bool:
+    if "label" not in row:
+        raise ValueError(f"data, line {number}: no column 'label' (it has {', '.join(row)}). Add it: true or false.")
+    if row["label"] not in (True, False):
+        raise ValueError(f"data, line {number}: 'label' must be true or false, got {row['label']!r:.80}.")
+    return bool(row["label"])
+
+
+def plan(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Which rows form the batch of each step: epochs in random order, rows of similar length side by side.
+
+    Rows are shuffled, sorted by length within groups of 16 batches, cut, and the batches shuffled again: little
+    padding, and still every row comes once an epoch in an unforeseeable order. Each batch has `batch_size` rows; the
+    last rows of an epoch share a batch with the first of the next.
+    """
+    generator, rest, batches = torch.Generator().manual_seed(seed), [], []
+    while len(batches) < steps:
+        rows = rest + torch.randperm(len(lengths), generator=generator).tolist()
+        end = len(rows) // batch_size * batch_size
+        if rest and end:  # the batch between two epochs
+            batches.append(rows[:batch_size])
+        for start in range(batch_size if rest else 0, end, MEGABATCH * batch_size):
+            group = sorted(rows[start : min(start + MEGABATCH * batch_size, end)], key=lambda i: lengths[i])
+            cut = [group[k : k + batch_size] for k in range(0, len(group), batch_size)]
+            batches += [cut[k] for k in torch.randperm(len(cut), generator=generator).tolist()]
+        rest = rows[end:]
+    return batches[:steps]
+
+
+def visits(batches: Sequence[Sequence[int]]) -> list[list[int]]:
+    """How often each row of each batch has come before: 0 in its first epoch, 1 in its second, and so on."""
+    seen: Counter[int] = Counter()
+    found = []
+    for rows in batches:
+        found.append([])
+        for i in rows:
+            found[-1].append(seen[i])
+            seen[i] += 1
+    return found
+
+
+def mismatch(examples: Examples, epochs: int, seed: int, longest: float = math.inf) -> list[list[int]]:
+    """For each epoch and example, another example, with another prompt, whose completion stands in: `[epoch][i]`.
+
+    KTO's z0 is the mean log-ratio of such pairs (x_i, y_j) (Ethayarajh et al. 2024, Sec. 4.1). In a random order of
+    all examples each takes the completion of the next one, so that every completion is used about once an epoch. Where
+    the next has the same prompt, or is too long for it, we go on to the one after.
+
+    Raises ValueError if an example has no partner: all prompts are the same, or all others are too long.
+    """
+    table, count = [], len(examples)
+    for epoch in range(epochs):
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(7_919 * (epoch + 1) + seed)).tolist()
+        partner = [0] * count
+        for place, i in enumerate(order):
+            prompt = examples.sequences[i][0][0]
+            for ahead in range(1, count):
+                j = order[(place + ahead) % count]
+                other, completion = examples.sequences[j][0]
+                if other != prompt and len(prompt) + len(completion) <= longest:
+                    partner[i] = j
+                    break
+            else:
+                raise ValueError(
+                    f"data, line {examples.rows[i] + 1}: no other prompt has a completion that fits here, but KTO "
+                    "compares each prompt with completions of other prompts. Add rows with other prompts."
+                )
+        table.append(partner)
+    return table

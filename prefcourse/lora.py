@@ -1,0 +1,63 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) through peft, which is optional: pip install peft
+
+    policy = add_lora(copy.deepcopy(world.sft), rank=8)
+    train(policy, world.pairs["train"], world.tokenizer, lr=1e-3)      # the reference is the model with adapters off
+    merged = policy.merge_and_unload()                                 # a plain model again
+
+The base model stays as it is and each linear layer W gets a trained correction: W + (α/rank)·BA, with B = 0 at first.
+So the policy starts as the base model, one model in memory serves as both policy and reference, and a checkpoint holds
+the adapters alone.
+"""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def add_lora(policy: PreTrainedModel, rank: int = 8, alpha: float | None = None, seed: int = 0) -> nn.Module:
+    """Put adapters of `rank` into all linear layers of `policy` but the output head, and freeze the rest of it.
+
+    `policy` itself is changed: give a copy if it is needed later. alpha: α, by default 2 · rank. seed: of A's random
+    start. Raises ImportError without peft, ValueError for rank < 1.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be 1 or more, got {rank}")
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ImportError("LoRA needs peft, which is not installed: pip install peft") from None
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank if alpha is None else alpha, lora_dropout=0.0, target_modules="all-linear",
+        task_type="CAUSAL_LM", fan_in_fan_out=_transposed(policy),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(policy, config)
+
+
+def has_adapters(policy: nn.Module) -> bool:
+    """Is `policy` a peft model?"""
+    return hasattr(policy, "peft_config") and hasattr(policy, "get_base_model")
+
+
+def plain(policy: nn.Module) -> nn.Module:
+    """The transformers model inside `policy`, adapters at work; `policy` itself if it has none."""
+    return policy.get_base_model() if has_adapters(policy) else policy
+
+
+def adapters_off(policy: nn.Module) -> AbstractContextManager:
+    """A context in which a peft model is its base model."""
+    return policy.disable_adapter()
+
+
+def fresh(policy: nn.Module) -> bool:
+    """Are there adapters, and is every B still 0, so that they change nothing?"""
+    bs = [p for name, p in policy.named_parameters() if "lora_B" in name]
+    return has_adapters(policy) and bool(bs) and not any(bool(p.any()) for p in bs)
+
+
+def _transposed(policy: nn.Module) -> bool:
+    """GPT-2 keeps its matrices as (in, out); peft warns unless it is told."""
+    return any(type(module).__name__ == "Conv1D" for module in policy.modules())
