@@ -157,7 +157,8 @@ def train_command(args: argparse.Namespace) -> int:
     (out / "run.json").write_text(json.dumps(null_for_nan(record), indent=1, allow_nan=False), encoding="utf-8")
     plots.use_style()
     scale = arguments.get("beta", LOSSES[args.loss].defaults.get("beta", 1.0))
-    figure = plots.training_curves(history, beta=scale if "rewards/margins" in history else None)
+    shown = {k: v for k, v in history.items() if k not in ("eos_rate", "length")}  # a panel for each is too many
+    figure = plots.training_curves(shown, beta=scale if "rewards/margins" in history else None)
     print(f"\nfigure: {plots.save(figure, out / 'training.png')}\nmodel:  {out}")
     return 0
 
