@@ -162,7 +162,8 @@ def check_zero_rewards(policy: Tensor, reference: Tensor, rows: list[int], dtype
 def diverged(step: int, rows: list[int], lr: float, what: str, checkpoint: object = None) -> str:
     """What a run says that has stopped being finite. rows: numbers of the data's rows, from 0."""
     saved = f" The last good checkpoint is {checkpoint}." if checkpoint else ""
+    listed = f"{rows[:8]}{' ...' if len(rows) > 8 else ''}"
     return (
-        f"step {step}: the {what} are not finite (rows {rows[:8]}{' ...' if len(rows) > 8 else ''} of the data). "
+        f"step {step}: the {what} are not finite (rows {listed} of the data, counted from 0). "
         f"The policy is broken from here on; start again with a lower lr than {lr:g} or in fp32.{saved}"
     )

@@ -18,7 +18,8 @@ Train a policy on preferences and save it. Three examples:
 
   python -m prefcourse train                                the main job: DPO on the bundled world, about a minute
   python -m prefcourse train --loss kto --data my.jsonl --model gpt2 --output runs/kto --checkpoint-every 50
-  accelerate launch --num_processes 2 -m prefcourse train --loss dpo --data my.jsonl --output runs/dpo
+  accelerate launch --multi_gpu --num_processes 2 -m prefcourse train --loss dpo --data my.jsonl --output runs/dpo
+                                                            two GPUs; without GPUs two CPU processes, same line
 
 --data is a .jsonl or .parquet file, a folder of parquet files, or a name on the hub, with the columns prompt, chosen,
 rejected, or prompt, completion, label. --model is a folder or a name on the hub; any causal language model will do.
@@ -118,7 +119,7 @@ def train_command(args: argparse.Namespace) -> int:
     checkpoint.require_writable(args.output)
 
     policy = copy.deepcopy(start).to(device)
-    policy = lora.add_lora(policy, args.lora, seed=args.seed) if args.lora else policy
+    policy = lora.add_lora(policy, args.lora, seed=args.seed) if args.lora is not None else policy
     rows = [{"prompt": p} for p in dict.fromkeys(row["prompt"] for row in data)] if own else world.prompts["validation"]
     prompts = [row["prompt"] for row in rows][:200]
     if main:

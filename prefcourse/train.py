@@ -165,6 +165,9 @@ def train(
         state = checkpoints.State(step=step, done=done, run=this_run, history=history, **states)
         devices.from_main(partial(checkpoints.save, checkpoint, state, policy, tokenizer))
 
+    def last_saved() -> Path | None:
+        return checkpoints.latest(checkpoint) if checkpoint else None
+
     # ------------------------------------------------------------ the loop
     say = say or (print if progress and watched() else lambda line: None)
     if devices.rank == 0:
@@ -195,7 +198,7 @@ def train(
                 good = logps.detach().isfinite().all(1).tolist()
                 if not all(good):
                     bad = [examples.rows[i] for i, fine in zip(mine, good, strict=True) if not fine]
-                    raise FloatingPointError(guards.diverged(step, bad, lr, "log-probabilities", checkpoint))
+                    raise FloatingPointError(guards.diverged(step, bad, lr, "log-probabilities", last_saved()))
                 frozen = stored.logps[mine].to(devices.device) if has_reference else None
                 values = given | examples.inputs(mine, logps, lengths, frozen)
                 per_example = spec.function(**{need: values[need] for need in needs}, **loss_arguments)  # (b,)
@@ -205,7 +208,7 @@ def train(
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         if not bool(norm.isfinite()) and dtype != torch.float16:  # in fp16 the scaler skips such a step
             bad = [examples.rows[i] for i in rows]
-            raise FloatingPointError(guards.diverged(step, bad, lr, "gradients", checkpoint))
+            raise FloatingPointError(guards.diverged(step, bad, lr, "gradients", last_saved()))
         if checkpoint and step > start and step % checkpoint_every == 0:
             save(step, rng)  # now that this batch has shown the weights to be good, and before we change them
 

@@ -44,13 +44,16 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
         fig = plt.figure(figsize=(10.4, 7.2))
         grid = fig.add_gridspec(4, 2)
         loss, logps, kl = (fig.add_subplot(place) for place in (grid[:2, 0], grid[2:, 0], grid[2:, 1]))
-        paired = "rewards/margins" in history
-        margin = fig.add_subplot(grid[0, 1] if paired else grid[:2, 1])
+        rewards, ranked = "rewards/margins" in history, "rewards/accuracies" in history  # no pairs, no ranking
+        margin = fig.add_subplot(grid[0, 1] if ranked else grid[:2, 1])
         known = np.isfinite(_column(history, "loss"))  # the last row may hold a measurement after the last step, alone
         trained = {name: _column(history, name)[known] for name in history}
-        _loss_panel(loss, step[known], trained["loss"], paired)
-        if paired:
+        _loss_panel(loss, step[known], trained["loss"])
+        if ranked:
             _margin_panels(margin, fig.add_subplot(grid[1, 1], sharex=margin), step[known], trained)
+        elif rewards:
+            end = _margin_panel(margin, step[known], trained["rewards/margins"])
+            margin.set_title(f"The margin ends at {_signed(end, 1, plus=False)} nats")
         else:
             _gradient_panel(margin, step[known], trained["grad_norm"])
         _logps_panel(logps, step[known], trained, beta)
@@ -61,31 +64,37 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
         for axes in fig.axes:
             axes.set_xlim(step[0], step[-1] if len(step) > 1 else step[0] + 1)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for axes in [axes for axes in fig.axes if not (paired and axes is margin)]:
+        for axes in [axes for axes in fig.axes if not (ranked and axes is margin)]:
             axes.set_xlabel("optimiser step")
         fig.align_ylabels()
     return fig
 
 
-def _loss_panel(axes, step, values, paired: bool = True) -> None:
+def _loss_panel(axes, step, values) -> None:
     smooth = _curve(axes, step, values, color=INK)
-    if paired:
+    logistic = abs(values[0] - math.log(2)) < 0.01  # other losses begin elsewhere, and are not in nats
+    if logistic:
         axes.axhline(math.log(2), **REFERENCE)
         axes.annotate(
             "ln 2: no preference", (1, math.log(2)), xycoords=("axes fraction", "data"), xytext=(0, 4),
             textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
         )  # fmt: skip
     axes.set_title(f"The loss {_moves(smooth, 2)}")
-    axes.set_ylabel("loss (nats per pair)")
+    axes.set_ylabel("loss (nats per pair)" if logistic else "loss")
+
+
+def _margin_panel(axes, step, margins) -> float:
+    end = _curve(axes, step, margins, color=INK)[-1]
+    axes.axhline(0, **REFERENCE)
+    axes.set_ylabel("margin Δ (nats)")
+    return end
 
 
 def _margin_panels(margin, accuracy, step, history) -> None:
     margins, ranked = _column(history, "rewards/margins"), _column(history, "rewards/accuracies")
     ties = np.abs(margins) < 1e-5  # before the first update a pair is ranked neither right nor wrong
     ranked = ranked if ties.all() else np.where(ties, np.nan, ranked)
-    end = _curve(margin, step, margins, color=INK)[-1]
-    margin.axhline(0, **REFERENCE)
-    margin.set_ylabel("margin Δ (nats)")
+    end = _margin_panel(margin, step, margins)
     margin.tick_params(labelbottom=False)
     right = _curve(accuracy, step, ranked, color=INK)[-1]
     accuracy.axhline(0.5, **REFERENCE)
