@@ -10,15 +10,23 @@ from transformers import PreTrainedModel
 from prefcourse.preferences import Batch
 
 
+def completion_states(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last hidden state before each of the batch's M completion tokens, (M, D), and where they are, (N, T - 1) bool.
+
+    Entry (n, t) says whether position t predicts a completion token: the mask of the ids, shifted by one.
+    """
+    target = batch.completion_mask[:, 1:]
+    return model.base_model(batch.input_ids, use_cache=False).last_hidden_state[:, :-1][target], target
+
+
 def token_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """log π(token t + 1 | tokens up to t) at completion tokens, 0 elsewhere: (N, T - 1) in float32.
 
     The output head, by far the widest matrix, sees completion positions only: logits of prompts and padding are
     never made. The log-softmax runs in float32 whatever the model's precision (bfloat16 is 2 nats coarse at 500).
     """
-    hidden = model.base_model(batch.input_ids, use_cache=False).last_hidden_state  # (N, T, D)
-    target = batch.completion_mask[:, 1:]  # (N, T-1): does position t predict a completion token?
-    logits = model.get_output_embeddings()(hidden[:, :-1][target]).float()  # (M, V), M completion tokens in all
+    hidden, target = completion_states(model, batch)  # (M, D), M completion tokens in all; (N, T-1)
+    logits = model.get_output_embeddings()(hidden).float()  # (M, V)
     tokens = batch.input_ids[:, 1:][target]  # (M,)
     picked = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)  # (M,) = log_softmax at the token
     return torch.zeros(target.shape, device=logits.device).masked_scatter(target, picked)
@@ -41,13 +49,12 @@ def token_kl(policy: PreTrainedModel, reference: PreTrainedModel, batch: Batch) 
     Given sequences sampled from π, the sum over a row estimates the sequence KL with less variance than `kl_k1`, since
     only the prefixes are random (the chain rule, lesson 02). It holds two tables of M × V numbers, M completion tokens.
     """
-    target = batch.completion_mask[:, 1:]  # (N, T-1)
+    states = [completion_states(model, batch) for model in (policy, reference)]  # (M, D) and (N, T-1), twice
     p, q = (
-        model.get_output_embeddings()(
-            model.base_model(batch.input_ids, use_cache=False).last_hidden_state[:, :-1][target]
-        ).float().log_softmax(-1)
-        for model in (policy, reference)
-    )  # (M, V) each  # fmt: skip
+        model.get_output_embeddings()(hidden).float().log_softmax(-1)
+        for model, (hidden, _) in zip((policy, reference), states, strict=True)
+    )  # (M, V) each
+    target = states[0][1]
     return torch.zeros(target.shape, device=p.device).masked_scatter(target, (p.exp() * (p - q)).sum(-1))
 
 
