@@ -11,7 +11,7 @@ from prefcourse.preferences import Batch
 
 
 def completion_states(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last hidden state before each of the batch's M completion tokens, (M, D), and where they are, (N, T - 1) bool.
+    """The last hidden state before each of a batch's M completion tokens, (M, D), and their places, (N, T - 1) bool.
 
     Entry (n, t) says whether position t predicts a completion token: the mask of the ids, shifted by one.
     """
