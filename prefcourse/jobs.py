@@ -123,8 +123,12 @@ def train_command(args: argparse.Namespace) -> int:
     rows = [{"prompt": p} for p in dict.fromkeys(row["prompt"] for row in data)] if own else world.prompts["validation"]
     prompts = [row["prompt"] for row in rows][:200]
     if main:
-        changed = {k: v for k, v in settings.items() if v is not None}
-        print(f"{args.loss} from {args.model or 'sft'} on {len(data):,} rows, {changed | arguments}", flush=True)
+        given = "".join(f", {k} {v}" for k, v in arguments.items())
+        long = f"{args.steps} steps" if args.steps else f"{args.epochs:g} epochs"
+        print(
+            f"{args.loss} from {args.model or 'sft'} on {len(data):,} rows: {long}, lr {args.lr:g}{given}, "
+            f"seed {args.seed}", flush=True,
+        )  # fmt: skip
     began = time.time()
     history = train(
         policy, data, tokenizer, reference=reference, prompts=prompts, progress=main,
