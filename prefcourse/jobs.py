@@ -22,7 +22,8 @@ Train a policy on preferences and save it. Three examples:
                                                             two GPUs; without GPUs two CPU processes, same line
 
 --data is a .jsonl or .parquet file, a folder of parquet files, or a name on the hub, with the columns prompt, chosen,
-rejected, or prompt, completion, label. --model is a folder or a name on the hub; any causal language model will do.
+rejected, or prompt, completion, label. --model is a folder or a name on the hub, such as gpt2; models that rescale
+their logits (Gemma 2, Cohere) are not supported.
 In --output you find the model (for AutoModelForCausalLM.from_pretrained), run.json with every number, and training.png.
 """
 EVALUATE = """\
