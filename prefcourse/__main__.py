@@ -77,7 +77,9 @@ def results_command(args: argparse.Namespace) -> int:
     """Run what is missing of a grid of experiments and store its result."""
     from prefcourse.results import write
 
-    print(write(args.name, Path(args.out), Path(args.work)))
+    share = tuple(int(part) if part.isdecimal() else 0 for part in args.share.split("/", 1))
+    path = write(args.name, Path(args.out), Path(args.work), share=share if len(share) == 2 else (0, 0))
+    print(path or f"share {args.share} is done; the file is written when all shares are")
     return 0
 
 
@@ -118,6 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     add.add_argument("name", help="name of the grid, such as pairs-needed; a wrong name lists them all")
     add.add_argument("--out", default="data/results")
     add.add_argument("--work", default="build/results", help="folder in which every finished run is kept")
+    add.add_argument("--share", default="1/1", metavar="K/N", help="run every N-th setting, from the K-th: N processes")
     add.set_defaults(run=results_command)
 
     args = parser.parse_args(argv)

@@ -24,7 +24,7 @@ def grid(monkeypatch):
         return {"metrics": {"kl": {"value": n + seed / 10, "low": 0.0, "high": 1.0}}}
 
     monkeypatch.setattr(results, "load_world", lambda: None)
-    monkeypatch.setattr(results, "GRIDS", {"tiny": ("a test", results._grid(2, n=(1, 2)), run)})
+    monkeypatch.setattr(results, "GRIDS", {"tiny": ("a test", results.grid(2, n=(1, 2)), run)})
     return calls
 
 
@@ -35,9 +35,24 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(grid, tmp_path):
     path = results.write("tiny", tmp_path / "out", tmp_path / "work")
     assert grid == [(1, 0), (2, 0), (1, 1), (1, 1), (2, 1)]
     stored = json.loads(path.read_text())
-    assert [run["setting"] for run in stored["runs"]] == results._grid(2, n=(1, 2))
+    assert [run["setting"] for run in stored["runs"]] == results.grid(2, n=(1, 2))
     assert results.column(stored, "kl", by="n") == {1: [1.0, 1.1], 2: [2.0, 2.1]}
     assert stored["command"] == "python -m prefcourse results tiny" and stored["versions"]["torch"]
+
+
+def test_two_processes_divide_a_grid(grid, tmp_path):
+    grid.extend([None] * 3)  # no interruption
+    out, work = tmp_path / "out", tmp_path / "work"
+    assert results.write("tiny", out, work, share=(1, 2)) is None and not out.exists()
+    assert grid[3:] == [(1, 0), (1, 1)]
+    path = results.write("tiny", out, work, share=(2, 2))
+    assert grid[5:] == [(2, 0), (2, 1)] and len(json.loads(path.read_text())["runs"]) == 4
+
+
+@pytest.mark.parametrize("share", ["3/2", "0/2", "one", "1/"])
+def test_a_share_that_is_none(grid, tmp_path, capsys, share):
+    assert main(["results", "tiny", "--out", str(tmp_path), "--share", share]) == 2
+    assert "share must be k/n" in capsys.readouterr().err
 
 
 def test_a_wrong_name_is_an_error_that_lists_the_grids(tmp_path, capsys):
@@ -46,26 +61,26 @@ def test_a_wrong_name_is_an_error_that_lists_the_grids(tmp_path, capsys):
 
 
 def test_a_missing_result_says_how_to_make_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(results, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(results.store, "data_folder", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match="python -m prefcourse results pairs-needed"):
         results.load("pairs-needed")
 
 
 @pytest.mark.parametrize("flips", [0.0, 0.25])
 def test_noise_exchanges_the_stated_share_of_labels(monkeypatch, flips):
-    monkeypatch.setattr(results, "LABELS", 40)
-    monkeypatch.setattr(results, "fit", lambda world, rows, seed: rows)
+    monkeypatch.setattr(results.data, "LABELS", 40)
+    monkeypatch.setattr(results.data, "fit", lambda world, rows, seed: rows)
     pairs = [{"prompt": f"{i}", "chosen": "good", "rejected": "bad"} for i in range(50)]
     rows = results.label_noise(SimpleNamespace(pairs={"train": pairs}), flips, seed=0)
     assert len(rows) == 40 and sum(row["chosen"] == "bad" for row in rows) == 40 * flips
 
 
 def test_few_prompts_mean_few_prompts(monkeypatch):
-    monkeypatch.setattr(results, "fit", lambda world, rows, seed: {"rows": rows})
+    monkeypatch.setattr(results.data, "fit", lambda world, rows, seed: {"rows": rows})
     prompts = [{"prompt": f"{i}", "type": "question" if i % 2 else "neutral"} for i in range(20)]
     pairs = [{"prompt": f"{i % 20}", "chosen": "good", "rejected": "bad"} for i in range(100)]
     world = SimpleNamespace(pairs={"train": pairs}, prompts={"train": prompts})
-    found = results.prompt_diversity(world, 4, "question", seed=0)
+    found = results.data.prompt_diversity(world, 4, "question", seed=0)
     assert found["pairs"] == 20
     assert len({row["prompt"] for row in found["rows"]}) == 4 and all(int(r["prompt"]) % 2 for r in found["rows"])
 
