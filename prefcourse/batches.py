@@ -11,7 +11,7 @@ the step alone.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Examples:
     desirable: list[bool]  # the label of each example, for losses on unpaired data; else empty
     dropped: int = 0  # examples left out because they are too long
     truncated: int = 0  # sequences cut to fit; each of them lost its EOS
+    margins: list[float] = field(default_factory=list)  # the column margin of each example, for losses that ask for it
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -49,7 +50,7 @@ class Examples:
             found = {"policy": logps[:, 0], "lengths": lengths[:, 0]}
             found["desirable"] = torch.tensor([self.desirable[i] for i in rows], device=logps.device)
             return found if reference is None else found | {"reference": reference[:, 0]}
-        found = {}
+        found = {"margin": torch.tensor([self.margins[i] for i in rows], device=logps.device)} if self.margins else {}
         for k, side in enumerate(("chosen", "rejected")[: logps.shape[1]]):
             found |= {f"policy_{side}": logps[:, k], f"{side}_lengths": lengths[:, k]}
             if reference is not None:
@@ -118,6 +119,7 @@ def encode_rows(
     )
     rows = check_rows(data, ["prompt", *columns], where="data")
     labels = [_label(row, i) for i, row in enumerate(rows, start=1)] if unpaired and not has_chosen else None
+    margins = [_margin(row, i) for i, row in enumerate(rows, start=1)] if "margin" in needs else None
 
     # The same ids as `preferences.encode` gives, but many texts a call, which is several times faster.
     prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
@@ -136,6 +138,8 @@ def encode_rows(
             truncated += sum(a != b for a, b in zip(fitted, example, strict=True))
             found.sequences.append(fitted)
             found.rows.append(i)
+            if margins:
+                found.margins.append(margins[i])
             if unpaired:
                 found.desirable.append(labels[i] if labels else k == 0)
     if not found.sequences:
@@ -170,6 +174,13 @@ def _label(row: Row, number: int) -> bool:
     if row["label"] not in (True, False):
         raise ValueError(f"data, line {number}: 'label' must be true or false, got {row['label']!r:.80}.")
     return bool(row["label"])
+
+
+def _margin(row: Row, number: int) -> float:
+    margin = row.get("margin")
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
+        raise ValueError(f"data, line {number}: 'margin' must be a number, 0 or more (nats), got {margin!r:.80}.")
+    return float(margin)
 
 
 def plan(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:

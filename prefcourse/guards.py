@@ -15,7 +15,7 @@ from prefcourse.losses import LOSSES, Loss, Vec
 
 SUPPLIED = (  # every input that the loop can give to a loss; B examples each
     "policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected", "chosen_lengths", "rejected_lengths",
-    "policy", "reference", "lengths", "desirable", "kl_policy", "kl_reference", "delta",
+    "policy", "reference", "lengths", "desirable", "kl_policy", "kl_reference", "delta", "margin",
 )  # fmt: skip
 SANE_LR, AT_WIDTH = 1.5e-4, 256  # the rate of the course's main job, and the width of its model
 FAR = 10
@@ -44,7 +44,8 @@ def find_loss(loss: str | Callable[..., Vec], arguments: dict) -> tuple[str, Los
         if parameter not in SUPPLIED:
             raise ValueError(f"loss {name!r} needs {parameter!r}; the loop supplies: {', '.join(SUPPLIED)}")
     made_up = {n: torch.ones(2) if n.endswith("lengths") else torch.full((2,), -1.0) for n in needs}
-    made_up |= {n: v for n, v in {"delta": 0.0, "desirable": torch.tensor([True, False])}.items() if n in needs}
+    special = {"delta": 0.0, "desirable": torch.tensor([True, False]), "margin": torch.zeros(2)}
+    made_up |= {n: v for n, v in special.items() if n in needs}
     spec.function(**made_up, **arguments)
     return name, spec
 

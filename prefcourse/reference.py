@@ -195,7 +195,8 @@ def find_reference(
 
 def fingerprint(data: Sequence[Row], feed: Feed, dtype: torch.dtype) -> dict[str, str]:
     """Short hashes of the rows' texts, of their token ids, of KTO's pairing, and the precision."""
-    columns = ("prompt", "chosen", "rejected", "completion", "label")
+    columns = ["prompt", "chosen", "rejected", "completion", "label"]
+    columns += ["margin"] if feed.examples.margins else []
     texts = hashlib.sha256(json.dumps([[row.get(c) for c in columns] for row in data]).encode())
     tokens = hashlib.sha256()
     for group in feed.examples.sequences:

@@ -1,6 +1,10 @@
-"""Rewards: a number for each (prompt, completion). `GoldReward` is the ground truth of the bundled world.
+"""Rewards: a number for each (prompt, completion), and how to find one from comparisons (Bradley and Terry 1952).
 
-In life nobody has the true reward. Here we make one, so that every method can be measured against it.
+    reward = fit_bradley_terry(wins)        # a table: maximum likelihood, exact; wins[i, j] times i beat j
+    loss = bradley_terry_loss(r_w, r_l)     # a model: the same likelihood, one value per pair, in `reward_model`
+
+`GoldReward` is the ground truth of the bundled world. In life nobody has the true reward. Here we make one, so that
+every method can be measured against it.
 """
 
 import json
@@ -10,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _CLAUSE_END = re.compile(r"[.!?;:,]")
@@ -56,8 +62,104 @@ class GoldReward:
         ranked = sorted(self.weights.items(), key=lambda item: item[1])
         return ranked[::-1][:count], ranked[:count]
 
-    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> torch.Tensor:
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """r*(x, y) for each prompt x with its completion y: (B,) float32, nats of log-odds."""
         if len(prompts) != len(completions):
             raise ValueError(f"got {len(prompts)} prompts and {len(completions)} completions; give one for each")
         return torch.tensor([self.score(x + y) for x, y in zip(prompts, completions, strict=True)])
+
+
+# ------------------------------------------------------------------------------------------- Bradley–Terry
+
+
+def bradley_terry_loss(policy_chosen: Tensor, policy_rejected: Tensor, *, margin: float | Tensor = 0.0) -> Tensor:
+    """-log σ(r_w - r_l - m), nats per pair, (B,). Ouyang et al. 2022, Eq. 1; the margin m: Touvron et al. 2023, Eq. 2.
+
+    The arguments are rewards r(x, y_w) and r(x, y_l), (B,) each, not log-probabilities, and so it is not in `LOSSES`;
+    their names are those that `train` fills in. With a margin above 0 the scores no longer estimate log-odds.
+    Raises ValueError if the shapes differ or a margin is negative or not finite.
+    """
+    margin = torch.as_tensor(margin, dtype=policy_chosen.dtype, device=policy_chosen.device)
+    if policy_chosen.shape != policy_rejected.shape or margin.shape not in ((), policy_chosen.shape):
+        shapes = ", ".join(str(tuple(t.shape)) for t in (policy_chosen, policy_rejected, margin))
+        raise ValueError(
+            f"chosen, rejected and margin have shapes {shapes}; allowed is one (B,), or a number as margin"
+        )
+    if not bool(((margin >= 0) & margin.isfinite()).all()):
+        raise ValueError(f"margin is {margin.min().item()}; allowed are finite numbers, 0 or more")
+    return -logsigmoid(policy_chosen - policy_rejected - margin)
+
+
+def log_likelihood(wins: Tensor, reward: Tensor) -> Tensor:
+    """log P(wins | reward) = Σ_ij wins_ij log σ(r_i - r_j), in nats: (..., Y, Y) and (..., Y) → (...,).
+
+    Only differences enter: reward + c, with any c per row, has the same likelihood. wins_ii counts nothing.
+    """
+    off = 1 - torch.eye(wins.shape[-1], dtype=wins.dtype)
+    return (off * wins * logsigmoid(reward[..., :, None] - reward[..., None, :])).sum((-2, -1))
+
+
+def information(wins: Tensor, reward: Tensor) -> Tensor:
+    """The Fisher information, (Y, Y): -∂²/∂r∂r of `log_likelihood`. Its pseudo-inverse is the estimate's covariance.
+
+    It is the Laplacian of the graph of comparisons, edge ij weighing n_ij σ(r_i - r_j) σ(r_j - r_i) with n_ij
+    comparisons; so the direction (1, …, 1), which no comparison sees, has information 0.
+    """
+    p = (reward[:, None] - reward[None, :]).sigmoid()
+    weight = (wins + wins.T) * p * (1 - p)
+    weight = weight - weight.diag().diag()
+    return weight.sum(1).diag() - weight
+
+
+def fit_bradley_terry(wins: Tensor, *, prior: float = 0.0) -> Tensor:
+    """Maximum-likelihood rewards in nats from counts of comparisons: (Y, Y) → (Y,), or (X, Y, Y) → (X, Y).
+
+    wins[i, j] is how often i beat j, 0 or more. Rows sum to 0, which is our choice: the data fix r up to a constant
+    for each prompt. prior: the precision of a Gaussian prior, maximising log-likelihood - prior/2 Σ r².
+
+    Without a prior the maximum exists only if no group always wins against the rest: every partition must be crossed
+    by wins both ways (Zermelo 1929; Ford 1957). Raises ValueError, naming the group, where it does not, and for bad
+    counts. By Newton's method to a gradient of 1e-10 of the counts.
+    """
+    if not isinstance(wins, Tensor) or wins.ndim not in (2, 3) or wins.shape[-1] != wins.shape[-2] or len(wins) == 0:
+        found = tuple(wins.shape) if isinstance(wins, Tensor) else type(wins).__name__
+        raise ValueError(f"wins is {found}; allowed is a tensor of shape (Y, Y) or (X, Y, Y)")
+    if not bool(((wins >= 0) & wins.isfinite()).all()):
+        raise ValueError("wins has a negative or infinite entry; allowed are counts, 0 or more")
+    if not 0 <= prior < float("inf"):
+        raise ValueError(f"prior is {prior}; allowed is a finite number, 0 or more")
+    if wins.ndim == 3:
+        return torch.stack([fit_bradley_terry(table, prior=prior) for table in wins])
+    wins = wins.double() * (1 - torch.eye(len(wins), dtype=torch.float64))
+    if prior == 0 and (group := _undefeated(wins)):
+        raise ValueError(
+            f"the likelihood has no finite maximum: no response outside {group} ever beats one of them, so a larger "
+            "gap always fits better. Collect comparisons that cross, or give a prior, such as prior=0.1."
+        )
+
+    def value(r: Tensor) -> Tensor:
+        return log_likelihood(wins, r) - prior / 2 * (r**2).sum()
+
+    reward, flat = torch.zeros(len(wins), dtype=torch.float64), torch.ones_like(wins) / len(wins)
+    for _ in range(200):
+        p = (reward[:, None] - reward[None, :]).sigmoid()  # P(i beats j)
+        gradient = (wins * (1 - p) - wins.T * p).sum(1) - prior * reward
+        if gradient.abs().max() <= 1e-10 * max(1.0, wins.sum().item()):
+            break
+        curvature = information(wins, reward) + prior * torch.eye(len(wins), dtype=torch.float64)
+        step = torch.linalg.solve(curvature + flat, gradient)  # `flat` keeps the sum at 0 and changes nothing else
+        size = 1.0
+        while value(reward + size * step) < value(reward) and size > 1e-8:  # too far: the likelihood is concave
+            size /= 2
+        reward = reward + size * step
+    return reward - reward.mean()
+
+
+def _undefeated(wins: Tensor) -> list[int]:
+    """The smallest group of responses that nobody outside ever beats, or [] if there is none but all together."""
+    reach = (wins > 0) | torch.eye(len(wins), dtype=torch.bool)  # reach[i, j]: a chain of wins leads from i to j
+    for k in range(len(wins)):
+        reach = reach | (reach[:, k : k + 1] & reach[k : k + 1, :])
+    groups = [reach[:, i].nonzero().flatten().tolist() for i in range(len(wins))]  # i and all who, by chains, beat i
+    smallest = min(groups, key=len)
+    return smallest if len(smallest) < len(wins) else []
