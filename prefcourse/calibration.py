@@ -1,0 +1,182 @@
+"""Is a reward model as sure as it is right? Accuracy against its ceiling, the reliability curve, ECE, and a repair.
+
+    margins = pair_margins(reward_model, world.pairs["test"])       # (N,) Δ = r_φ(x, y_w) - r_φ(x, y_l)
+    report = assess(margins, world.pairs["test"])                   # accuracy, ceiling, ece, …, with intervals
+    T = fit_temperature(pair_margins(reward_model, world.pairs["validation"]))   # then reward_model.divide(T)
+
+A pair is judged once: the model's *confidence* is σ(|Δ|), from ½ to 1, and it is *right* if Δ > 0, that is, if it
+prefers the side that the label prefers (½ for Δ = 0). Calibrated means: of the pairs with confidence c, a share c is
+right. Pairs of one prompt share texts, so every interval resamples prompts, with all their pairs.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from prefcourse.evaluate import RESAMPLES, Estimate
+from prefcourse.preferences import Row
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pairs of similar confidence."""
+
+    confidence: float  # their mean confidence
+    right: Estimate  # the share of them that is right, with its interval
+    count: int
+
+
+def confidence(margins: Tensor) -> Tensor:
+    """σ(|Δ|), the probability that the model gives to the side it prefers: (N,) → (N,)."""
+    return margins.abs().sigmoid()
+
+
+def rightness(margins: Tensor, probability: Tensor | None = None) -> Tensor:
+    """Whether the model prefers the side that the label prefers, (N,): 1, 0, or ½ at Δ = 0.
+
+    With `probability`, (N,), the true probability of each label, it is the chance of that over all labels that might
+    have been drawn: the same mean with less noise, where the truth is known.
+    """
+    first = (margins > 0).double() + 0.5 * (margins == 0).double()
+    return first if probability is None else first * probability + (1 - first) * (1 - probability)
+
+
+def ece(confidence: Tensor, right: Tensor, bins: int = BINS) -> float:
+    """Expected calibration error Σ_b n_b/N |mean right - mean confidence|, over bins of equal size.
+
+    Guo et al. 2017, Eq. 5, which has bins of equal width; of equal size, none is nearly empty (Nixon et al. 2019).
+    Noise alone makes it positive: compare with `ece_of_noise`. Raises ValueError for fewer pairs than bins.
+    """
+    parts = _bins(confidence, bins)
+    gaps = [abs((right[rows].mean() - confidence[rows].mean()).item()) * len(rows) for rows in parts]
+    return sum(gaps) / len(confidence)
+
+
+def ece_of_noise(confidence: Tensor, bins: int = BINS, seed: int = 0) -> Estimate:
+    """The ECE that a perfectly calibrated model shows on as many labels: its mean and central 95 % over 200 draws."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = _bins(confidence, bins)
+    chance = confidence.double().expand(200, -1)
+    right = (torch.rand(chance.shape, generator=generator, dtype=torch.float64) < chance).double()  # (200, N)
+    gaps = sum(len(rows) * (right[:, rows].mean(-1) - confidence[rows].double().mean()).abs() for rows in parts)
+    found = gaps / len(confidence)
+    low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(found.mean().item(), low, high)
+
+
+def reliability(
+    margins: Tensor, prompts: Sequence[Hashable], bins: int = BINS, probability: Tensor | None = None
+) -> list[Bin]:
+    """The reliability curve: for each of `bins` groups of equal size, mean confidence and the share that is right."""
+    sure, right = confidence(margins), rightness(margins, probability)
+    found = []
+    for rows in _bins(sure, bins):
+        share = by_prompt(right[rows], [prompts[i] for i in rows.tolist()])
+        found.append(Bin(sure[rows].mean().item(), share, len(rows)))
+    return found
+
+
+def assess(margins: Tensor, pairs: Sequence[Row], bins: int = BINS) -> dict[str, Estimate]:
+    """How good the margins Δ, (N,), are on `pairs`: each number with its 95 % interval, prompts resampled.
+
+    accuracy: agreement with the labels; nll: mean -log σ(Δ), nats a pair (ln 2 = .693 knows nothing); confidence: its
+    mean; ece. For pairs with chosen_score and rejected_score also ceiling: the accuracy of the true reward,
+    mean max(p, 1-p) with p = σ(r*_w - r*_l), exact; gold_order: agreement with the order of r* (ties left out); and
+    ece_gold: ECE with the chance of being right in place of the drawn label.
+    Raises ValueError if the numbers of margins and pairs differ, or a margin is not finite.
+    """
+    if margins.ndim != 1 or len(margins) != len(pairs):
+        raise ValueError(f"margins has shape {tuple(margins.shape)} for {len(pairs)} pairs; allowed is one for each")
+    if not bool(margins.isfinite().all()):
+        raise ValueError(f"margin {int((~margins.isfinite()).nonzero()[0])} is not finite; the reward model is broken")
+    margins, prompts = margins.double(), [row["prompt"] for row in pairs]
+    sure, right = confidence(margins), rightness(margins)
+    found = {
+        "accuracy": by_prompt(right, prompts),
+        "nll": by_prompt(-logsigmoid(margins), prompts),
+        "confidence": by_prompt(sure, prompts),
+        "ece": _ece_by_prompt(sure, right, prompts, bins),
+    }
+    if all("chosen_score" in row and "rejected_score" in row for row in pairs):
+        gold = torch.tensor([row["chosen_score"] - row["rejected_score"] for row in pairs], dtype=torch.float64)
+        decided = gold != 0
+        same = rightness(margins * gold.sign())[decided]
+        found["ceiling"] = by_prompt(confidence(gold), prompts)
+        found["gold_order"] = by_prompt(same, [x for x, d in zip(prompts, decided.tolist(), strict=True) if d])
+        found["ece_gold"] = _ece_by_prompt(sure, rightness(margins, gold.sigmoid()), prompts, bins)
+    return found
+
+
+def fit_temperature(margins: Tensor) -> float:
+    """The T > 0 that minimises the mean of -log σ(Δ/T) on held-out margins, (N,). Guo et al. 2017, Sec. 4.2.
+
+    One parameter, and no order changes: dividing all rewards by T repairs how sure the model is, not what it prefers.
+    Raises ValueError if there is no such T: the model is right about no more than chance, or about every pair.
+    """
+    margins = margins.double()
+    if not bool(margins.isfinite().all()) or not len(margins):
+        raise ValueError("margins must be finite numbers, at least one")
+    if margins.mean() <= 0:
+        raise ValueError(
+            f"the mean margin is {margins.mean():.3g}, so these rewards say nothing, or the reverse, about the labels: "
+            "no temperature repairs that. Are chosen and rejected exchanged?"
+        )
+    if bool((margins >= 0).all()):
+        raise ValueError(
+            "no margin is below 0: the sharper the better, without end. Use more pairs, which were not trained on."
+        )
+    low, high = -30.0, 30.0  # log 1/T
+    for _ in range(100):  # the slope in s = 1/T is -mean Δ σ(-sΔ), which grows with s
+        middle = (low + high) / 2
+        slope = -(margins * (-margins * math.exp(middle)).sigmoid()).mean()
+        low, high = (middle, high) if slope < 0 else (low, middle)
+    return math.exp(-(low + high) / 2)
+
+
+def by_prompt(values: Tensor, prompts: Sequence[Hashable], seed: int = 0) -> Estimate:
+    """The mean of `values`, (N,), with a 95 % percentile interval that resamples prompts, each with all its values."""
+    sums, counts = _per_prompt(torch.stack([values.double(), torch.ones(len(values), dtype=torch.float64)]), prompts)
+    draw = _draws(len(sums), seed)
+    means = sums[draw].sum(-1) / counts[draw].sum(-1)
+    return _interval(values.double().mean().item(), means)
+
+
+def _ece_by_prompt(sure: Tensor, right: Tensor, prompts: Sequence[Hashable], bins: int, seed: int = 0) -> Estimate:
+    """`ece`, with an interval over prompts drawn anew; the bins stay those of the whole sample."""
+    parts = _bins(sure, bins)
+    gaps = torch.zeros(bins, len(sure), dtype=torch.float64)
+    for b, rows in enumerate(parts):
+        gaps[b, rows] = right[rows].double() - sure[rows].double()
+    columns = _per_prompt(torch.cat([gaps, torch.ones(1, len(sure), dtype=torch.float64)]), prompts)  # (bins + 1, P)
+    draw = _draws(columns.shape[1], seed)
+    drawn = torch.stack([column[draw].sum(-1) for column in columns])  # (bins + 1, RESAMPLES)
+    return _interval(gaps.sum(-1).abs().sum().item() / len(sure), drawn[:-1].abs().sum(0) / drawn[-1])
+
+
+def _bins(sure: Tensor, bins: int) -> list[Tensor]:
+    """Places of the pairs in order of confidence, in `bins` parts of equal size (but for a rest)."""
+    if not 1 <= bins <= len(sure):
+        raise ValueError(f"need at least one pair a bin, got {len(sure)} pairs for {bins} bins")
+    return list(sure.argsort(stable=True).tensor_split(bins))
+
+
+def _per_prompt(columns: Tensor, prompts: Sequence[Hashable]) -> Tensor:
+    """Sums over the pairs of each prompt: (k, N) → (k, P)."""
+    names = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    place = torch.tensor([names[prompt] for prompt in prompts])
+    return torch.zeros(len(columns), len(names), dtype=torch.float64).index_add(1, place, columns)
+
+
+def _draws(prompts: int, seed: int) -> Tensor:
+    return torch.randint(prompts, (RESAMPLES, prompts), generator=torch.Generator().manual_seed(seed))
+
+
+def _interval(value: float, resampled: Tensor) -> Estimate:
+    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(value, low, high)
