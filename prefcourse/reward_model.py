@@ -162,7 +162,7 @@ class RewardModel(nn.Module):
 
 def train_reward_model(
     body: PreTrainedModel, pairs: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, lr: float = 1.5e-4,
-    epochs: float = 1, batch_size: int = 32, margin: float = 0.0, seed: int = 0, **arguments,
+    epochs: float = 1, batch_size: int = 16, margin: float = 0.0, seed: int = 0, **arguments,
 ) -> tuple[RewardModel, History]:  # fmt: skip
     """Fit a reward model to `pairs`, starting from a copy of `body`: the model, centred, and the history of the run.
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prefcourse.results import data
+from prefcourse.results import data, reward_models
 from prefcourse.results.data import label_noise
 from prefcourse.results.store import Grid, column, estimate, grid, load, metrics
 from prefcourse.world import World, load_world
@@ -86,4 +86,5 @@ def main_job(world: World, seed: int) -> dict:
 GRIDS: dict[str, Grid] = {
     "main-job": ("the main job at its defaults, 400 test prompts", grid(3), main_job),
     **data.GRIDS,
+    **reward_models.GRIDS,
 }

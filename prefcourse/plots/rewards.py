@@ -1,0 +1,142 @@
+"""Figures about rewards (lesson 03): win probabilities, calibration, accuracy against data and noise, learnt words."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from prefcourse.plots.data import _percent, _seeds
+from prefcourse.plots.style import BLUE, FAINT, GREEN, GREY, INK, METHODS, ORANGE, PURPLE, REFERENCE, STYLE, _signed
+
+
+def win_probabilities(reward: Sequence[float], names: Sequence[str], shift: float = 0.0) -> Figure:
+    """Rewards in nats, each plus `shift`, and the table σ(r_row - r_column) of who beats whom, which knows no shift."""
+    reward, at = np.asarray(reward, dtype=float), np.arange(len(names))
+    chance = 1 / (1 + np.exp(-(reward[:, None] - reward[None, :])))  # (Y, Y)
+    with mpl.rc_context(STYLE):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.4), width_ratios=(1, 1.15))
+        bars = left.barh(at, reward + shift, color=[BLUE if r >= 0 else ORANGE for r in reward + shift], height=0.6)
+        left.bar_label(bars, [_signed(r) for r in reward + shift], padding=4, fontsize=9.5)
+        left.axvline(0, color=GREY, linewidth=0.8)
+        left.set_yticks(at, names)
+        left.invert_yaxis()
+        left.grid(False)
+        left.margins(x=0.22)
+        left.set_xlabel("reward r (nats)")
+        best, worst = reward.argmax(), reward.argmin()
+        gap = _signed(reward[best] - reward[worst], 1, plus=False)
+        left.set_title(f"From {names[best]} to {names[worst]}: {gap} nats")
+        right.imshow(chance, cmap="PuOr", vmin=0, vmax=1)
+        right.grid(False)
+        for i in at:
+            for j in at:
+                far = abs(chance[i, j] - 0.5) > 0.32
+                text = "–" if i == j else f"{chance[i, j]:.0%}"
+                right.text(j, i, text, ha="center", va="center", color="white" if far else INK, fontsize=10)
+        right.set_xticks(at, names, rotation=25, ha="right")
+        right.set_yticks(at, names)
+        right.set_ylabel("how often this one …")
+        right.set_xlabel("… beats this one")
+        right.tick_params(length=0)
+        right.spines[:].set_visible(False)
+        right.set_title(f"{names[best]} beats {names[worst]} in {chance[best, worst]:.0%}")
+    return fig
+
+
+def calibration(curves: Mapping[str, Sequence], errors: Mapping[str, float], noise: float) -> Figure:
+    """Reliability curves side by side: how often the model is right, against how sure it is, with 95 % intervals.
+
+    curves: title → bins as `prefcourse.calibration.reliability` returns them. errors: the ECE of each; noise: the ECE
+    of a perfectly calibrated model on as many labels.
+    """
+    with mpl.rc_context(STYLE):
+        fig, panels = plt.subplots(1, len(curves), figsize=(5.2 * len(curves), 4.8), squeeze=False, sharey=True)
+        ends = [b.right.low for bins in curves.values() for b in bins]
+        ends += [max(b.right.high, b.confidence) for bins in curves.values() for b in bins]
+        for axes, (name, bins) in zip(panels[0], curves.items(), strict=True):
+            sure = np.array([b.confidence for b in bins])
+            right, low, high = np.array([[b.right.value, b.right.low, b.right.high] for b in bins]).T
+            axes.plot([0.5, 1], [0.5, 1], **REFERENCE, label="as sure as right")
+            axes.vlines(sure, sure, right, color=ORANGE, linewidth=4, alpha=0.35, label="gap")
+            look = dict(color=BLUE, marker="o", markersize=8, markeredgecolor="white", elinewidth=1.4)
+            axes.errorbar(sure, right, [right - low, high - right], label="one tenth of the pairs", **look)
+            axes.set_xlim(0.49, max(ends) + 0.02)
+            axes.set_ylim(min(0.45, min(ends) - 0.02), max(ends) + 0.02)
+            axes.set_title(f"{name}: ECE {errors[name]:.3f}")
+            axes.set_xlabel("how sure: σ(|Δ|)")
+            _percent(axes.xaxis, axes.yaxis)
+        panels[0, 0].set_ylabel("how often right: the label agrees")
+        panels[0, 0].legend(loc="upper left")
+        panels[0, -1].annotate(
+            f"noise alone: ECE {noise:.3f}", (1, 0), (-6, 8), xycoords="axes fraction", ha="right", color=GREY,
+            textcoords="offset points", fontsize=9.5,
+        )  # fmt: skip
+    return fig
+
+
+def reward_accuracy(
+    pairs: Mapping[int, Sequence[float]], flips: Mapping[float, Sequence[float]], *, ceiling: float
+) -> Figure:
+    """Accuracy on test labels against the number of pairs and against the share of flipped labels, one dot a seed."""
+    with mpl.rc_context(STYLE):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.6), sharey=True)
+        few, many = min(pairs), max(pairs)
+        grown = _seeds(left, pairs, *METHODS[0])
+        left.set_title(f"{grown[few][0]:.1%} with {few:,} pairs, {grown[many][0]:.1%} with {many:,}")
+        left.set_xscale("log")
+        left.set_xticks(sorted(pairs), [f"{n:,}" for n in sorted(pairs)])
+        left.xaxis.minorticks_off()
+        left.set_xlabel("training pairs (logarithmic)")
+        left.set_ylabel("test labels ranked right")
+        lost = _seeds(right, flips, *METHODS[1])
+        right.set_title(f"{lost[min(flips)][0]:.1%} without flips, {lost[max(flips)][0]:.1%} with {max(flips):.0%}")
+        right.set_xticks(sorted(flips))
+        right.set_xlabel("share of training labels flipped")
+        _percent(right.xaxis)
+        for axes in (left, right):
+            axes.axhline(ceiling, color=INK, linestyle="--", linewidth=1.4)
+            axes.axhline(0.5, **REFERENCE)
+            _percent(axes.yaxis)
+        for height, text in ((ceiling, f"the true reward itself: {ceiling:.1%}"), (0.5, "a coin")):
+            left.annotate(text, (0, height), (4, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
+                          color=GREY, fontsize=9.5)  # fmt: skip
+        left.set_ylim(0.485, ceiling + 0.02)
+    return fig
+
+
+def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[float], *, labelled: int = 14) -> Figure:
+    """What each word is worth to the learnt reward against what it is worth to the gold reward, in nats."""
+    gold, learnt = np.asarray(gold, dtype=float), np.asarray(learnt, dtype=float)
+    agree = float(np.corrcoef(gold, learnt)[0, 1])
+    order = np.argsort(np.abs(gold) + np.abs(learnt))[::-1]
+    with mpl.rc_context(STYLE):
+        fig, axes = plt.subplots(figsize=(8.4, 6.0))
+        axes.grid(True, axis="both")
+        reach = 1.12 * max(np.abs(gold).max(), np.abs(learnt).max())
+        axes.plot([-reach, reach], [-reach, reach], **REFERENCE)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        colours = [GREEN if g * r > 0 else PURPLE for g, r in zip(gold, learnt, strict=True)]
+        axes.scatter(gold, learnt, c=colours, s=26, edgecolors="white", linewidths=0.6, zorder=3)
+        taken: list[tuple[float, float]] = []
+        for i in order:
+            if len(taken) == labelled:
+                break
+            if any(math.hypot((gold[i] - x) / reach, 2.2 * (learnt[i] - y) / reach) < 0.13 for x, y in taken):
+                continue  # too near to one that has a name already
+            taken.append((gold[i], learnt[i]))
+            side = 1 if gold[i] < 0.6 * reach else -1
+            axes.annotate(words[i], (gold[i], learnt[i]), (6 * side, 4), textcoords="offset points", fontsize=9.5,
+                          color=INK, ha="left" if side > 0 else "right")  # fmt: skip
+        tall = 1.15 * np.abs(learnt).max()
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(-tall, tall)
+        axes.set_xlabel("gold reward: what one more of this word adds (nats)")
+        axes.set_ylabel("learnt reward: what it adds (nats)")
+        axes.set_title(f"Learnt and gold worth of {len(words)} words: correlation {agree:.2f}")
+        axes.set_facecolor("white")
+        axes.tick_params(color=FAINT)
+    return fig

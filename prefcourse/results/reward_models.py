@@ -1,0 +1,59 @@
+"""The grids of lesson 03: how good and how calibrated a reward model is, by number of pairs, label noise and margin."""
+
+import random
+from collections.abc import Callable
+
+from prefcourse.annotators import flipped
+from prefcourse.calibration import assess, fit_temperature
+from prefcourse.results.store import Grid, grid, metrics
+from prefcourse.reward_model import RewardModel, pair_margins, train_reward_model
+from prefcourse.world import World
+
+PAIRS = 2_000  # of the runs on noise and on the margin, and of the run in the lesson
+AS_TRAINED = ("accuracy", "gold_order", "nll", "ece", "ece_gold")
+
+
+def fit_and_assess(
+    world: World, pairs: int, seed: int, flips: float = 0.0, margin: float = 0.0
+) -> tuple[RewardModel, dict]:
+    """A reward model trained on `pairs` random training pairs, of which the share `flips` has its label turned round.
+
+    Returns it as trained, and what `assess` says of it on the test pairs; the names with `_scaled` are those after one
+    temperature, fitted on the validation pairs, has divided all rewards.
+    """
+    rows, _ = flipped(random.Random(seed).sample(world.pairs["train"], pairs), flips, seed=seed)
+    model, _ = train_reward_model(world.sft, rows, world.tokenizer, margin=margin, seed=seed, progress=False)
+
+    temperature = fit_temperature(pair_margins(model, world.pairs["validation"]))
+    test = world.pairs["test"]
+    margins = pair_margins(model, test)
+    found = metrics(assess(margins, test), AS_TRAINED)
+    scaled = metrics(assess(margins / temperature, test), ("nll", "ece", "ece_gold"))
+    found |= {f"{name}_scaled": value for name, value in scaled.items()}
+    return model, {"metrics": found, "temperature": round(temperature, 4)}
+
+
+def _run(**fixed: float) -> Callable[..., dict]:
+    def run(world: World, **setting: float) -> dict:
+        return fit_and_assess(world, **fixed, **setting)[1]
+
+    return run
+
+
+GRIDS: dict[str, Grid] = {
+    "reward-models": (
+        "reward models trained on n pairs; 2,180 test pairs of 395 prompts",
+        grid(5, pairs=(125, 500, 2000, 8576)),
+        _run(),
+    ),
+    "reward-model-noise": (
+        "reward models trained on 2,000 pairs with a share of the labels flipped; 2,180 test pairs",
+        grid(3, flips=(0.1, 0.2, 0.3, 0.4)),
+        _run(pairs=PAIRS),
+    ),
+    "reward-model-margin": (
+        "reward models trained on 2,000 pairs with a margin in the loss; 2,180 test pairs",
+        grid(3, margin=(0.5, 1.0)),
+        _run(pairs=PAIRS),
+    ),
+}
