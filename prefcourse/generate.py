@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,15 @@ def next_token(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    probs = (logits.float() / temperature).softmax(-1)  # (B, V)
+    logits = logits.float() if temperature == 1 else logits.float() / temperature
+    probs = logits.softmax(-1)  # (B, V)
     if top_k == 0 and top_p == 1:  # nothing to cut off, so nothing to sort
-        cumulative = probs.cumsum(-1)
+        cumulative = probs.cumsum_(-1)
         token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)  # (B, 1)
         return token[:, 0].clamp(max=probs.shape[-1] - 1)
-    probs, order = probs.sort(-1, descending=True)
+    probs, order = probs.topk(min(top_k or probs.shape[-1], probs.shape[-1]), -1)  # sorted, the most probable first
     cumulative = probs.cumsum(-1)
     keep = cumulative - probs < top_p  # the token that crosses p still belongs to the set
-    if top_k:
-        keep[:, top_k:] = False
     mass = (probs * keep).sum(-1, keepdim=True)  # (B, 1) what is left to draw from
     rank = torch.searchsorted(cumulative, uniform[:, None] * mass, right=True)  # (B, 1)
     last = keep.sum(-1, keepdim=True) - 1  # rounding must not step over the last token we kept
@@ -84,30 +84,71 @@ def sample_ids(
         rows = by_length[start : start + batch_size]  # the rows still being written, as indices into prompts
         position = len(prompts[rows[0]])  # the shortest prompt is read in one pass
         step_ids = torch.tensor([prompts[i][:position] for i in rows], device=device)  # (B, position)
-        cache = DynamicCache(config=model.config)
+        cache = _Cache(model.config, room=len(prompts[rows[-1]]) + max_new_tokens)
         while rows:
             hidden = model.base_model(step_ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-            logits = model.get_output_embeddings()(hidden)  # (B, V)
-            drawn = [max(position - len(prompts[i]), 0) for i in rows]  # how many tokens row i has drawn so far
-            uniform = uniforms[rows, drawn].to(device)
-            sampled = next_token(logits, uniform, temperature, top_k, top_p).tolist()
-            alive, tokens = [], []
-            for k, (i, token) in enumerate(zip(rows, sampled, strict=True)):
-                if position < len(prompts[i]):
-                    token = prompts[i][position]
-                else:
-                    completions[i].append(token)
-                    if token == eos_id or len(completions[i]) == max_new_tokens:
-                        continue
-                alive.append(k)
-                tokens.append(token)
-            if len(alive) < len(rows):
-                rows = [rows[k] for k in alive]
-                if rows:
-                    cache.batch_select_indices(torch.tensor(alive, device=device))
+            draw = [k for k, i in enumerate(rows) if len(prompts[i]) <= position]  # the others still read their prompt
+            logits = model.get_output_embeddings()(hidden[draw] if len(draw) < len(rows) else hidden)  # (draws, V)
+            uniform = uniforms[[rows[k] for k in draw], [len(completions[rows[k]]) for k in draw]].to(device)
+            drawn = next_token(logits, uniform, temperature, top_k, top_p).tolist()
+            done = []
+            for k, token in zip(draw, drawn, strict=True):
+                written = completions[rows[k]]
+                written.append(token)
+                if token == eos_id or len(written) == max_new_tokens:
+                    done.append(k)
+            for hole, last in cache.drop(done, len(rows)):
+                rows[hole] = rows[last]
+            del rows[len(rows) - len(done) :]
+            tokens = [(prompts[i] + completions[i])[position] for i in rows]
             step_ids = torch.tensor(tokens, device=device)[:, None]  # (B, 1)
             position += 1
     return completions
+
+
+class _Layer(DynamicLayer):
+    """Keys and values of one layer in memory taken once: a new token is written behind the others, nothing is copied.
+
+    Time comes first, (room, B, heads, width): what one step writes lies together, and room not used is not touched.
+    """
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room, self.end = room, 0  # tokens that fit, tokens that are there
+
+    def update(self, key_states, value_states, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        new = [states.permute(2, 0, 1, 3) for states in (key_states, value_states)]  # (t, B, heads, width)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.store = [states.new_empty(self.room, *states.shape[1:]) for states in new]
+        begin, self.end = self.end, self.end + len(new[0])
+        for store, states in zip(self.store, new, strict=True):
+            store[begin : self.end] = states
+        self.keys, self.values = (store[: self.end].permute(1, 2, 0, 3) for store in self.store)
+        return self.keys, self.values
+
+    def move(self, holes: list[int], last: list[int], left: int) -> None:
+        """Rows `last` take the place of rows `holes`, and the first `left` rows stay."""
+        for k, store in enumerate(self.store):
+            store[: self.end, holes] = store[: self.end, last]
+            self.store[k] = store[:, :left]
+
+
+class _Cache(DynamicCache):
+    """`DynamicCache` with room for a known number of tokens, from which rows can be dropped at little cost."""
+
+    def __init__(self, config, room: int):
+        super().__init__(config=config)
+        self.layers = [_Layer(room) if type(layer) is DynamicLayer else layer for layer in self.layers]
+
+    def drop(self, done: list[int], rows: int) -> list[tuple[int, int]]:
+        """Forget rows `done` of `rows`. The last ones move into the holes: (hole, row that fills it) for each."""
+        left, gone = rows - len(done), set(done)
+        holes = [k for k in done if k < left]
+        last = [k for k in range(left, rows) if k not in gone]
+        for layer in self.layers if done else ():
+            layer.move(holes, last, left)
+        return list(zip(holes, last, strict=True))
 
 
 def generate(
