@@ -147,7 +147,11 @@ class _Cache(DynamicCache):
         holes = [k for k in done if k < left]
         last = [k for k in range(left, rows) if k not in gone]
         for layer in self.layers if done else ():
-            layer.move(holes, last, left)
+            if isinstance(layer, _Layer):
+                layer.move(holes, last, left)
+            else:  # of another kind, such as a sliding window: it copies what stays
+                moved = dict(zip(holes, last, strict=True))
+                layer.batch_select_indices(torch.tensor([moved.get(k, k) for k in range(left)], dtype=torch.long))
         return list(zip(holes, last, strict=True))
 
 

@@ -239,3 +239,26 @@ def test_past_keys_are_computed_once(model, monkeypatch):
     assert shapes[0] == (20, 2) and all(width == 1 for _, width in shapes[1:])
     assert min(lengths) < 30 and shapes[-1][0] < 20
     assert len(shapes) <= 31
+
+
+def sliding_window():
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    width = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    settings = {"vocab_size": 300, "max_position_embeddings": 64, "num_key_value_heads": 1, "sliding_window": 8}
+    return MistralForCausalLM(MistralConfig(**width, **settings, initializer_range=0.2)).eval()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "sliding window"])
+def test_a_row_keeps_its_own_past_when_others_leave(kind, model, prompts):
+    """When a row ends, the last one takes its place in the cache: or its text would change."""
+    network = model if kind == "gpt2" else sliding_window()
+    long = sample_ids(network, prompts, max_new_tokens=24, temperature=0, eos_id=-1)
+    eos = Counter(token for ids in long for token in set(ids)).most_common(1)[0][0]
+    found = sample_ids(network, prompts, max_new_tokens=24, temperature=0, eos_id=eos)
+    alone = [
+        sample_ids(network, [prompt], max_new_tokens=24, temperature=0, eos_id=eos)[0] for prompt in prompts
+    ]  # fmt: skip
+    assert found == alone
+    assert len({len(ids) for ids in found}) > 2

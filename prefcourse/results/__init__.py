@@ -8,17 +8,14 @@ interrupted grid goes on where it stopped. A lesson reads a stored result with `
 the same function, and asserts that it lands in the stored band.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from prefcourse.results import data, reward_models
 from prefcourse.results.data import label_noise
-from prefcourse.results.store import Grid, column, estimate, grid, load, metrics
+from prefcourse.results.store import Grid, column, estimate, grid, load, metrics, provenance
 from prefcourse.world import World, load_world
 
 __all__ = ["GRIDS", "column", "estimate", "grid", "label_noise", "load", "metrics", "write"]
@@ -57,9 +54,7 @@ def write(
         return None
     record = {
         "what": what,
-        "command": f"python -m prefcourse results {name}",
-        "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers")},
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
+        **provenance(f"python -m prefcourse results {name}"),
         "date": max(r.pop("date") for r in runs),
         "runs": runs,
     }

@@ -1,6 +1,9 @@
 """How stored results are read, and the small things that every grid needs. `prefcourse.results` writes them."""
 
+import importlib.metadata
 import json
+import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +14,15 @@ from prefcourse.world import data_folder
 Setting = dict[str, Any]
 Grid = tuple[str, list[Setting], Callable[..., dict]]  # what it is, its settings, and the run of one of them
 METRICS = ("gold_reward", "win_rate", "kl", "distinct_2")
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """Where a stored result comes from: the command that makes it again, the versions, and the kind of machine."""
+    return {
+        "command": command,
+        "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers")},
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
+    }
 
 
 def load(name: str) -> dict:
