@@ -50,7 +50,7 @@ def rightness(margins: Tensor, probability: Tensor | None = None) -> Tensor:
 def ece(confidence: Tensor, right: Tensor, bins: int = BINS) -> float:
     """Expected calibration error Σ_b n_b/N |mean right - mean confidence|, over bins of equal size.
 
-    Guo et al. 2017, Eq. 5, which has bins of equal width; of equal size, none is nearly empty (Nixon et al. 2019).
+    Guo et al. 2017, Sec. 2, with bins of equal width; of equal size, none is nearly empty (Nixon et al. 2019).
     Noise alone makes it positive: compare with `ece_of_noise`. Raises ValueError for fewer pairs than bins.
     """
     parts = _bins(confidence, bins)

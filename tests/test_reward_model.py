@@ -2,12 +2,16 @@
 
 import json
 import math
+import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2ForSequenceClassification
 
+from prefcourse import results
 from prefcourse.preferences import collate, collate_pairs, encode
+from prefcourse.results import reward_models
 from prefcourse.reward_model import RewardModel, pair_margins, train_reward_model
 from prefcourse.rewards import GoldReward, bradley_terry_loss
 
@@ -230,3 +234,37 @@ def test_loading_says_what_is_wrong(model, tiny_gpt2, tokenizer, tmp_path):
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"no model.safetensors"):
         RewardModel.load(place)
+
+
+# ------------------------------------------------------------------------------------------- the stored grids
+
+
+def test_a_run_of_the_grid_reports_before_and_after_the_temperature(monkeypatch):
+    """The labels that it trains on are those asked for, and it is judged on the test pairs."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(400):
+        gap = rng.gauss(0, 2)
+        won = rng.random() < 1 / (1 + math.exp(-gap))
+        sides = ((" up", gap), (" down", 0.0)) if won else ((" down", 0.0), (" up", gap))
+        (chosen, a), (rejected, b) = sides
+        rows.append({"prompt": f"p{i}", "chosen": chosen, "rejected": rejected, "chosen_score": a, "rejected_score": b})
+    world = SimpleNamespace(
+        pairs={"train": rows, "validation": rows[:200], "test": rows[200:]}, sft=None, tokenizer=None
+    )
+    gold = {(row["prompt"], row[side]): row[f"{side}_score"] for row in rows for side in ("chosen", "rejected")}
+    seen = {}
+
+    def fake(body, pairs, tokenizer, **settings):
+        seen.update(pairs=pairs, settings=settings)
+        return (lambda x, y: torch.tensor([3 * gold[key] for key in zip(x, y, strict=True)])), {}
+
+    monkeypatch.setattr(reward_models, "train_reward_model", fake)
+    _, found = reward_models.fit_and_assess(world, 100, seed=2, flips=0.25, margin=0.5)
+    assert seen["settings"]["seed"] == 2 and seen["settings"]["margin"] == 0.5
+    assert len(seen["pairs"]) == 100 and sum(row not in rows for row in seen["pairs"]) == 25
+    found, temperature = found["metrics"], found["temperature"]
+    assert temperature == pytest.approx(3, rel=0.4), "the made-up model is three times too sure"
+    assert found["ece_gold"]["value"] > 0.1 > found["ece_gold_scaled"]["value"]
+    assert found["gold_order"]["value"] == 1 and found["nll_scaled"]["value"] < found["nll"]["value"]
+    assert set(reward_models.GRIDS) <= set(results.GRIDS)

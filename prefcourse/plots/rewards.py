@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prefcourse.plots.data import _percent, _seeds
-from prefcourse.plots.style import BLUE, FAINT, GREEN, GREY, INK, METHODS, ORANGE, PURPLE, REFERENCE, STYLE, _signed
+from prefcourse.plots.style import BLUE, GREEN, GREY, INK, METHODS, ORANGE, PURPLE, REFERENCE, STYLE, _signed
 
 
 def win_probabilities(reward: Sequence[float], names: Sequence[str], shift: float = 0.0) -> Figure:
@@ -33,7 +33,7 @@ def win_probabilities(reward: Sequence[float], names: Sequence[str], shift: floa
         right.grid(False)
         for i in at:
             for j in at:
-                far = abs(chance[i, j] - 0.5) > 0.32
+                far = abs(chance[i, j] - 0.5) > 0.25
                 text = "–" if i == j else f"{chance[i, j]:.0%}"
                 right.text(j, i, text, ha="center", va="center", color="white" if far else INK, fontsize=10)
         right.set_xticks(at, names, rotation=25, ha="right")
@@ -46,35 +46,39 @@ def win_probabilities(reward: Sequence[float], names: Sequence[str], shift: floa
     return fig
 
 
-def calibration(curves: Mapping[str, Sequence], errors: Mapping[str, float], noise: float) -> Figure:
+def calibration(curves: Mapping[str, Sequence], exact: Mapping[str, Sequence], errors: Mapping[str, float]) -> Figure:
     """Reliability curves side by side: how often the model is right, against how sure it is, with 95 % intervals.
 
-    curves: title → bins as `prefcourse.calibration.reliability` returns them. errors: the ECE of each; noise: the ECE
-    of a perfectly calibrated model on as many labels.
+    curves: title → bins as `prefcourse.calibration.reliability` returns them, on the labels that were drawn. exact: the
+    same bins with the chance of each label in place of the label. errors: the ECE of each on the drawn labels.
     """
     with mpl.rc_context(STYLE):
         fig, panels = plt.subplots(1, len(curves), figsize=(5.2 * len(curves), 4.8), squeeze=False, sharey=True)
-        ends = [b.right.low for bins in curves.values() for b in bins]
-        ends += [max(b.right.high, b.confidence) for bins in curves.values() for b in bins]
+        ends = [end for bins in curves.values() for b in bins for end in (b.right.low, b.right.high)]
+        widest = max(b.confidence for bins in curves.values() for b in bins) + 0.03
         for axes, (name, bins) in zip(panels[0], curves.items(), strict=True):
             sure = np.array([b.confidence for b in bins])
             right, low, high = np.array([[b.right.value, b.right.low, b.right.high] for b in bins]).T
-            axes.plot([0.5, 1], [0.5, 1], **REFERENCE, label="as sure as right")
-            axes.vlines(sure, sure, right, color=ORANGE, linewidth=4, alpha=0.35, label="gap")
-            look = dict(color=BLUE, marker="o", markersize=8, markeredgecolor="white", elinewidth=1.4)
-            axes.errorbar(sure, right, [right - low, high - right], label="one tenth of the pairs", **look)
-            axes.set_xlim(0.49, max(ends) + 0.02)
-            axes.set_ylim(min(0.45, min(ends) - 0.02), max(ends) + 0.02)
+            axes.plot([0.5, widest], [0.5, widest], **REFERENCE, label="as sure as right")
+            axes.errorbar(
+                sure, right, [right - low, high - right], color=BLUE, linestyle="", marker="o", markersize=8,
+                markeredgecolor="white", elinewidth=1.4, label=f"labels as drawn, {_share(len(bins))} of the pairs",
+            )  # fmt: skip
+            chance = [b.right.value for b in exact[name]]
+            axes.plot(sure, chance, color=GREEN, marker="D", markersize=5.5, markeredgecolor="white",
+                      label="the chance of those labels")  # fmt: skip
+            axes.set_xlim(0.49, widest)
+            axes.set_ylim(min(0.45, min(ends) - 0.02), max(*ends, widest) + 0.02)
             axes.set_title(f"{name}: ECE {errors[name]:.3f}")
             axes.set_xlabel("how sure: σ(|Δ|)")
             _percent(axes.xaxis, axes.yaxis)
-        panels[0, 0].set_ylabel("how often right: the label agrees")
+        panels[0, 0].set_ylabel("how often right")
         panels[0, 0].legend(loc="upper left")
-        panels[0, -1].annotate(
-            f"noise alone: ECE {noise:.3f}", (1, 0), (-6, 8), xycoords="axes fraction", ha="right", color=GREY,
-            textcoords="offset points", fontsize=9.5,
-        )  # fmt: skip
     return fig
+
+
+def _share(parts: int) -> str:
+    return {4: "a quarter", 5: "a fifth", 10: "a tenth", 20: "a twentieth"}.get(parts, f"1/{parts}")
 
 
 def reward_accuracy(
@@ -116,9 +120,18 @@ def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[f
         fig, axes = plt.subplots(figsize=(8.4, 6.0))
         axes.grid(True, axis="both")
         reach = 1.12 * max(np.abs(gold).max(), np.abs(learnt).max())
-        axes.plot([-reach, reach], [-reach, reach], **REFERENCE)
+        axes.plot([-reach, reach], [-reach, reach], **REFERENCE, label="the same worth")
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.axvline(0, color=GREY, linewidth=0.8)
+        slope = float(gold @ learnt / (gold @ gold))
+        axes.plot(
+            [-reach, reach],
+            [-slope * reach, slope * reach],
+            color=INK,
+            linewidth=1.4,
+            linestyle="--",
+            label=f"best line, slope {slope:.2f}",
+        )
         colours = [GREEN if g * r > 0 else PURPLE for g, r in zip(gold, learnt, strict=True)]
         axes.scatter(gold, learnt, c=colours, s=26, edgecolors="white", linewidths=0.6, zorder=3)
         taken: list[tuple[float, float]] = []
@@ -137,6 +150,5 @@ def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[f
         axes.set_xlabel("gold reward: what one more of this word adds (nats)")
         axes.set_ylabel("learnt reward: what it adds (nats)")
         axes.set_title(f"Learnt and gold worth of {len(words)} words: correlation {agree:.2f}")
-        axes.set_facecolor("white")
-        axes.tick_params(color=FAINT)
+        axes.legend(loc="lower right")
     return fig
