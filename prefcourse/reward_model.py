@@ -44,7 +44,8 @@ class RewardModel(nn.Module):
         super().__init__()
         guards.check_model(body, tokenizer, "body")
         self.body, self.tokenizer = copy.deepcopy(body.base_model).requires_grad_(True), tokenizer
-        self.head = nn.Linear(body.get_input_embeddings().weight.shape[1], 1, device=body.device)
+        words = body.get_input_embeddings().weight  # (V, D)
+        self.head = nn.Linear(words.shape[1], 1, device=words.device, dtype=words.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.eval()

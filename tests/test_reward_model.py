@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2ForSequenceClassification
 
 from prefcourse import results
+from prefcourse.best_of_n import sample_pool
 from prefcourse.preferences import collate, collate_pairs, encode
 from prefcourse.results import reward_models
 from prefcourse.reward_model import RewardModel, pair_margins, train_reward_model
@@ -180,6 +181,13 @@ def test_pair_margins_of_any_reward(pairs):
     seen = []
     pair_margins(lambda x, y: (seen.append(len(x)), torch.zeros(len(x)))[1], pairs)
     assert seen == [len({(r["prompt"], r[s]) for r in pairs for s in ("chosen", "rejected")})], "each text once"
+
+
+def test_it_goes_wherever_the_gold_reward_goes(model, tiny_gpt2, tokenizer):
+    prompts = ["This film", "We know the story"]
+    pool, rewards = sample_pool(tiny_gpt2(), model, prompts, tokenizer, n=3, max_new_tokens=5)
+    texts = [c.text for group in pool for c in group]
+    assert torch.allclose(rewards.flatten(), model([p for p in prompts for _ in range(3)], texts), atol=1e-5)
 
 
 def test_shift_and_divide(model, pairs):

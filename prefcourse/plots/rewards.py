@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.figure import Figure
 
 from prefcourse.plots.data import _percent, _seeds
@@ -138,12 +139,13 @@ def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[f
         for i in order:
             if len(taken) == labelled:
                 break
-            if any(math.hypot((gold[i] - x) / reach, 2.2 * (learnt[i] - y) / reach) < 0.13 for x, y in taken):
+            if any(math.hypot((gold[i] - x) / reach, 2.2 * (learnt[i] - y) / reach) < 0.16 for x, y in taken):
                 continue  # too near to one that has a name already
             taken.append((gold[i], learnt[i]))
             side = 1 if gold[i] < 0.6 * reach else -1
             axes.annotate(words[i], (gold[i], learnt[i]), (6 * side, 4), textcoords="offset points", fontsize=9.5,
-                          color=INK, ha="left" if side > 0 else "right")  # fmt: skip
+                          color=INK, ha="left" if side > 0 else "right",
+                          path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
         tall = 1.15 * np.abs(learnt).max()
         axes.set_xlim(-reach, reach)
         axes.set_ylim(-tall, tall)
