@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prefcourse import losses
+from prefcourse import losses, rewards
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 pytest.importorskip("trl")
@@ -21,6 +21,7 @@ from trl.experimental.cpo.cpo_trainer import CPOTrainer
 from trl.experimental.orpo.orpo_trainer import ORPOTrainer
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_trainer import KTOTrainer
+from trl.trainer.reward_trainer import RewardTrainer
 
 N, T = 1000, 24  # examples; completion tokens at most
 
@@ -351,3 +352,23 @@ def test_trls_orpo_has_nan_gradients_as_a_mean_logp_reaches_0():
     one = torch.ones(2)
     losses.orpo_loss(c, c.flip(0).detach(), chosen_lengths=one, rejected_lengths=one).sum().backward()
     assert c.grad.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------- reward models
+
+
+@pytest.mark.parametrize("with_margin", [False, True])
+def test_the_reward_model_loss(with_margin):
+    """Values of a mean over the batch, and the gradients in every score; a margin of its own for each pair."""
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(2 * N, generator=generator)
+    margin = torch.rand(N, generator=generator) if with_margin else torch.zeros(N)
+    theirs, ours = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    inputs = {"attention_mask": torch.ones(2 * N, T)} | ({"margin": margin} if with_margin else {})
+    trainer = stand_in(args=SimpleNamespace(center_rewards_coefficient=None))
+    found = RewardTrainer.compute_loss(trainer, lambda **_: SimpleNamespace(logits=theirs[:, None]), inputs)
+    loss = rewards.bradley_terry_loss(*ours.chunk(2), margin=margin).mean()
+    found.backward()
+    loss.backward()
+    assert loss.item() == pytest.approx(found.item(), abs=1e-6)
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-9)
