@@ -1,0 +1,129 @@
+"""What a run costs: tokens through each model, processor seconds, peak memory, and the sums behind them.
+
+    meter = Meter(policy=policy, reference=world.sft, reward_model=reward_model)
+    with meter:
+        rloo(policy, reward_model, prompts, tokenizer, reference=world.sft)
+    meter.forward["policy"], meter.backward["policy"], meter.work, meter.seconds
+
+A token counts once for every pass through a model's body, padding included: that is what the processor has to do.
+A backward pass costs about two forward passes (Kaplan et al. 2020, Sec. 2.1), so `work` = forward + 2 · backward, in
+units of one token through one model forward. The output head, and how wide the texts are, are not in it.
+"""
+
+import multiprocessing
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import PreTrainedModel
+
+MB = 1e6  # bytes
+BYTES = {"weights": 4, "gradients": 4, "adam": 8}  # of a trained parameter in float32: 16 in all
+
+
+class Meter:
+    """Counts tokens and processor seconds of everything inside `with meter:`; several such blocks add up.
+
+    roles: the models to tell apart, by name; any other goes under "other". forward and backward: role → tokens.
+    seconds: processor time of this process, all threads together. With one thread it does not depend on what else the
+    machine does, which the clock on the wall does.
+    """
+
+    def __init__(self, **roles: nn.Module):
+        self.roles = {id(_body(model)): role for role, model in roles.items()}
+        self.forward: Counter[str] = Counter()
+        self.backward: Counter[str] = Counter()
+        self.seconds = 0.0
+
+    def __enter__(self) -> "Meter":
+        self._hook = register_module_forward_hook(self._count)
+        self._began = time.process_time()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.seconds += time.process_time() - self._began
+        self._hook.remove()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens in here, such as an evaluation during a run, is not counted."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+    def _count(self, module: nn.Module, args: tuple, output) -> None:
+        if not isinstance(module, PreTrainedModel) or module.base_model is not module:
+            return  # a layer, or the language model around the body
+        hidden = output.last_hidden_state  # (B, T, D)
+        role, tokens = self.roles.get(id(module), "other"), hidden.shape[0] * hidden.shape[1]
+        self.forward[role] += tokens
+        if hidden.requires_grad:  # kept for a backward pass, which every trainer here makes once
+            self.backward[role] += tokens
+
+    @property
+    def work(self) -> int:
+        """Forward tokens + 2 · backward tokens of all models."""
+        return self.forward.total() + 2 * self.backward.total()
+
+
+def _body(model: nn.Module) -> nn.Module:
+    return model.base_model if isinstance(model, PreTrainedModel) else model.body
+
+
+def peak_memory(job: Callable[..., Callable[[], None]], *arguments) -> float:
+    """How many MB the resident memory rises, at most, while the function that `job(*arguments)` returns is running.
+
+    Both run in a fresh process. `job`, a function of a module, prepares: what it has loaded is not counted. Raises
+    OSError where there is no /proc (only Linux has it), RuntimeError if the job fails.
+    """
+    if not Path("/proc/self/statm").exists():
+        raise OSError("peak_memory reads /proc/self/statm, which only Linux has. Read the stored numbers instead.")
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    process = context.Process(target=_watch, args=(results, job, arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{job.__name__}{arguments} failed in its own process: see above")
+    return results.get()
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / MB
+
+
+def _watch(results, job: Callable[..., Callable[[], None]], arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    run = job(*arguments)
+    before, done, seen = _resident(), threading.Event(), [0.0]
+
+    def look() -> None:
+        while not done.wait(0.002):
+            seen.append(_resident())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    results.put(max(seen) - before)
+
+
+def model_memory(parameters: float, frozen: int, frozen_bytes: float = 4, trained: int = 1) -> float:
+    """MB of `trained` models in training by Adam and `frozen` ones, each of `parameters` parameters.
+
+    A trained parameter takes 16 bytes: weight, gradient, and Adam's two averages, in float32. Mixed precision takes
+    16 too: 2 + 2 in half precision, 12 for the float32 weight and the averages (Rajbhandari et al. 2020, Sec. 3.1).
+    """
+    return parameters * (trained * sum(BYTES.values()) + frozen * frozen_bytes) / MB

@@ -1,0 +1,157 @@
+"""Figures of DPO against RLHF (lesson 11): cost and quality, wrong settings, the exact world, and a budget."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, KL_LABEL, PURPLE, REFERENCE, SKY, STYLE
+
+LOOKS = {  # one look for each method, the same in every figure of the lesson
+    "DPO": (BLUE, "o", "-"),
+    "RLOO": (GREEN, "s", "--"),
+    "PPO": (PURPLE, "^", "-."),
+    "best-of-n": (AMBER, "D", ":"),
+    "RLOO on the true reward": (GREY, "P", (0, (6, 2))),
+}
+GOLD = "mean gold reward (nats of log-odds)"
+Ends = tuple[float, float, float]  # value, low, high
+
+
+def cost_and_quality(paths: Mapping[str, Sequence[Sequence[Mapping]]], *, start: float, title: str) -> Figure:
+    """Gold reward against KL and against work, for every method: pale lines are seeds, bold ones the means of points.
+
+    paths: method → one path for each seed, all of the same number of points: dicts with kl and gold, and with work
+    (tokens) where the method was trained. start: the reference's gold reward.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.9), sharey=True)
+        for method, seeds in paths.items():
+            colour, marker, line = LOOKS[method]
+            for axes, name, unit in ((left, "kl", 1.0), (right, "work", 1e3)):
+                if not all(name in point for seed in seeds for point in seed):
+                    continue
+                x, y = (np.array([[p[key] for p in seed] for seed in seeds], dtype=float) for key in (name, "gold"))
+                x = x / unit
+                axes.plot(x.T, y.T, color=colour, linewidth=0.9, alpha=0.28)
+                axes.plot(
+                    x.mean(0), y.mean(0), color=colour, marker=marker, linestyle=line, markersize=8, label=method,
+                    markeredgecolor="white", zorder=3,
+                )  # fmt: skip
+        for axes in (left, right):
+            axes.axhline(start, **REFERENCE, zorder=1)
+        left.annotate("reference", (1, start), (-2, 4), xycoords=("axes fraction", "data"), ha="right", color=GREY,
+                      textcoords="offset points", fontsize=9.5)  # fmt: skip
+        left.set_title("What a nat of KL buys")
+        right.set_title("What a token of work buys")
+        left.set_xlabel(KL_LABEL)
+        right.set_xlabel("work (thousands of forward-token equivalents)")
+        left.set_ylabel(GOLD)
+        left.set_xlim(left=0)
+        right.set_xlim(left=0)
+        left.legend(loc="lower right")
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
+
+
+def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -> Figure:
+    """What a setting three times too high or too low changes: gold reward left, KL right, with intervals over seeds.
+
+    rows: (method, what is wrong, change of gold reward, change of KL), each change as value, low, high; drawn in order.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
+        fig, panels = plt.subplots(1, 2, figsize=(10.8, 1.4 + 0.31 * len(rows)), sharey=True)
+        places, place, last = [], 0.0, rows[0][0]
+        for method, *_ in rows:
+            place += 1.0 if method == last else 1.8
+            last = method
+            places.append(place)
+        for axes, column in zip(panels, (2, 3), strict=True):
+            axes.axvline(0, **REFERENCE)
+            for row, y in zip(rows, places, strict=True):
+                value, low, high = row[column]
+                colour, marker, _ = LOOKS[row[0]]
+                bar = [[value - low], [high - value]]
+                axes.errorbar(
+                    value, y, xerr=bar, color=colour, marker=marker, markersize=7.5, markeredgecolor="white",
+                    elinewidth=1.6,
+                )  # fmt: skip
+        panels[0].set_yticks(places, [f"{method}: {what}" for method, what, *_ in rows])
+        panels[0].invert_yaxis()
+        panels[0].set_title("Change of gold reward (nats)")
+        panels[1].set_title("Change of KL (nats)")
+        for axes in panels:
+            axes.set_xlabel("wrong setting − tuned setting, same seeds")
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
+
+
+def regret_by_pairs(panels: Mapping[str, tuple[Sequence[int], Mapping[str, np.ndarray]]], *, title: str) -> Figure:
+    """How far each road stays below the best J, against the number of comparisons, on the exact world.
+
+    panels: heading → (numbers of comparisons, road → regrets (numbers, draws)). Lines are means over the draws; bands
+    hold the middle half of them.
+    """
+    looks = [(BLUE, "o", "-"), (GREEN, "s", "--"), (PURPLE, "^", "-.")]
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
+        fig, row = plt.subplots(1, len(panels), figsize=(10.8, 4.4), sharey=True)
+        for axes, (heading, (numbers, roads)) in zip(row, panels.items(), strict=True):
+            for (name, regret), (colour, marker, line) in zip(roads.items(), looks, strict=False):
+                axes.fill_between(numbers, *np.quantile(regret, [0.25, 0.75], axis=1), color=colour, alpha=0.15, lw=0)
+                axes.plot(numbers, regret.mean(1), color=colour, marker=marker, linestyle=line, label=name,
+                          markersize=8, markeredgecolor="white")  # fmt: skip
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xticks(list(numbers), [f"{n:,}" for n in numbers])
+            axes.xaxis.minorticks_off()
+            axes.set_title(heading)
+            axes.set_xlabel("comparisons for each prompt that has any (logarithmic)")
+        row[0].set_ylabel(r"$J(\pi^*) - J(\pi)$ (nats, logarithmic)")
+        row[0].legend(loc="lower left")
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
+
+
+def budget(memory: Mapping[str, Mapping[str, float]], work: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Stacked bars: memory (GB) and work (forward-token equivalents) of each method, by what they are spent on."""
+    colours = {
+        "trained": INK,
+        "frozen": SKY,
+        "reward model": AMBER,
+        "sampling": PURPLE,
+        "scoring": SKY,
+        "learning": INK,
+    }
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
+        fig, panels = plt.subplots(1, 2, figsize=(10.8, 3.3))
+        labels = ("GB, activations not counted", "work (forward-token equivalents)")
+        for axes, table, label in zip(panels, (memory, work), labels, strict=True):
+            seen: dict[str, None] = {}
+            for y, (_, parts) in enumerate(table.items()):
+                left = 0.0
+                for part, value in parts.items():
+                    axes.barh(y, value, left=left, color=colours[part], height=0.6, edgecolor="white",
+                              label=None if part in seen else part)  # fmt: skip
+                    seen[part] = None
+                    left += value
+                text = f"{left:.3g} GB" if table is memory else _count(left)
+                axes.annotate(text, (left, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
+            axes.set_yticks(range(len(table)), list(table))
+            axes.invert_yaxis()
+            axes.margins(x=0.18)
+            axes.set_xlabel(label)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
+        totals = {name: sum(parts.values()) for name, parts in work.items()}
+        first, *_, last = totals
+        panels[0].set_title("Memory for weights, gradients and Adam")
+        panels[1].set_title(f"{last} does {totals[last] / totals[first]:.1f} times the work of {first}")
+    return fig
+
+
+def _count(tokens: float) -> str:
+    for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g} {name}"
+    return f"{tokens:.0f}"

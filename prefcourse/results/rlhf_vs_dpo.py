@@ -1,0 +1,224 @@
+"""The grid of lesson 11: DPO against RLHF from the same pairs, by quality and by cost, over seeds and wrong settings.
+
+A setting is a method, a knob, by how much that knob is multiplied, and a seed. The seed draws the pairs, the batches
+and all samples, and it draws the same for every method: differences between methods are differences of paired runs.
+Methods: "dpo" on the pairs · "rloo" and "ppo" on a reward model trained on the same pairs · "best-of-n" with that
+reward model · "rloo-gold", which is told the true reward: what a perfect reward model would give.
+"""
+
+import copy
+import itertools
+import math
+import random
+from collections.abc import Callable
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from prefcourse.best_of_n import best_of_n_kl, sample_pool
+from prefcourse.costs import Meter, peak_memory
+from prefcourse.evaluate import Estimate, bootstrap, sequence_kl
+from prefcourse.generate import generate
+from prefcourse.policy_gradient import ppo, rloo
+from prefcourse.preferences import Row
+from prefcourse.results.store import Grid, Setting, metrics
+from prefcourse.reward_model import RewardModel, pair_margins, train_reward_model
+from prefcourse.train import train
+from prefcourse.world import World, load_world
+
+PAIRS, POOL, COMPLETIONS = 768, 16, 64  # pairs to learn from; best-of-n's n; completions that a step of RLOO samples
+PROBE, RANKED = 200, 500  # prompts measured on the way (all of them at the end); pairs for the reward model's accuracy
+BETA = 0.1  # the price of a nat: the same objective for all
+DPO = {"lr": 1e-4, "beta": BETA, "epochs": 1.0, "batch_size": 16}
+REWARD = {"lr": 4.5e-4, "epochs": 1.0, "batch_size": 16}
+RLOO = {"lr": 2e-4, "beta": BETA, "steps": 16, "k": 4}
+PPO = {"lr": 1e-4, "beta": BETA, "steps": 16, "batch_size": COMPLETIONS}
+WATCHED = ("none", "beta", "lr")  # knobs whose runs are also measured on the way
+BIGGER = {"n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 128}  # so that weights are what fills the memory
+
+_kept: dict[tuple, tuple] = {}  # the last reward model, and the measured SFT models: runs beside each other share them
+
+
+def rlhf_vs_dpo(world: World, method: str, knob: str, times: float, seed: int, split: str = "test") -> dict:
+    """Train by `method` with one setting, `knob`, multiplied by `times`; measure what came out and what it cost.
+
+    knob: "none", a name in DPO, RLOO or PPO, or "reward_" and a name in REWARD; "memory" measures the peak instead.
+    Returns metrics: gold_reward and kl (estimates over prompts) · path: points (gold, kl, work, seconds) on the way ·
+    tokens: role → [forward, backward] · work and seconds: the whole cost, the reward model's training included and
+    evaluation not; seconds are the processor's, on one thread. Metric accuracy: the reward model's on held-out pairs.
+    """
+    if knob == "memory":
+        return {"peak_mb": round(peak_memory(memory_job, method, seed))}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run(world, method, knob, times, seed, split)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(world: World, method: str, knob: str, times: float, seed: int, split: str) -> dict:
+    def settings(of: dict, prefix: str = "") -> dict:
+        return {name: value * times if prefix + name == knob else value for name, value in of.items()}
+
+    pairs = random.Random(seed).sample(world.pairs["train"], PAIRS)
+    prompts = list(dict.fromkeys(row["prompt"] for row in pairs))
+    policy, reward, before = copy.deepcopy(world.sft), world.gold, {"work": 0, "seconds": 0.0}
+    if method in ("rloo", "ppo", "best-of-n"):
+        reward, before = reward_model(world, pairs, settings(REWARD, "reward_"), seed, split)
+    meter = Meter(policy=policy, reference=world.sft, **({} if reward is world.gold else {"reward_model": reward}))
+
+    def cost() -> dict:
+        return {"work": before["work"] + meter.work, "seconds": round(before["seconds"] + meter.seconds, 2)}
+
+    calls = itertools.count()
+
+    def look(model: PreTrainedModel) -> dict:
+        if 0 < next(calls) < 4:  # the first step and the end are measured anyway
+            with meter.paused():
+                path.append(_point(measure(model, world, seed, split, PROBE)) | cost())
+        return {}
+
+    if method == "best-of-n":
+        with meter:
+            found, path = _best_of_n(world, reward, seed, split)
+    else:
+        path = [_start(world, seed, split) | {"work": before["work"], "seconds": before["seconds"]}]
+        own = settings({"dpo": DPO, "ppo": PPO}.get(method, RLOO))
+        own["steps"] = round(own.pop("epochs") * PAIRS / own["batch_size"]) if method == "dpo" else round(own["steps"])
+        if "k" in own:
+            own |= {"k": round(own["k"]), "batch_size": round(COMPLETIONS / own["k"])}
+        watch = {"measure": look, "every": max(own["steps"] // 4, 1)} if knob in WATCHED else {}
+        common = {"reference": world.sft, "seed": seed, "progress": False, **watch, **own}
+        with meter:
+            if method == "dpo":
+                train(policy, pairs, world.tokenizer, loss="dpo", **common)
+            else:
+                (ppo if method == "ppo" else rloo)(policy, reward, prompts, world.tokenizer, **common)
+        found = measure(policy, world, seed, split)
+        path.append(_point(found) | cost())
+    tokens = {role: [meter.forward[role], meter.backward[role]] for role in meter.forward}
+    tokens |= {"reward model's training": before["tokens"]} if "tokens" in before else {}
+    found |= {"accuracy": before["accuracy"]} if "accuracy" in before else {}
+    return {"metrics": metrics(found, tuple(found)), "path": path, "tokens": tokens, **cost()}
+
+
+def reward_model(world: World, pairs: list[Row], settings: dict, seed: int, split: str) -> tuple[RewardModel, dict]:
+    """A reward model trained on `pairs`, and its cost and accuracy; the last one is kept for the next run."""
+    key = ("reward model", world.name, split, seed, tuple(settings.values()))
+    if key not in _kept:
+        for old in [old for old in _kept if old[0] == "reward model"]:
+            del _kept[old]
+        with Meter() as meter:
+            model, _ = train_reward_model(world.sft, pairs, world.tokenizer, seed=seed, progress=False, **settings)
+        right = (pair_margins(model, world.pairs[split][:RANKED]) > 0).double()
+        tokens = [meter.forward.total(), meter.backward.total()]
+        found = {"work": meter.work, "seconds": round(meter.seconds, 2), "tokens": tokens}
+        _kept[key] = model, found | {"accuracy": bootstrap(right)}
+    return _kept[key]
+
+
+def measure(
+    policy: PreTrainedModel, world: World, seed: int, split: str = "test", count: int | None = None
+) -> dict[str, Estimate]:
+    """Gold reward and KL of one sample for each of the first `count` prompts of `split` (None: all of them)."""
+    prompts = [row["prompt"] for row in world.prompts[split]][:count]
+    completions = generate(policy, world.tokenizer, prompts, seed=2 * seed + 1)
+    return {
+        "gold_reward": bootstrap(world.gold(prompts, [c.text for c in completions])),
+        "kl": bootstrap(sequence_kl(policy, world.sft, world.tokenizer, prompts, completions)),
+    }
+
+
+def _point(found: dict[str, Estimate]) -> dict:
+    return {"gold": round(found["gold_reward"].value, 4), "kl": round(found["kl"].value, 4)}
+
+
+def _start(world: World, seed: int, split: str) -> dict:
+    key = ("sft", world.name, split, seed)
+    if key not in _kept:
+        _kept[key] = (_point(measure(world.sft, world, seed, split)),)
+    return _kept[key][0]
+
+
+def _best_of_n(world: World, reward: RewardModel, seed: int, split: str) -> tuple[dict, list[dict]]:
+    """The gold reward of the reward model's favourite of n, for n = 1, 2, 4, … POOL: what POOL gives, and the path."""
+    prompts = [row["prompt"] for row in world.prompts[split]][:PROBE]
+    pool, proxy = sample_pool(world.sft, reward, prompts, world.tokenizer, n=POOL, seed=2 * seed + 1)
+    asked = [prompt for prompt in prompts for _ in range(POOL)]
+    gold = world.gold(asked, [c.text for row in pool for c in row]).view(proxy.shape)  # (B, POOL)
+    gold = gold.gather(1, proxy.argsort(1)).double()  # from the reward model's worst to its best
+    path = []
+    for n in (2**i for i in range(POOL.bit_length())):
+        share = [math.comb(i, n - 1) / math.comb(POOL, n) for i in range(POOL)]  # of picks in which i is the best
+        best = bootstrap(gold @ torch.tensor(share, dtype=torch.float64))
+        path.append({"n": n, "gold": round(best.value, 4), "kl": round(best_of_n_kl(n), 4)})
+    bound = best_of_n_kl(POOL)
+    return {"gold_reward": best, "kl": Estimate(bound, bound, bound)}, path
+
+
+def memory_job(method: str, seed: int) -> Callable[[], None]:
+    """Two steps of `method` on 16 texts, with a GPT-2 of 27 million random parameters, ready to be watched.
+
+    "dpo" computes the reference's log-probabilities before the first step; "dpo-two-models" keeps a reference beside.
+    """
+    world, make = load_world(), lambda: GPT2LMHeadModel(GPT2Config(vocab_size=4096, **BIGGER)).eval()
+    pairs, prompts = world.pairs["train"][:16], [row["prompt"] for row in world.prompts["train"]]
+    size = {"steps": 2, "lr": 1e-5, "progress": False, "seed": seed}
+
+    def steps(make: Callable[[], PreTrainedModel], dropped: bool = False) -> None:
+        torch.manual_seed(seed)
+        policy = make()
+        if method == "dpo":
+            train(policy, pairs, world.tokenizer, batch_size=8, **size)
+        elif method == "dpo-two-models":
+            train(policy, pairs, world.tokenizer, batch_size=8, reference=copy.deepcopy(policy), **size)
+        elif method == "rloo":
+            reward = RewardModel(policy, world.tokenizer)
+            rloo(policy, reward, prompts, world.tokenizer, batch_size=4, max_new_tokens=16, **size)
+        else:
+            reward = RewardModel(policy, world.tokenizer)
+            ppo(policy, reward, prompts, world.tokenizer, batch_size=16, minibatches=1, max_new_tokens=16, **size)
+
+    steps(lambda: GPT2LMHeadModel(GPT2Config(vocab_size=4096, n_embd=16, n_layer=1, n_head=1)).eval())  # warms up
+    return lambda: steps(make)
+
+
+def _settings() -> list[Setting]:
+    """Tuned runs and both β, five seeds each; every other knob three times too high and too low, three seeds.
+
+    At the end the learning rates again, on the validation prompts and a seed of its own: that is how they were chosen.
+    """
+    third, found = round(1 / 3, 4), []
+
+    def add(method: str, knob: str, times: float, seed: int, split: str = "test") -> None:
+        found.append({"method": method, "knob": knob, "times": times, "seed": seed, "split": split})
+
+    for seed in range(5):
+        for method in ("dpo", "rloo", "ppo", "best-of-n", "rloo-gold"):
+            add(method, "none", 1, seed)
+            for times in (3, third) if method in ("dpo", "rloo") else ():
+                add(method, "beta", times, seed)
+    for seed in range(3):
+        for method, knob in (("dpo", "lr"), ("dpo", "epochs"), ("rloo", "lr"), ("rloo", "steps"), ("rloo", "reward_lr"),
+                             ("rloo", "reward_epochs")):  # fmt: skip
+            for times in (3, third):
+                add(method, knob, times, seed)
+        for method in ("dpo", "dpo-two-models", "rloo", "ppo"):
+            add(method, "memory", 1, seed)
+    for method in ("dpo", "rloo", "ppo"):
+        for times in (0.5, 1, 2):
+            add(method, "lr", times, 90, "validation")
+    for seed in range(3):
+        for times in (3, 0.5):  # RLOO needs at least two samples for a prompt
+            add("rloo", "k", times, seed)
+    return found
+
+
+GRIDS: dict[str, Grid] = {
+    "rlhf-vs-dpo": (
+        f"DPO and RLHF from the same {PAIRS:,} pairs, at tuned settings and with one of them wrong; 400 test prompts",
+        _settings(),
+        rlhf_vs_dpo,
+    ),
+}
