@@ -4,6 +4,7 @@
     print(result["gold_reward"], result["kl"])      # 1.93 [1.78, 2.09]   8.1 [7.7, 8.5]
 
 Gold reward, win rate, KL, and length are means over prompts; their intervals come from the bootstrap over prompts.
+Is one policy better than another? `prefcourse.ab_tests`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.generate import Completion, generate
-from prefcourse.logprobs import kl_k1, sequence_logps
+from prefcourse.logprobs import kl_k1, kl_k3, sequence_logps
 from prefcourse.preferences import collate
 from prefcourse.world import World
 
 RESAMPLES = 2_000
 GROUP = 20  # completions whose word pairs are counted together for distinct-2
-METRICS = {  # name → (heading, decimals)
+METRICS = {  # name → (heading, decimals), the lines of `table`
     "gold_reward": ("gold reward", 2),
     "win_rate": ("win rate vs sft", 3),
     "kl": ("KL to sft (nats)", 2),
@@ -28,6 +29,7 @@ METRICS = {  # name → (heading, decimals)
     "length": ("tokens", 1),
     "eos_rate": ("ends with EOS", 3),
 }
+MORE = ("kl_k3", "forward_kl", "repetition")  # measured too
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,16 @@ def sequence_kl(
     return found
 
 
+def repetition(text: str, n: int = 3) -> float:
+    """The share of a text's word n-grams that stood in it before, 1 - different ÷ all (Welleck et al. 2020, §6).
+
+    0 for a text of fewer than n words.
+    """
+    words = text.lower().split()
+    ngrams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
 def distinct_2(texts: Sequence[str]) -> Estimate:
     """Different pairs of neighbouring words ÷ all pairs, within groups of 20 texts (Li et al. 2016); mean over groups.
 
@@ -126,6 +138,9 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Sample at temperature 1 from `policy` and from `reference` (by default world.sft), and compare.
 
+    Besides METRICS: kl_k3, the same KL by the estimator that is never negative (with a heavy tail: see lesson 02);
+    forward_kl, KL(π_ref ‖ π) on the reference's samples, in nats: what the policy has forgotten; repetition, the share
+    of word triples that stood in the same text before.
     prompts: by default those of `split`. baseline: the reference's completions from an earlier call, to save time.
     The two models draw different random numbers, so that a policy equal to its reference wins about half the time.
     """
@@ -136,13 +151,19 @@ def evaluate(
     if baseline is None:
         baseline = generate(reference, world.tokenizer, prompts, seed=2 * seed, **settings)
     rewards, others = (world.gold(prompts, [c.text for c in side]) for side in (completions, baseline))
+    log_ratios = sequence_kl(policy, reference, world.tokenizer, prompts, completions)  # (N,)
+    forgotten = sequence_kl(reference, policy, world.tokenizer, prompts, baseline)  # (N,)
+    texts = [p + c.text for p, c in zip(prompts, completions, strict=True)]
     estimates = {
         "gold_reward": bootstrap(rewards),
         "win_rate": win_rate(rewards, others),
-        "kl": bootstrap(sequence_kl(policy, reference, world.tokenizer, prompts, completions)),
-        "distinct_2": distinct_2([p + c.text for p, c in zip(prompts, completions, strict=True)]),
+        "kl": bootstrap(log_ratios),
+        "distinct_2": distinct_2(texts),
         "length": bootstrap([float(len(c.ids)) for c in completions]),
         "eos_rate": bootstrap([float(c.finished) for c in completions]),
+        "kl_k3": bootstrap(kl_k3(log_ratios, torch.zeros_like(log_ratios))),
+        "forward_kl": bootstrap(forgotten),
+        "repetition": bootstrap([repetition(text) for text in texts]),
     }
     return Evaluation(estimates, prompts, completions, list(baseline), rewards, others)
 

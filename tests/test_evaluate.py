@@ -6,8 +6,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prefcourse.evaluate import METRICS, Estimate, bootstrap, distinct_2, evaluate, sequence_kl, table, win_rate
+from prefcourse.evaluate import (
+    METRICS,
+    MORE,
+    Estimate,
+    bootstrap,
+    distinct_2,
+    evaluate,
+    repetition,
+    sequence_kl,
+    table,
+    win_rate,
+)
 from prefcourse.generate import Completion, generate, sample_ids
+from prefcourse.logprobs import kl_k3
 from prefcourse.rewards import GoldReward
 
 PROMPTS = ["This movie", "The old film", "I think the story", "That cast"] * 12
@@ -133,6 +145,12 @@ def test_distinct_2_needs_two_groups():
         distinct_2(["a b"] * 39)
 
 
+def test_repetition_counts_triples_that_came_before():
+    assert repetition("very very very very very") == pytest.approx(2 / 3)  # three triples, all the same
+    assert repetition("A good film and a GOOD film and") == pytest.approx(2 / 6)
+    assert repetition("one two three") == repetition("one two") == repetition("") == 0
+
+
 # ------------------------------------------------------------------------------------------- all of it
 
 
@@ -141,8 +159,9 @@ def result(world, tiny_gpt2):
     return evaluate(tiny_gpt2(1), world, max_new_tokens=12)
 
 
-def test_every_metric_comes_with_what_it_rests_on(world, result):
-    assert list(result) == list(METRICS) and len(result) == 6
+def test_every_metric_comes_with_what_it_rests_on(world, result, tiny_gpt2):
+    other = tiny_gpt2(1)
+    assert list(result) == [*METRICS, *MORE] and len(result) == 9
     assert result.prompts == PROMPTS and len(result.completions) == len(result.baseline) == 48
     assert result["gold_reward"].value == pytest.approx(result.rewards.mean().item(), abs=1e-6)
     texts = [prompt + c.text for prompt, c in zip(PROMPTS, result.completions, strict=True)]
@@ -151,7 +170,12 @@ def test_every_metric_comes_with_what_it_rests_on(world, result):
     assert result["win_rate"].value == pytest.approx(wins.mean().item())
     assert result["length"].value == pytest.approx(sum(len(c.ids) for c in result.completions) / 48)
     assert result["eos_rate"].value == pytest.approx(sum(c.finished for c in result.completions) / 48)
-    assert result["kl"].low > 1  # two random models
+    assert result["kl"].low > 1 and result["forward_kl"].low > 1  # two random models
+    forgotten = sequence_kl(world.sft, other, world.tokenizer, PROMPTS, result.baseline)
+    assert result["forward_kl"].value == pytest.approx(forgotten.mean().item(), abs=1e-5)
+    ratios = sequence_kl(other, world.sft, world.tokenizer, PROMPTS, result.completions)
+    assert result["kl_k3"].value == pytest.approx(kl_k3(ratios, 0 * ratios).mean().item(), rel=1e-4)
+    assert result["repetition"].value == pytest.approx(sum(map(repetition, texts)) / 48)
     for estimate in result.values():
         assert estimate.low <= estimate.value <= estimate.high
 
