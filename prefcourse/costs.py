@@ -127,3 +127,42 @@ def model_memory(parameters: float, frozen: int, frozen_bytes: float = 4, traine
     16 too: 2 + 2 in half precision, 12 for the float32 weight and the averages (Rajbhandari et al. 2020, Sec. 3.1).
     """
     return parameters * (trained * sum(BYTES.values()) + frozen * frozen_bytes) / MB
+
+
+def plan_memory(parameters: float, frozen_bytes: float = 4) -> dict[str, dict[str, float]]:
+    """GB of weights, gradients and Adam's averages while the policy trains: method → {"trained": …, "frozen": …}."""
+    each = {  # trained models, frozen models
+        "DPO, reference cached": (1, 0),
+        "DPO, reference beside": (1, 1),
+        "RLOO": (1, 2),
+        "PPO, value head on the policy": (1, 2),
+        "PPO, value model of its own": (2, 2),
+    }
+    return {
+        method: {
+            "trained": model_memory(parameters, 0, trained=trained) / 1e3,
+            "frozen": model_memory(parameters, frozen, frozen_bytes, trained=0) / 1e3,
+        }
+        for method, (trained, frozen) in each.items()
+    }
+
+
+def plan_work(
+    pairs: float, length: float, completions: float, *, epochs: float = 1, reward_epochs: float = 1, reuse: float = 2
+) -> dict[str, dict[str, float]]:
+    """Work of each method, in forward-token equivalents: method → what it is spent on.
+
+    length: tokens of a prompt with its completion. completions: how many are sampled in all. reuse: PPO's epochs over
+    each of them. A trained token costs 3: one forward and twice that for the backward pass.
+    """
+    reward_model, sampled = 6 * pairs * reward_epochs * length, completions * length
+    return {
+        "DPO": {"scoring": 2 * pairs * length, "learning": 6 * pairs * epochs * length},
+        "RLOO": {"reward model": reward_model, "sampling": sampled, "scoring": 2 * sampled, "learning": 3 * sampled},
+        "PPO": {
+            "reward model": reward_model,
+            "sampling": sampled,
+            "scoring": 3 * sampled,  # reference, reward model, and the policy that drew the samples, with its values
+            "learning": 3 * reuse * sampled,
+        },
+    }

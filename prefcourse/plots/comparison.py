@@ -6,6 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, KL_LABEL, PURPLE, REFERENCE, SKY, STYLE
 
@@ -142,7 +143,9 @@ def budget(memory: Mapping[str, Mapping[str, float]], work: Mapping[str, Mapping
             axes.invert_yaxis()
             axes.margins(x=0.18)
             axes.set_xlabel(label)
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=4, columnspacing=1.2)
+        panels[1].xaxis.set_major_locator(MaxNLocator(5))
+        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: _count(tokens)))
         totals = {name: sum(parts.values()) for name, parts in work.items()}
         first, *_, last = totals
         panels[0].set_title("Memory for weights, gradients and Adam")
