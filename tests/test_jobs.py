@@ -40,12 +40,12 @@ def gaps(a, b):
     return {name: (x - y).abs().max().item() for (name, x), y in weights}
 
 
-def test_ones_own_data_and_model(mine, tmp_path, capsys, tiny_gpt2, tokenizer, pairs):
+def test_ones_own_data_and_model(mine, tmp_path, capsys, tokenizer, pairs):
     assert main(command(mine, tmp_path / "out", "--beta", "0.3")) == 0
     out = capsys.readouterr().out
     assert out.count(" ...\n") >= 8 and " before " in out and " after " in out and "36 rows" in out
     assert re.search(r"^kl +-?0\.00 before +-?\d+\.\d\d after$", out, re.M), out
-    by_hand = tiny_gpt2()
+    by_hand = load_model(mine / "model")
     train(by_hand, pairs, tokenizer, beta=0.3, steps=6, batch_size=6, lr=1e-3, precision="fp32", progress=False)
     trained = load_model(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(by_hand.parameters(), trained.parameters(), strict=True))
