@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -29,14 +29,14 @@ from prefcourse.world import World, load_world
 PAIRS, POOL, COMPLETIONS = 768, 16, 64  # pairs to learn from; best-of-n's n; completions that a step of RLOO samples
 PROBE, RANKED = 200, 500  # prompts measured on the way (all of them at the end); pairs for the reward model's accuracy
 BETA = 0.1  # the price of a nat: the same objective for all
-DPO = {"lr": 1e-4, "beta": BETA, "epochs": 1.0, "batch_size": 16}
+DPO = {"lr": 2e-4, "beta": BETA, "epochs": 1.0, "batch_size": 16}
 REWARD = {"lr": 4.5e-4, "epochs": 1.0, "batch_size": 16}
 RLOO = {"lr": 2e-4, "beta": BETA, "steps": 16, "k": 4}
 PPO = {"lr": 1e-4, "beta": BETA, "steps": 16, "batch_size": COMPLETIONS}
 WATCHED = ("none", "beta", "lr")  # knobs whose runs are also measured on the way
 BIGGER = {"n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 128}  # so that weights are what fills the memory
 
-_kept: dict[tuple, tuple] = {}  # the last reward model, and the measured SFT models: runs beside each other share them
+_kept: dict[tuple, tuple] = {}  # reward models and the measured SFT model: the runs of a seed share them
 
 
 def rlhf_vs_dpo(world: World, method: str, knob: str, times: float, seed: int, split: str = "test") -> dict:
@@ -100,15 +100,13 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
     tokens = {role: [meter.forward[role], meter.backward[role]] for role in meter.forward}
     tokens |= {"reward model's training": before["tokens"]} if "tokens" in before else {}
     found |= {"accuracy": before["accuracy"]} if "accuracy" in before else {}
-    return {"metrics": metrics(found, tuple(found)), "path": path, "tokens": tokens, **cost()}
+    return {"metrics": metrics(found, tuple(found)), "path": path, "tokens": tokens}
 
 
 def reward_model(world: World, pairs: list[Row], settings: dict, seed: int, split: str) -> tuple[RewardModel, dict]:
-    """A reward model trained on `pairs`, and its cost and accuracy; the last one is kept for the next run."""
+    """A reward model trained on `pairs`, and its cost and accuracy; kept for the other runs of the seed."""
     key = ("reward model", world.name, split, seed, tuple(settings.values()))
     if key not in _kept:
-        for old in [old for old in _kept if old[0] == "reward model"]:
-            del _kept[old]
         with Meter() as meter:
             model, _ = train_reward_model(world.sft, pairs, world.tokenizer, seed=seed, progress=False, **settings)
         right = (pair_margins(model, world.pairs[split][:RANKED]) > 0).double()
@@ -187,31 +185,25 @@ def memory_job(method: str, seed: int) -> Callable[[], None]:
 def _settings() -> list[Setting]:
     """Tuned runs and both β, five seeds each; every other knob three times too high and too low, three seeds.
 
-    At the end the learning rates again, on the validation prompts and a seed of its own: that is how they were chosen.
+    The learning rates were chosen on the validation prompts with a seed of its own: those runs are here too.
     """
     third, found = round(1 / 3, 4), []
 
-    def add(method: str, knob: str, times: float, seed: int, split: str = "test") -> None:
-        found.append({"method": method, "knob": knob, "times": times, "seed": seed, "split": split})
+    def add(seeds: Iterable[int], method: str, knob: str, *times: float, split: str = "test") -> None:
+        for seed in seeds:
+            for t in times:
+                found.append({"method": method, "knob": knob, "times": t, "seed": seed, "split": split})
 
     for seed in range(5):
         for method in ("dpo", "rloo", "ppo", "best-of-n", "rloo-gold"):
-            add(method, "none", 1, seed)
-            for times in (3, third) if method in ("dpo", "rloo") else ():
-                add(method, "beta", times, seed)
-    for seed in range(3):
-        for method, knob in (("dpo", "lr"), ("dpo", "epochs"), ("rloo", "lr"), ("rloo", "steps"), ("rloo", "reward_lr"),
-                             ("rloo", "reward_epochs")):  # fmt: skip
-            for times in (3, third):
-                add(method, knob, times, seed)
-        for method in ("dpo", "dpo-two-models", "rloo", "ppo"):
-            add(method, "memory", 1, seed)
+            add([seed], method, "none", 1)
     for method in ("dpo", "rloo", "ppo"):
-        for times in (0.5, 1, 2):
-            add(method, "lr", times, 90, "validation")
-    for seed in range(3):
-        for times in (3, 0.5):  # RLOO needs at least two samples for a prompt
-            add("rloo", "k", times, seed)
+        add([90], method, "lr", 0.5, 1, 2, split="validation")
+    for method, knob in (("rloo", "beta"), ("dpo", "beta"), ("dpo", "lr"), ("rloo", "lr"), ("rloo", "reward_lr"),
+                         ("dpo", "epochs"), ("rloo", "steps"), ("rloo", "reward_epochs")):  # fmt: skip
+        add(range(3), method, knob, 3, third)
+    for method in ("dpo", "dpo-two-models", "rloo", "ppo"):
+        add(range(3), method, "memory", 1)
     return found
 
 
