@@ -112,3 +112,70 @@ def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
         if at[-1] >= work:
             found.append(float(np.interp(work, at, gold)) - run["path"][0]["gold"])
     return over_seeds(found)
+
+
+def point_seconds(run: Mapping) -> float:
+    """Processor seconds of the whole run, the reward model's training included and evaluation not."""
+    return run["path"][-1]["seconds"]
+
+
+def tokens(run: Mapping, way: int) -> int:
+    """Tokens through all models of a run: way 0 forward, 1 backward."""
+    return sum(pair[way] for pair in run["tokens"].values())
+
+
+def objective(run: Mapping, beta: float = 0.1) -> float:
+    """Gold reward at the end less β times the KL: what all methods were asked to raise."""
+    return run["metrics"]["gold_reward"]["value"] - beta * run["metrics"]["kl"]["value"]
+
+
+def table(stored: Mapping, kl: float) -> list[list[str]]:
+    """The measured table "DPO against RLHF": rows of (what, by PPO, by RLOO, by DPO), each number with its interval.
+
+    kl: where gold reward is compared at equal KL, in nats. Work and tokens are in thousands.
+    """
+    methods = ("ppo", "rloo", "dpo")
+    base = {method: list(runs(stored, method).values()) for method in methods}
+    own, all_work = ("dpo", "rloo", "ppo"), {}
+    for method in own:
+        all_work[method] = float(np.mean([run["path"][-1]["work"] for run in base[method]]))
+
+    def row(what: str, of: Callable[[dict], float], spec: str, by: Callable = over_seeds) -> list[str]:
+        return [what, *(format(by([of(run) for run in base[method]]), spec) for method in methods)]
+
+    def at(what: str, read: Callable[[str], Estimate]) -> list[str]:
+        cells = []
+        for method in methods:
+            try:
+                cells.append(format(read(method), ".2f"))
+            except ValueError:  # the runs end before
+                cells.append("not reached")
+        return [what, *cells]
+
+    def peak(method: str) -> Estimate:
+        return over_seeds([run["peak_mb"] for run in runs(stored, method, "memory").values()])
+
+    accuracy = format(over_seeds([run["metrics"]["accuracy"]["value"] for run in base["rloo"]]), ".3f")
+    share = lambda method: over_seeds(  # noqa: E731
+        [run["path"][0]["work"] / run["path"][-1]["work"] for run in base[method]]
+    )
+    return [
+        ["reward model: accuracy on labels", accuracy, accuracy, "none needed"],
+        ["reward model: share of the work", format(share("ppo"), ".0%"), format(share("rloo"), ".0%"), "0%"],
+        ["models in memory while the policy learns", "3 and a value head", "3", "1 (2 if the reference stays)"],
+        ["peak memory above the libraries (MB)", *(format(peak(method), ".0f") for method in methods)],
+        row("forward tokens (thousands)", lambda run: tokens(run, 0) / 1e3, ".0f"),
+        row("backward tokens (thousands)", lambda run: tokens(run, 1) / 1e3, ".0f"),
+        row("work (thousands)", lambda run: run["path"][-1]["work"] / 1e3, ".0f"),
+        row("processor seconds", point_seconds, ".1f"),
+        row("gold reward gained (nats)", gain, ".2f"),
+        row("KL paid (nats)", lambda run: run["metrics"]["kl"]["value"], ".2f"),
+        row("work per nat of gold reward (thousands)", lambda run: run["path"][-1]["work"] / gain(run) / 1e3, ".0f"),
+        row("seconds per nat of gold reward", lambda run: point_seconds(run) / gain(run), ".0f"),
+        row("gold reward - 0.1 KL", objective, ".2f"),
+        at(f"gain at {kl:g} nats of KL", lambda method: gold_at_kl(stored, method, kl)),
+        at("gain at DPO's work", lambda method: gain_at_work(stored, method, all_work["dpo"])),
+        at("gain at RLOO's work", lambda method: gain_at_work(stored, method, all_work["rloo"])),
+        row("standard deviation of the gain over seeds", gain, ".2f", by=spread),
+        row("standard deviation of the KL over seeds", lambda run: run["metrics"]["kl"]["value"], ".2f", by=spread),
+    ]

@@ -204,6 +204,8 @@ def _settings() -> list[Setting]:
         add(range(3), method, knob, 3, third)
     for method in ("dpo", "dpo-two-models", "rloo", "ppo"):
         add(range(3), method, "memory", 1)
+    for method in ("rloo", "dpo"):
+        add((3, 4), method, "beta", third, 3)
     return found
 
 
