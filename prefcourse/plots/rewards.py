@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from prefcourse.plots.data import _percent, _seeds
 from prefcourse.plots.style import BLUE, GREEN, GREY, INK, METHODS, ORANGE, PURPLE, REFERENCE, STYLE, _signed
@@ -109,6 +110,7 @@ def reward_accuracy(
             left.annotate(text, (0, height), (4, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
                           color=GREY, fontsize=9.5)  # fmt: skip
         left.set_ylim(0.485, ceiling + 0.02)
+        left.yaxis.set_major_locator(MultipleLocator(0.05))
     return fig
 
 
