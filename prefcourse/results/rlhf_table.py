@@ -22,19 +22,20 @@ WIDER = {"dpo": "epochs", "rloo": "steps"}  # the knob that makes a run longer
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one number per seed with its 95 % interval by Student's t. Raises ValueError outside 2 to 5 seeds."""
-    mean, free = float(np.mean(values)), len(values) - 1
+    free = len(values) - 1
     if free not in T975:
         raise ValueError(f"got {len(values)} seeds; allowed are 2 to 5")
+    mean = float(np.mean(values))
     half = T975[free] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Estimate(mean, mean - half, mean + half)
 
 
 def spread(values: Sequence[float]) -> Estimate:
     """The standard deviation over 3 to 5 seeds, with the 95 % interval of a normal sample (by chi-squared)."""
-    found, free = float(np.std(values, ddof=1)), len(values) - 1
+    free = len(values) - 1
     if free not in CHI2:
         raise ValueError(f"got {len(values)} seeds; allowed are 3 to 5")
-    few, many = CHI2[free]
+    (few, many), found = CHI2[free], float(np.std(values, ddof=1))
     return Estimate(found, found * math.sqrt(free / many), found * math.sqrt(free / few))
 
 
@@ -179,3 +180,10 @@ def table(stored: Mapping, kl: float) -> list[list[str]]:
         row("standard deviation of the gain over seeds", gain, ".2f", by=spread),
         row("standard deviation of the KL over seeds", lambda run: run["metrics"]["kl"]["value"], ".2f", by=spread),
     ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The rows of `table` in Markdown."""
+    head = ["", "RLHF by PPO", "RLHF by RLOO", "DPO"]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
