@@ -24,6 +24,7 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
     for settings in (grid.RLOO, grid.PPO):
         monkeypatch.setitem(settings, "steps", 4)
     monkeypatch.setitem(grid.PPO, "batch_size", 8)
+    monkeypatch.setitem(grid.DPO, "batch_size", 4)
     monkeypatch.setattr(grid, "_kept", {})
     monkeypatch.setattr(grid, "generate", partial(grid.generate, max_new_tokens=8))
     for name in ("rloo", "ppo", "sample_pool"):
