@@ -51,6 +51,7 @@ def test_a_run_says_what_it_found_and_what_it_cost(world, method):
         assert len(set(golds)) > 1
         return
     assert path[0]["kl"] == 0.0 and all(p["kl"] != 0 for p in path[1:])
+    assert path[0]["gain"] == 0 and path[-1]["gain"] == pytest.approx(path[-1]["gold"] - path[0]["gold"], abs=2e-4)
     work = [p["work"] for p in path]
     assert work == sorted(work) and len(set(work)) == 5
     assert path[-1]["gold"] == run["metrics"]["gold_reward"]["value"]
@@ -122,6 +123,7 @@ def stored(gain=1.0, work=100.0, seeds=5):
                 size = 3 if knob in ("epochs", "steps") else 1
                 path = [
                     {"kl": k, "gold": -0.2 + math.sqrt(k) * (a - 0.1 * math.sqrt(k)),
+                     "gain": math.sqrt(k) * (a - 0.1 * math.sqrt(k)),
                      "work": start + work * size * i / 4, "seconds": 10.0 * factor}
                     for i, k in enumerate(kl)
                 ]  # fmt: skip
@@ -212,11 +214,11 @@ def test_cost_and_quality_draws_means_of_points_and_every_seed():
         name: [run["path"] for run in table.runs(data, method).values()]
         for name, method in (("DPO", "dpo"), ("RLOO", "rloo"))
     }
-    bare = [[{"kl": p["kl"], "gold": p["gold"]} for p in path] for path in paths["DPO"]]
-    fig = plots.cost_and_quality(paths | {"best-of-n": bare}, start=-0.2, title="RLHF pays first")
+    bare = [[{"kl": p["kl"], "gain": p["gain"]} for p in path] for path in paths["DPO"]]
+    fig = plots.cost_and_quality(paths | {"best-of-n": bare}, title="RLHF pays first")
     left, right = fig.axes
     bold = [line for line in left.get_lines() if line.get_label() == "RLOO"]
-    assert bold[0].get_ydata() == pytest.approx(np.mean([[p["gold"] for p in path] for path in paths["RLOO"]], 0))
+    assert bold[0].get_ydata() == pytest.approx(np.mean([[p["gain"] for p in path] for path in paths["RLOO"]], 0))
     assert len(left.get_lines()) == 3 * 6 + 1 and len(right.get_lines()) == 2 * 6 + 1  # best-of-n has no training
     assert fig._suptitle.get_text() == "RLHF pays first" and fits(fig)
 

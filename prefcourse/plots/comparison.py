@@ -17,15 +17,17 @@ LOOKS = {  # one look for each method, the same in every figure of the lesson
     "best-of-n": (AMBER, "D", ":"),
     "RLOO on the true reward": (GREY, "P", (0, (6, 2))),
 }
-GOLD = "mean gold reward (nats of log-odds)"
+GAIN = "gain in gold reward (nats of log-odds)"
 Ends = tuple[float, float, float]  # value, low, high
 
 
-def cost_and_quality(paths: Mapping[str, Sequence[Sequence[Mapping]]], *, start: float, title: str) -> Figure:
-    """Gold reward against KL and against work, for every method: pale lines are seeds, bold ones the means of points.
+def cost_and_quality(
+    paths: Mapping[str, Sequence[Sequence[Mapping]]], *, title: str, kl: float | None = None, gain: float | None = None
+) -> Figure:
+    """Gain in gold reward against KL and against work: pale lines are seeds, bold ones the means of their points.
 
-    paths: method → one path for each seed, all of the same number of points: dicts with kl and gold, and with work
-    (tokens) where the method was trained. start: the reference's gold reward.
+    paths: method → one path for each seed, all of the same number of points: dicts with kl and gain, and with work
+    (tokens) where the method was trained. kl, gain: where the axes end; a run that goes further leaves the figure.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.9), sharey=True)
@@ -34,7 +36,7 @@ def cost_and_quality(paths: Mapping[str, Sequence[Sequence[Mapping]]], *, start:
             for axes, name, unit in ((left, "kl", 1.0), (right, "work", 1e3)):
                 if not all(name in point for seed in seeds for point in seed):
                     continue
-                x, y = (np.array([[p[key] for p in seed] for seed in seeds], dtype=float) for key in (name, "gold"))
+                x, y = (np.array([[p[key] for p in seed] for seed in seeds], dtype=float) for key in (name, "gain"))
                 x = x / unit
                 axes.plot(x.T, y.T, color=colour, linewidth=0.9, alpha=0.28)
                 axes.plot(
@@ -42,16 +44,17 @@ def cost_and_quality(paths: Mapping[str, Sequence[Sequence[Mapping]]], *, start:
                     markeredgecolor="white", zorder=3,
                 )  # fmt: skip
         for axes in (left, right):
-            axes.axhline(start, **REFERENCE, zorder=1)
-        left.annotate("reference", (1, start), (-2, 4), xycoords=("axes fraction", "data"), ha="right", color=GREY,
+            axes.axhline(0, **REFERENCE, zorder=1)
+        left.annotate("reference", (1, 0), (-2, 4), xycoords=("axes fraction", "data"), ha="right", color=GREY,
                       textcoords="offset points", fontsize=9.5)  # fmt: skip
         left.set_title("What a nat of KL buys")
         right.set_title("What a token of work buys")
         left.set_xlabel(KL_LABEL)
         right.set_xlabel("work (thousands of forward-token equivalents)")
-        left.set_ylabel(GOLD)
-        left.set_xlim(left=0)
+        left.set_ylabel(GAIN)
+        left.set_xlim(0, kl)
         right.set_xlim(left=0)
+        left.set_ylim(top=gain)
         left.legend(loc="lower right")
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
     return fig

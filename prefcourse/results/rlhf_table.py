@@ -56,7 +56,7 @@ def seeds(stored: Mapping, method: str, of: str | Callable[[dict], float], *whic
 
 def gain(run: Mapping) -> float:
     """Gold reward at the end less that of the reference, on the same prompts."""
-    return run["metrics"]["gold_reward"]["value"] - run["path"][0]["gold"]
+    return run["path"][-1]["gain"]
 
 
 def effect(stored: Mapping, method: str, knob: str, times: float, metric: str) -> Estimate:
@@ -88,9 +88,9 @@ def gold_at_kl(stored: Mapping, method: str, kl: float) -> Estimate:
 
 
 def _curve(path: Sequence[Mapping]) -> Callable[[float], float]:
-    kl, gold = (np.array([point[name] for point in path], dtype=float) for name in ("kl", "gold"))
-    d, start = np.sqrt(kl.clip(0)), gold[kl == 0].mean() if (kl == 0).any() else gold[kl.argmin()]
-    (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], -1), gold - start, rcond=None)
+    kl, gains = (np.array([point[name] for point in path], dtype=float) for name in ("kl", "gain"))
+    d = np.sqrt(kl.clip(0))
+    (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], -1), gains, rcond=None)
 
     def gain_at(kl_wanted: float) -> float:
         if kl_wanted > kl.max():
@@ -109,9 +109,9 @@ def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
     longer = runs(stored, method, WIDER[method], 3) if method in WIDER else {}
     for seed, run in runs(stored, method).items():
         path = [*run["path"], *(longer[seed]["path"][-1:] if seed in longer else [])]
-        at, gold = zip(*sorted((point["work"], point["gold"]) for point in path), strict=True)
+        at, gains = zip(*sorted((point["work"], point["gain"]) for point in path), strict=True)
         if at[-1] >= work:
-            found.append(float(np.interp(work, at, gold)) - run["path"][0]["gold"])
+            found.append(float(np.interp(work, at, gains)))
     return over_seeds(found)
 
 

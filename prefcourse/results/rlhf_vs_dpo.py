@@ -11,6 +11,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -36,14 +37,14 @@ PPO = {"lr": 1e-4, "beta": BETA, "steps": 16, "batch_size": COMPLETIONS}
 WATCHED = ("none", "beta", "lr")  # knobs whose runs are also measured on the way
 BIGGER = {"n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 128}  # so that weights are what fills the memory
 
-_kept: dict[tuple, tuple] = {}  # reward models and the measured SFT model: the runs of a seed share them
+_kept: dict[tuple, Any] = {}  # reward models and the measured SFT model: the runs of a seed share them
 
 
 def rlhf_vs_dpo(world: World, method: str, knob: str, times: float, seed: int, split: str = "test") -> dict:
     """Train by `method` with one setting, `knob`, multiplied by `times`; measure what came out and what it cost.
 
     knob: "none", a name in DPO, RLOO or PPO, or "reward_" and a name in REWARD; "memory" measures the peak instead.
-    Returns metrics: gold_reward and kl (estimates over prompts) · path: points (gold, kl, work, seconds) on the way ·
+    Returns metrics: gold_reward and kl (estimates over prompts) · path: points (gold, kl, gain, work, seconds) ·
     tokens: role → [forward, backward] · work and seconds: the whole cost, the reward model's training included and
     evaluation not; seconds are the processor's, on one thread. Metric accuracy: the reward model's on held-out pairs.
     """
@@ -68,6 +69,12 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
         reward, before = reward_model(world, pairs, settings(REWARD, "reward_"), seed, split)
     meter = Meter(policy=policy, reference=world.sft, **({} if reward is world.gold else {"reward_model": reward}))
 
+    def start(count: int | None = None) -> dict[str, Estimate]:
+        key = ("sft", world.name, split, seed, count)
+        if key not in _kept:
+            _kept[key] = measure(world.sft, world, seed, split, count)
+        return _kept[key]
+
     def cost() -> dict:
         return {"work": before["work"] + meter.work, "seconds": round(before["seconds"] + meter.seconds, 2)}
 
@@ -76,14 +83,14 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
     def look(model: PreTrainedModel) -> dict:
         if 0 < next(calls) < 4:  # the first step and the end are measured anyway
             with meter.paused():
-                path.append(_point(measure(model, world, seed, split, PROBE)) | cost())
+                path.append(_point(measure(model, world, seed, split, PROBE), start(PROBE)) | cost())
         return {}
 
     if method == "best-of-n":
         with meter:
             found, path = _best_of_n(world, reward, seed, split)
     else:
-        path = [_start(world, seed, split) | {"work": before["work"], "seconds": before["seconds"]}]
+        path = [_point(start(), start()) | cost()]
         own = settings({"dpo": DPO, "ppo": PPO}.get(method, RLOO))
         own["steps"] = round(own.pop("epochs") * PAIRS / own["batch_size"]) if method == "dpo" else round(own["steps"])
         if "k" in own:
@@ -96,7 +103,7 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
             else:
                 (ppo if method == "ppo" else rloo)(policy, reward, prompts, world.tokenizer, **common)
         found = measure(policy, world, seed, split)
-        path.append(_point(found) | cost())
+        path.append(_point(found, start()) | cost())
     tokens = {role: [meter.forward[role], meter.backward[role]] for role in meter.forward}
     tokens |= {"reward model's training": before["tokens"]} if "tokens" in before else {}
     found |= {"accuracy": before["accuracy"]} if "accuracy" in before else {}
@@ -128,15 +135,11 @@ def measure(
     }
 
 
-def _point(found: dict[str, Estimate]) -> dict:
-    return {"gold": round(found["gold_reward"].value, 4), "kl": round(found["kl"].value, 4)}
-
-
-def _start(world: World, seed: int, split: str) -> dict:
-    key = ("sft", world.name, split, seed)
-    if key not in _kept:
-        _kept[key] = (_point(measure(world.sft, world, seed, split)),)
-    return _kept[key][0]
+def _point(found: dict[str, Estimate], start: dict[str, Estimate]) -> dict:
+    """A point of a path; its gain is over the reference on the same prompts."""
+    values = {"gold": found["gold_reward"].value, "kl": found["kl"].value}
+    gain = values["gold"] - start["gold_reward"].value
+    return {name: round(value, 4) for name, value in (values | {"gain": gain}).items()}
 
 
 def _best_of_n(world: World, reward: RewardModel, seed: int, split: str) -> tuple[dict, list[dict]]:
@@ -150,7 +153,9 @@ def _best_of_n(world: World, reward: RewardModel, seed: int, split: str) -> tupl
     for n in (2**i for i in range(POOL.bit_length())):
         share = [math.comb(i, n - 1) / math.comb(POOL, n) for i in range(POOL)]  # of picks in which i is the best
         best = bootstrap(gold @ torch.tensor(share, dtype=torch.float64))
-        path.append({"n": n, "gold": round(best.value, 4), "kl": round(best_of_n_kl(n), 4)})
+        first = path[0]["gold"] if path else best.value
+        point = {"gold": best.value, "kl": best_of_n_kl(n), "gain": best.value - first}
+        path.append({"n": n} | {name: round(value, 4) for name, value in point.items()})
     bound = best_of_n_kl(POOL)
     return {"gold_reward": best, "kl": Estimate(bound, bound, bound)}, path
 
