@@ -3,17 +3,19 @@
     accelerate launch --multi_gpu --num_processes 4 -m prefcourse train --loss dpo --data pairs.jsonl --output runs/dpo
 
 Each process takes an equal share of every batch; accelerate averages the gradients (DDP), and `Devices.pool` gives all
-of them the numbers of the whole batch. So the number of processes changes the speed and nothing else. Without a GPU the
-same line runs on CPU processes (gloo); `--cpu` would start a single one, whatever `--num_processes` says.
+of them the numbers of the whole batch. So the number of processes changes the speed and nothing else.
+Without a GPU the same line runs on CPU processes (gloo). There, accelerate starts one process whatever
+`--num_processes` says, if `--multi_gpu` is left out or `--cpu` is given; we warn of that.
 
-FSDP (version 2) also splits the weights, block by block: `--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy
-TRANSFORMER_BASED_WRAP` in place of `--multi_gpu`. The blocks are those that the model names itself (`GPT2Block`).
+`--use_fsdp --fsdp_version 2` in place of `--multi_gpu` also splits the weights and the optimiser over the processes. It
+is for models that do not fit on a device with their gradients and Adam's moments: `prefcourse.sharding`.
 """
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
+
+from prefcourse import sharding
 
 T = TypeVar("T")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,24 +38,48 @@ class Devices:
     rank: int = 0
     count: int = 1
     accelerator: Any = None
+    sharded: bool = False  # are the weights split over the processes?
 
     def __str__(self) -> str:
         if self.count > 1:
             return f"{self.count} processes on {self.device.type}{' (FSDP)' if self.sharded else ''}"
         return f"cpu, {torch.get_num_threads()} threads" if self.device.type == "cpu" else str(self.device)
 
-    @property
-    def sharded(self) -> bool:
-        """Are the weights split over the processes?"""
-        return self.accelerator is not None and self.accelerator.distributed_type.name == "FSDP"
+    def wrap(self, scorer: nn.Module) -> nn.Module:
+        """What to train in place of `scorer`, so that backward() averages the gradients over the processes."""
+        if self.sharded:
+            return sharding.split(scorer, self.device, self.count)
+        return scorer if self.accelerator is None else self.accelerator.prepare(scorer)
 
-    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
-        """`model` and `optimizer` such that backward() averages the gradients over the processes."""
-        return (model, optimizer) if self.accelerator is None else self.accelerator.prepare(model, optimizer)
+    def gather(self, model: nn.Module, scorer: nn.Module) -> None:
+        """Give `scorer` the weights of `model`, which `wrap` made of it. All processes must call this together."""
+        if self.sharded:  # else they are the same weights
+            sharding.gather(model, scorer)
+
+    @contextlib.contextmanager
+    def gathered(self, model: nn.Module, scorer: nn.Module) -> Iterator[None]:
+        """`gather`, and within, the first process has `scorer` on its device: it does the looking."""
+        self.gather(model, scorer)
+        if self.sharded and self.rank == 0:
+            scorer.to(self.device)
+        yield
+        if self.sharded:
+            scorer.to("cpu")
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Its state_dict, as one process alone would have it. All processes must call this together."""
+        state = optimizer.state_dict()
+        return sharding.gather_moments(state) if self.sharded else state
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load what `optimizer_state` returned, in a run with this or any other number of processes."""
+        optimizer.load_state_dict(sharding.split_moments(state, optimizer) if self.sharded else state)
 
     def sync(self, model: nn.Module, now: bool) -> contextlib.AbstractContextManager:
         """A context in which backward() averages gradients over the processes only if `now`."""
-        return contextlib.nullcontext() if self.accelerator is None or now else self.accelerator.no_sync(model)
+        if self.accelerator is None or self.sharded or now:  # split gradients are small, whole ones would not be
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(model)
 
     def parts(self, size: int, micro_batch: int) -> list[list[int]]:
         """This process's places in a batch of `size` rows, in groups of at most `micro_batch`."""
@@ -90,16 +118,28 @@ class Devices:
 
 
 def find_devices(policy: PreTrainedModel) -> Devices:
-    """Where `policy` is; or, when accelerate (or torchrun) started several processes, this process's part of them."""
+    """Where `policy` is; or, when accelerate (or torchrun) started several processes, this process's part of them.
+
+    Then `policy` is moved to this process's device. Warns if accelerate was asked for several processes and started
+    one, which it does silently.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        if {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= set(os.environ):  # set for --num_processes above 1
+            warnings.warn(
+                "accelerate was asked for several processes but started one. For several write accelerate launch "
+                "--multi_gpu --num_processes N ..., without --cpu; that starts CPU processes where there is no GPU.",
+                stacklevel=3,
+            )
         return Devices(policy.device)
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError:
         raise ImportError("training in several processes needs accelerate: pip install accelerate") from None
+    sharded = sharding.requested()
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)  # a causal model's buffers are constants
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[ddp])
-    return Devices(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
+    policy.to(accelerator.device)
+    return Devices(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator, sharded)
 
 
 def choose_precision(precision: str, device: str) -> torch.dtype:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from prefcourse import lora
-from prefcourse.devices import Devices
 from prefcourse.losses import LOSSES, Loss, Vec
 
 SUPPLIED = (  # every input that the loop can give to a loss; B examples each
@@ -70,6 +69,33 @@ def check_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, what: str)
         if not bool(weight.isfinite().all()):
             bad = int((~weight.isfinite()).sum())
             raise ValueError(f"{what}: {bad} numbers in {name} are not finite. The model is broken; load it again.")
+    check_head(model, what)
+
+
+@torch.no_grad()
+def check_head(model: nn.Module, what: str) -> None:
+    """Raise ValueError if `model` does more than apply its output head to the last hidden state.
+
+    `logprobs` and `generate` apply the head themselves, to the few positions that matter. Models that rescale before it
+    (MiniCPM) or behind it (Cohere, Granite; Gemma 2 squashes by tanh) would get wrong log-probs without an error, so we
+    look at what a model does with eight tokens. Models without a head, such as reward models, have nothing to check.
+    """
+    plain, seen = lora.plain(model), []
+    head = getattr(plain, "get_output_embeddings", lambda: None)()
+    if head is None:
+        return
+    ids = torch.arange(8, device=head.weight.device)[None] % len(head.weight)  # one of them may be padding, all zeros
+    hook = head.register_forward_hook(lambda _, given, result: seen.extend([given[0], result]))
+    try:
+        logits = plain(ids, use_cache=False).logits
+    finally:
+        hook.remove()
+    states = plain.base_model(ids, use_cache=False).last_hidden_state
+    if not seen or not torch.equal(seen[1].float(), logits.float()) or not torch.allclose(seen[0], states, 1e-3, 1e-3):
+        raise ValueError(
+            f"{what}: {type(plain).__name__} rescales hidden states or logits around its output head, as Gemma 2 and "
+            "Cohere do. Its log-probs would be wrong here. Take a model that does not, such as Llama, Qwen2 or GPT-2."
+        )
 
 
 def check_sizes(
@@ -117,19 +143,6 @@ def context(model: nn.Module, max_length: int | None = None) -> float:
     """The most tokens that a sequence may have: the model's context, or `max_length` if that is less."""
     longest = getattr(model.config, "max_position_embeddings", None) or math.inf
     return longest if max_length is None else min(longest, max_length)
-
-
-def check_sharding(devices: Devices, dtype: torch.dtype, *needs_whole: object) -> None:
-    """Raise ValueError for what cannot be done while the weights are split over processes (FSDP)."""
-    if not devices.sharded:
-        return
-    if any(needs_whole):
-        raise ValueError(
-            "FSDP: no process has the whole policy, so checkpoint, measure, prompts and max_kl are not possible. Leave "
-            "them out, or use DDP (--multi_gpu)."
-        )
-    if dtype == torch.float16:
-        raise ValueError("FSDP: fp16 is not supported; use precision='bf16' or 'fp32'")
 
 
 def check_reference(

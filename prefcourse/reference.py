@@ -117,6 +117,7 @@ def reference_logps(
     needs, longest = LOSSES[loss].inputs(), guards.context(reference, max_length)
     examples = encode_rows(data, tokenizer, needs=needs, longest=longest, too_long=too_long)
     dtype = choose_precision(precision, reference.device.type)
+    guards.check_head(reference.eval(), "reference")
     partners = mismatch(examples, epochs, seed, longest) if "kl_policy" in needs else []
     order = sorted(range(len(examples)), key=lambda i: examples.lengths[i])
     batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)] * max(len(partners), 1)
@@ -133,7 +134,7 @@ def reference_logps(
         columns = zip(*groups, strict=True)
         batch = collate([one for column in columns for one in column], tokenizer.pad_token_id or 0)
         with torch.autocast(reference.device.type, dtype, enabled=dtype != torch.float32):
-            return sequence_logps(lora.plain(reference.eval()), batch.to(reference.device)).view(-1, len(groups)).T
+            return sequence_logps(lora.plain(reference), batch.to(reference.device)).view(-1, len(groups)).T
 
     cache = score_feed(logps, feed, marks, Devices(reference.device), batch_size, progress)
     if path:

@@ -76,6 +76,7 @@ def train(
     name, spec = guards.find_loss(loss, loss_arguments)
     needs, devices, longest = spec.inputs(**loss_arguments), find_devices(policy), guards.context(policy, max_length)
     has_reference, mismatched = any(need.startswith("reference") for need in needs), "kl_policy" in needs
+    policy.eval()  # no dropout: the margin must be 0 when policy and reference are the same
     guards.check_model(policy, tokenizer, "policy")
     examples = encode_rows(data, tokenizer, needs=needs, longest=longest, too_long=too_long)
     steps = math.ceil(epochs * len(examples) / max(batch_size, 1)) if steps is None else steps
@@ -88,16 +89,17 @@ def train(
     amp = torch.autocast(devices.device.type, dtype, enabled=dtype != torch.float32)
     if max_kl is not None and not prompts:
         prompts = list(dict.fromkeys(row["prompt"] for row in data))[:SAMPLED]
-    guards.check_sharding(devices, dtype, checkpoint, measure, prompts)
 
     # ------------------------------------------------------------ how a batch is scored
-    policy.eval()  # no dropout: the margin must be 0 when policy and reference are the same
     model = scorer = _Scorer(policy, score)  # `model`: what several processes make of it
 
-    def by_policy(batch: Batch) -> Tensor:
+    def by_model(batch: Batch) -> Tensor:
         return model(batch.input_ids, batch.completion_mask)
 
-    def logps_of(groups: Sequence[tuple], by: Callable[[Batch], Tensor] = by_policy) -> tuple[Tensor, Tensor]:
+    def by_policy(batch: Batch) -> Tensor:
+        return scorer(batch.input_ids, batch.completion_mask)
+
+    def logps_of(groups: Sequence[tuple], by: Callable[[Batch], Tensor] = by_model) -> tuple[Tensor, Tensor]:
         """b examples of k sequences → log-probs and completion lengths, (b, k) each."""
         columns = zip(*groups, strict=True)  # first all chosen, then all rejected
         sequences = [sequence for column in columns for sequence in column]
@@ -107,7 +109,7 @@ def train(
         return logps.view(-1, len(groups)).T, batch.lengths.view(-1, len(groups)).T
 
     @torch.no_grad()
-    def frozen_logps(groups: Sequence[tuple], by: Callable[[Batch], Tensor] = by_policy) -> Tensor:
+    def frozen_logps(groups: Sequence[tuple], by: Callable[[Batch], Tensor] = by_model) -> Tensor:
         return logps_of(groups, by)[0]
 
     def look(step: int) -> dict[str, float]:
@@ -117,11 +119,18 @@ def train(
             completions = generate(lora.plain(policy), tokenizer, prompts, seed=seed)
             groups = [((tokenizer(p)["input_ids"], c.ids),) for p, c in zip(prompts, completions, strict=True)]
             parts = [groups[k : k + SAMPLED] for k in range(0, len(groups), SAMPLED)] if by_reference else []
-            kl = [(frozen_logps(part) - frozen_logps(part, by_reference).to(devices.device)).cpu() for part in parts]
+            pairs = [(frozen_logps(p, by_policy).cpu(), frozen_logps(p, by_reference).cpu()) for p in parts]
+            kl = [ours - theirs for ours, theirs in pairs]
             found |= sample_metrics(completions, torch.cat(kl) if kl else None)
             if on_samples:
                 on_samples(step, completions)
         return found
+
+    def look_for_all(step: int) -> dict[str, float]:
+        if not (measure or prompts):
+            return {}
+        with devices.gathered(model, scorer):
+            return devices.from_main(partial(look, step))
 
     # ------------------------------------------------------------ the reference's log-probs, once; where we are
     marks, origin, by_reference, stored = fingerprint(data, feed, dtype), weights_digest(policy), None, None
@@ -147,22 +156,24 @@ def train(
 
     start, history, rewards = 0, {}, [0.0, 0.0]  # rewards: sum and number of all so far, for BCO's δ
     saved = checkpoints.load(place, policy) if place else None
-    optimizer = torch.optim.AdamW(
-        [p for p in policy.parameters() if p.requires_grad], lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True
-    )
-    scaler = torch.amp.GradScaler(devices.device.type, enabled=dtype == torch.float16)
     if saved:
         start, history, rewards = saved.step, saved.history, saved.carry
-        optimizer.load_state_dict(saved.optimizer)
-        scaler.load_state_dict(saved.scaler)
         checkpoints.set_rng_state(saved.rng)
         if saved.done:
             return history
-    model, optimizer = devices.wrap(scorer, optimizer)
+    model = devices.wrap(scorer)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    scaler = torch.amp.GradScaler(devices.device.type, enabled=dtype == torch.float16)
+    if saved:
+        devices.load_optimizer(optimizer, saved.optimizer)
+        scaler.load_state_dict(saved.scaler)
 
     def save(step: int, rng: dict, done: bool = False) -> None:
-        states = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "carry": rewards, "rng": rng}
+        states = {"optimizer": devices.optimizer_state(optimizer), "scaler": scaler.state_dict()}
+        states |= {"carry": rewards, "rng": rng}
         state = checkpoints.State(step=step, done=done, run=this_run, history=history, **states)
+        devices.gather(model, scorer)
         devices.from_main(partial(checkpoints.save, checkpoint, state, policy, tokenizer))
 
     def last_saved() -> Path | None:
@@ -172,13 +183,12 @@ def train(
     say = say or (print if progress and watched() else lambda line: None)
     if devices.rank == 0:
         say(f"{devices}, {precision_name(dtype)}: {examples}; steps {start} to {steps}, {batch_size} examples each")
-    parameters = [p for p in model.parameters() if p.requires_grad]
     beta = loss_arguments.get("beta", spec.defaults.get("beta", 1.0))  # of the implicit reward β log π/π_ref
     bar = progress_bar(range(start, steps), "train", progress and devices.rank == 0)
     for step in bar:
         rows, rng = feed.batches[step], checkpoints.rng_state() if checkpoint else {}
         optimizer.param_groups[0]["lr"] = rate = lr * lr_factor(step, steps, warmup, schedule)
-        measured = devices.from_main(partial(look, step)) if step % every == 0 else {}
+        measured = look_for_all(step) if step % every == 0 else {}
         if max_kl is not None and measured.get("kl", 0.0) > max_kl:
             append(history, {"step": step, **measured})
             break
@@ -206,7 +216,7 @@ def train(
             found.append(torch.cat([per_example.detach()[:, None], logps.detach(), lengths], 1))
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-        if not bool(norm.isfinite()) and dtype != torch.float16:  # in fp16 the scaler skips such a step
+        if not bool(norm.isfinite()) and scaler.get_scale() <= 1:  # above 1, in fp16, the scaler skips such a step
             bad = [examples.rows[i] for i in rows]
             raise FloatingPointError(guards.diverged(step, bad, lr, "gradients", last_saved()))
         if checkpoint and step > start and step % checkpoint_every == 0:
@@ -236,9 +246,10 @@ def train(
     else:  # no budget was exceeded
         step = steps
         if measure or prompts:
-            append(history, {"step": steps, **devices.from_main(partial(look, steps))})
+            append(history, {"step": steps, **look_for_all(steps)})
     if checkpoint:
         save(step, checkpoints.rng_state(), done=True)
+    devices.gather(model, scorer)
     return history
 
 

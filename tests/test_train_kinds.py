@@ -9,7 +9,6 @@ from torch import nn
 
 from prefcourse import lora
 from prefcourse.batches import Feed, encode_rows, mismatch
-from prefcourse.devices import Devices
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import LOSSES, kto_loss
 from prefcourse.preferences import Batch, collate, encode
@@ -322,9 +321,3 @@ def test_bad_inputs_are_named_and_nothing_is_trained(tiny_gpt2, tokenizer, pairs
 def test_a_rate_far_above_sane_is_warned_of(tiny_gpt2, tokenizer, pairs):
     with pytest.warns(UserWarning, match=r"lr=0.1 is \d+ times what a model of width 32 takes.*Adam moves"):
         train(tiny_gpt2(), pairs, tokenizer, **QUICK | {"lr": 0.1, "steps": 1})
-
-
-def test_parts_of_a_batch_are_dealt_to_the_processes():
-    two = [Devices(torch.device("cpu"), rank, 2) for rank in (0, 1)]
-    assert [d.parts(8, 3) for d in two] == [[[0, 2, 4], [6]], [[1, 3, 5], [7]]]
-    assert str(two[0]) == "2 processes on cpu"
