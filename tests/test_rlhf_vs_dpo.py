@@ -94,7 +94,6 @@ def test_a_knob_changes_its_setting_and_no_other(world, monkeypatch):
     wrong = settings("rloo", "reward_lr", 3)
     assert wrong["rloo"] == rloo["rloo"] and wrong["reward"]["lr"] == pytest.approx(3 * rloo["reward"]["lr"])
     wrong = settings("rloo", "lr", 3)
-    wrong["rloo"].pop("every")
     assert wrong["reward"] == rloo["reward"] and wrong["rloo"]["lr"] == pytest.approx(3 * rloo["rloo"]["lr"])
     wrong = settings("rloo", "k", 2)["rloo"]
     assert wrong["k"] * wrong["batch_size"] == rloo["rloo"]["k"] * rloo["rloo"]["batch_size"]
@@ -159,11 +158,12 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 
 def test_gain_at_a_kl_is_read_off_the_curve():
-    found = table.gold_at_kl(stored(), "dpo", 1.5)
+    found = table.gain_at_kl(stored(), "dpo", 1.5)
     expected = [math.sqrt(1.5) * (1 + seed / 10) - 0.15 for seed in range(5)]
     assert found.value == pytest.approx(np.mean(expected), abs=1e-6)
-    with pytest.raises(ValueError, match="the runs end at"):
-        table.gold_at_kl(stored(), "dpo", 2.5)
+    assert table.gain_at_kl(stored(), "rloo", 1.5, less="dpo").value == pytest.approx(0)
+    with pytest.raises(ValueError, match="0 seeds of dpo have a point"):
+        table.gain_at_kl(stored(), "dpo", 2.5)
 
 
 def test_gain_at_equal_work_lies_between_the_measured_points():

@@ -1,8 +1,8 @@
 """Reading the grid `rlhf-vs-dpo`: every row of the table "DPO against RLHF" as a number with its interval over seeds.
 
     stored = load("rlhf-vs-dpo")
-    gold_at_kl(stored, "dpo", 1.0) - what one nat bought, over the seeds
-    effect(stored, "rloo", "lr", 3, "gold_reward") - what a rate three times too high changes
+    gain_at_kl(stored, "dpo", 1.0)                      # what one nat of KL bought
+    effect(stored, "rloo", "lr", 3, "gold_reward")      # what a rate three times too high changes
 
 Intervals over seeds are Student's, as all seeds together are one small sample. Differences are taken seed by seed.
 """
@@ -66,38 +66,35 @@ def effect(stored: Mapping, method: str, knob: str, times: float, metric: str) -
     return over_seeds([value(wrong[seed]) - value(tuned[seed]) for seed in wrong])
 
 
-def points(stored: Mapping, method: str, knobs: Sequence[tuple[str, float]]) -> dict[int, list[dict]]:
-    """seed → all measured points of the runs `knobs`, on the way and at the end."""
-    found: dict[int, list[dict]] = {}
-    for knob, times in knobs:
-        for seed, run in runs(stored, method, knob, times).items():
-            found.setdefault(seed, []).extend(run["path"])
-    return found
+def gain_at_kl(stored: Mapping, method: str, kl: float, less: str | None = None) -> Estimate:
+    """The gain in gold reward at `kl` nats, over the seeds that go so far; with `less`, minus another method's.
 
-
-def gold_at_kl(stored: Mapping, method: str, kl: float) -> Estimate:
-    """The gain in gold reward at `kl` nats, over the seeds.
-
-    For each seed, the points of all its runs at the tuned rate (and both other β) are fitted by the form that Gao et
-    al. (2023, Sec. 3.2) found for best-of-n, gain = d (a - b d) with d = √KL, which starts at 0 with the reference. No
-    extrapolation: raises ValueError if a seed has no point as far as `kl`.
+    For each seed, the points of its tuned run and of both other β are fitted by the form that Gao et al. (2023, Sec.
+    3.2) found for best-of-n, gain = d (a - b d) with d = √KL, which is 0 at the reference. There is no extrapolation:
+    raises ValueError if fewer than three seeds have a point as far as `kl`.
     """
-    known = {(r["setting"]["knob"], r["setting"]["times"]) for r in stored["runs"] if r["setting"]["method"] == method}
-    knobs = [k for k in (("none", 1), ("beta", 3), ("beta", THIRD)) if k in known]
-    return over_seeds([_curve(path)(kl) for path in points(stored, method, knobs).values()])
+    found = [_gains(stored, name, kl) for name in (method, less) if name]
+    seeds = sorted(set.intersection(*map(set, found)))
+    if len(seeds) < 3:
+        raise ValueError(f"{len(seeds)} seeds of {method} have a point at {kl} nats; allowed are 3 and more")
+    return over_seeds([found[0][seed] - (found[1][seed] if less else 0) for seed in seeds])
 
 
-def _curve(path: Sequence[Mapping]) -> Callable[[float], float]:
-    kl, gains = (np.array([point[name] for point in path], dtype=float) for name in ("kl", "gain"))
-    d = np.sqrt(kl.clip(0))
-    (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], -1), gains, rcond=None)
-
-    def gain_at(kl_wanted: float) -> float:
-        if kl_wanted > kl.max():
-            raise ValueError(f"the runs end at {kl.max():.2f} nats; {kl_wanted} would be a guess")
-        return float(a * math.sqrt(kl_wanted) - b * kl_wanted)
-
-    return gain_at
+def _gains(stored: Mapping, method: str, kl: float) -> dict[int, float]:
+    """seed → the gain at `kl`, of the seeds that reach it."""
+    paths: dict[int, list[dict]] = {}
+    for run in stored["runs"]:
+        setting = run["setting"]
+        if setting["method"] == method and setting["knob"] in ("none", "beta") and setting["split"] == "test":
+            paths.setdefault(setting["seed"], []).extend(run["path"])
+    found = {}
+    for seed, path in paths.items():
+        x, gains = (np.array([point[name] for point in path], dtype=float) for name in ("kl", "gain"))
+        d = np.sqrt(x.clip(0))
+        (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], -1), gains, rcond=None)
+        if x.max() >= kl:
+            found[seed] = float(a * math.sqrt(kl) - b * kl)
+    return found
 
 
 def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
@@ -163,7 +160,7 @@ def table(stored: Mapping, kl: float) -> list[list[str]]:
     return [
         ["reward model: accuracy on labels", accuracy, accuracy, "none needed"],
         ["reward model: share of the work", format(share("ppo"), ".0%"), format(share("rloo"), ".0%"), "0%"],
-        ["models in memory while the policy learns", "3 and a value head", "3", "1 (2 if the reference stays)"],
+        ["models in memory while the policy learns", "3 and a value head", "3", "1 (2 without a cache)"],
         ["peak memory above the libraries (MB)", *(format(peak(method), ".0f") for method in methods)],
         row("forward tokens (thousands)", lambda run: tokens(run, 0) / 1e3, ".0f"),
         row("backward tokens (thousands)", lambda run: tokens(run, 1) / 1e3, ".0f"),
@@ -174,7 +171,7 @@ def table(stored: Mapping, kl: float) -> list[list[str]]:
         row("work per nat of gold reward (thousands)", lambda run: run["path"][-1]["work"] / gain(run) / 1e3, ".0f"),
         row("seconds per nat of gold reward", lambda run: point_seconds(run) / gain(run), ".0f"),
         row("gold reward - 0.1 KL", objective, ".2f"),
-        at(f"gain at {kl:g} nats of KL", lambda method: gold_at_kl(stored, method, kl)),
+        at(f"gain at {kl:g} nats of KL", lambda method: gain_at_kl(stored, method, kl)),
         at("gain at DPO's work", lambda method: gain_at_work(stored, method, all_work["dpo"])),
         at("gain at RLOO's work", lambda method: gain_at_work(stored, method, all_work["rloo"])),
         row("standard deviation of the gain over seeds", gain, ".2f", by=spread),

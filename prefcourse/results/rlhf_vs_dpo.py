@@ -161,10 +161,7 @@ def _best_of_n(world: World, reward: RewardModel, seed: int, split: str) -> tupl
 
 
 def memory_job(method: str, seed: int) -> Callable[[], None]:
-    """Two steps of `method` on 16 texts, with a GPT-2 of 27 million random parameters, ready to be watched.
-
-    "dpo" computes the reference's log-probabilities before the first step; "dpo-two-models" keeps a reference beside.
-    """
+    """Two steps of `method` on 16 texts, with a GPT-2 of 27 million random parameters, ready to be watched."""
     world, make = load_world(), lambda: GPT2LMHeadModel(GPT2Config(vocab_size=4096, **BIGGER)).eval()
     pairs, prompts = world.pairs["train"][:16], [row["prompt"] for row in world.prompts["train"]]
     size = {"steps": 2, "lr": 1e-5, "progress": False, "seed": seed}
@@ -174,8 +171,6 @@ def memory_job(method: str, seed: int) -> Callable[[], None]:
         policy = make()
         if method == "dpo":
             train(policy, pairs, world.tokenizer, batch_size=8, **size)
-        elif method == "dpo-two-models":
-            train(policy, pairs, world.tokenizer, batch_size=8, reference=copy.deepcopy(policy), **size)
         elif method == "rloo":
             reward = RewardModel(policy, world.tokenizer)
             rloo(policy, reward, prompts, world.tokenizer, batch_size=4, max_new_tokens=16, **size)
@@ -204,12 +199,11 @@ def _settings() -> list[Setting]:
             add([seed], method, "none", 1)
     for method in ("dpo", "rloo"):
         add([90], method, "lr", 0.5, 1, 2, split="validation")
-    for method, knob in (("rloo", "beta"), ("dpo", "lr"), ("dpo", "epochs"), ("rloo", "lr")):
+    knobs = {"dpo": ("lr", "beta", "epochs"), "rloo": ("beta", "lr", "reward_lr", "steps", "reward_epochs")}
+    for method, knob in ((method, knob) for method, names in knobs.items() for knob in names):
         add(range(3), method, knob, 3, third)
-    for method in ("dpo", "dpo-two-models", "rloo", "ppo"):
+    for method in ("dpo", "rloo", "ppo"):
         add(range(3), method, "memory", 1)
-    for method, knob in (("dpo", "beta"), ("rloo", "reward_lr"), ("rloo", "steps"), ("rloo", "reward_epochs")):
-        add(range(3), method, knob, 3, third)
     return found
 
 
