@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prefcourse.results import data, reward_models, rlhf_vs_dpo
+from prefcourse.results import data, reward_models, rlhf, rlhf_vs_dpo
 from prefcourse.results.data import label_noise
 from prefcourse.results.store import Grid, column, estimate, grid, load, metrics, provenance
 from prefcourse.world import World, load_world
@@ -82,5 +82,6 @@ GRIDS: dict[str, Grid] = {
     "main-job": ("the main job at its defaults, 400 test prompts", grid(3), main_job),
     **data.GRIDS,
     **reward_models.GRIDS,
+    **rlhf.GRIDS,
     **rlhf_vs_dpo.GRIDS,
 }
