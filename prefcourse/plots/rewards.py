@@ -114,7 +114,7 @@ def reward_accuracy(
     return fig
 
 
-def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[float], *, labelled: int = 14) -> Figure:
+def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[float], *, labelled: int = 12) -> Figure:
     """What each word is worth to the learnt reward against what it is worth to the gold reward, in nats."""
     gold, learnt = np.asarray(gold, dtype=float), np.asarray(learnt, dtype=float)
     agree = float(np.corrcoef(gold, learnt)[0, 1])
@@ -135,8 +135,10 @@ def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[f
             linestyle="--",
             label=f"best line, slope {slope:.2f}",
         )
-        colours = [GREEN if g * r > 0 else PURPLE for g, r in zip(gold, learnt, strict=True)]
-        axes.scatter(gold, learnt, c=colours, s=26, edgecolors="white", linewidths=0.6, zorder=3)
+        same = gold * learnt > 0
+        for some, colour, marker, name in ((same, GREEN, "o", "one sign"), (~same, PURPLE, "s", "opposite signs")):
+            look = dict(s=26, edgecolors="white", linewidths=0.6, zorder=3)
+            axes.scatter(gold[some], learnt[some], color=colour, marker=marker, label=name, **look)
         taken: list[tuple[float, float]] = []
         for i in order:
             if len(taken) == labelled:
