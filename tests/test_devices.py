@@ -1,38 +1,26 @@
 """Several processes are one: the same weights, history, samples and checkpoints, whole (DDP) or split (FSDP)."""
 
+import itertools
 import json
+import math
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import two_processes
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from two_processes import DDP, FSDP, launch
 
 from prefcourse import checkpoint, sharding
-from prefcourse.devices import Devices
+from prefcourse.devices import Devices, find_devices
 from prefcourse.preferences import write_rows
+from prefcourse.train import train
 
 HERE = Path(__file__).parent
-WAYS = {"DDP": ["--multi_gpu"], "FSDP": ["--use_fsdp", "--fsdp_version", "2"]}
-
-
-def launch(way, processes, *script):
-    """`accelerate launch` on this machine's CPU."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [*way, "--num_processes", str(processes), "--num_machines", "1", "--main_process_port", port]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", *map(str, script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *command], capture_output=True, text=True, timeout=200,
-        env=environment,
-    )  # fmt: skip
+WAYS = {"DDP": DDP, "FSDP": FSDP}
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -43,7 +31,7 @@ def folder(request, tiny_gpt2, tokenizer, pairs, tmp_path_factory):
     tiny_gpt2().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_rows(folder / "pairs.jsonl", pairs)
-    done = launch(WAYS[request.param], 2, HERE / "two_processes.py", folder)
+    done = launch(WAYS[request.param], HERE / "two_processes.py", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -120,10 +108,15 @@ def test_accelerate_that_starts_a_single_process_is_reported(tmp_path):
         "from types import SimpleNamespace; from prefcourse.devices import find_devices\n"
         "print(find_devices(SimpleNamespace(device='cpu')).count)"
     )
-    for processes, warned in ((2, True), (1, False)):
-        done = launch(["--cpu"], processes, script)
-        assert done.returncode == 0 and done.stdout == "1\n", done.stderr
-        assert ("asked for several processes but started one. For several write accelerate" in done.stderr) == warned
+    done = launch(["--cpu"], script)
+    assert done.returncode == 0 and done.stdout == "1\n", done.stderr
+    assert "accelerate was asked for several processes but started one. For several write accelerate" in done.stderr
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_process_on_purpose_is_not_warned_of(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # what accelerate launch --num_processes 1 sets
+    assert find_devices(SimpleNamespace(device=torch.device("cpu"))).count == 1
 
 
 @pytest.mark.parametrize(
@@ -155,3 +148,69 @@ def test_parts_of_a_batch_are_dealt_to_the_processes():
     two = [Devices(torch.device("cpu"), rank, 2) for rank in (0, 1)]
     assert [d.parts(8, 3) for d in two] == [[[0, 2, 4], [6]], [[1, 3, 5], [7]]]
     assert str(two[0]) == "2 processes on cpu"
+
+
+# ------------------------------------------------------------------------------------------- fp16
+
+
+def fp16(policy, pairs, tokenizer, **more):
+    settings = {"steps": 6, "batch_size": 6, "lr": 1e-3, "precision": "fp16", "progress": False, "warmup": 0.0}
+    return train(policy, pairs, tokenizer, **settings | more)
+
+
+def scale_at_first(monkeypatch, scale):
+    """Let loss scaling begin at `scale` instead of 2^16."""
+    real = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *given, **named: real(*given, init_scale=scale, **named))
+
+
+def test_fp16_is_close_to_fp32(tiny_gpt2, tokenizer, pairs):
+    coarse = fp16(tiny_gpt2(), pairs, tokenizer)
+    exact = fp16(tiny_gpt2(), pairs, tokenizer, precision="fp32")
+    assert coarse["loss"] == pytest.approx(exact["loss"], abs=0.02) and coarse["loss"] != exact["loss"]
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_skipped(tiny_gpt2, tokenizer, pairs, monkeypatch):
+    """fp16 ends at 65,504, so at a scale of 2^28 the first gradients are infinite: no weight moves, the scale falls."""
+    scale_at_first(monkeypatch, 2.0**28)
+    policy, seen = tiny_gpt2(), []
+
+    def look(model):
+        seen.append(torch.cat([p.detach().flatten().clone() for p in model.parameters()]))
+        return {}
+
+    history = fp16(policy, pairs, tokenizer, measure=look, every=1, steps=20)
+    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
+    assert moved == [math.isfinite(norm) for norm in history["grad_norm"][:20]]
+    assert not any(moved[:2]) and sum(moved) > 5, moved
+    assert bool(seen[-1].isfinite().all())
+
+
+def test_the_scale_is_saved_and_restored(tiny_gpt2, tokenizer, pairs, tmp_path, monkeypatch):
+    """A run stopped while the scale falls goes on from the scale it had, and ends with the same weights."""
+    scale_at_first(monkeypatch, 2.0**28)
+    whole = tiny_gpt2()
+    expected = fp16(whole, pairs, tokenizer, steps=14)
+
+    def stop(model):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return {}
+
+    calls, settings = [], {"steps": 14, "checkpoint": tmp_path, "checkpoint_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        fp16(tiny_gpt2(), pairs, tokenizer, measure=stop, every=2, **settings)
+    saved = json.loads((checkpoint.latest(tmp_path) / "training.json").read_text())
+    assert saved["step"] == 4 and saved["scaler"]["scale"] == 2.0**24  # halved at every step so far
+    policy = tiny_gpt2()
+    found = fp16(policy, pairs, tokenizer, resume=True, **settings)
+    assert str(found["loss"]) == str(expected["loss"])
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), whole.parameters(), strict=True))
+
+
+def test_an_overflow_that_no_scale_cures_stops_the_run(tiny_gpt2, tokenizer, pairs, monkeypatch):
+    scale_at_first(monkeypatch, 1.0)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
+    with pytest.raises(FloatingPointError, match="step 0: the gradients are not finite"):
+        fp16(tiny_gpt2(), pairs, tokenizer)
