@@ -1,11 +1,15 @@
 """Checkpoints: whole or not there, refused by another run, and a run that was killed ends as one that was not."""
 
 import errno
+import math
 import multiprocessing
 import os
 import random
+import resource
 import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +25,7 @@ KINDS = {
     "running mean": {"loss": "bco"},
     "accumulation": {"loss": "dpo", "micro_batch": 2},
     "LoRA": {"loss": "dpo"},
+    "loss scaling": {"loss": "dpo", "precision": "fp16"},
 }
 
 
@@ -34,42 +39,50 @@ def make(tiny_gpt2, kind):
 
 def slow(model):
     """A measurement that takes a while and draws random numbers, as a user's may."""
-    time.sleep(0.02)
+    time.sleep(0.01)
     return {"luck": torch.rand(()).item() + random.random()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_bit_for_bit(tiny_gpt2, tokenizer, pairs, tmp_path, kind):
-    settings = QUICK | KINDS[kind] | {"measure": slow, "every": 2}
+    settings = QUICK | KINDS[kind] | {"every": 1, "progress": False}
     torch.manual_seed(5)
     random.seed(5)
     whole = make(tiny_gpt2, kind)
-    expected = train(whole, pairs, tokenizer, **settings, checkpoint=tmp_path / "whole")
+    expected = train(whole, pairs, tokenizer, measure=slow, **settings, checkpoint=tmp_path / "whole")
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"killed by the dice of seed {seed}")  # pytest shows it if the test fails
+    dice = random.Random(seed)
 
-    def run():
+    def run(steps, delay):
+        def measure(model):
+            nonlocal steps
+            steps -= 1
+            if steps < 0:  # from now on it may come at any moment, also while a checkpoint is written
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                steps = math.inf
+            return slow(model)
+
         torch.manual_seed(5)
         random.seed(5)
-        train(make(tiny_gpt2, kind), pairs, tokenizer, **settings, checkpoint=tmp_path / "killed", resume=True)
+        train(make(tiny_gpt2, kind), pairs, tokenizer, measure=measure, **settings, checkpoint=tmp_path / "killed",
+              resume=True)  # fmt: skip
 
-    dice = random.Random(kind)
-    for _ in range(2):  # killed twice, each time somewhere after another checkpoint
-        before = checkpoint.latest(tmp_path / "killed")
-        process = multiprocessing.get_context("fork").Process(target=run)
+    for first, last in ((3, 8), (0, 4)):  # killed twice; the first time at least one checkpoint has been written
+        process = multiprocessing.get_context("fork").Process(
+            target=run, args=(dice.randint(first, last), dice.uniform(0, 0.04))
+        )
         process.start()
-        began = time.time()
-        while checkpoint.latest(tmp_path / "killed") == before and time.time() - began < 20:
-            time.sleep(0.001)
-        time.sleep(dice.uniform(0, 0.06))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, "it ended before it could be killed"
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    settings["measure"] = slow
 
     torch.manual_seed(77)  # the random state comes from the checkpoint
     policy = make(tiny_gpt2, kind)
     found = train(policy, pairs, tokenizer, **settings, checkpoint=tmp_path / "killed", resume=True)
     assert same(policy, whole)
     assert str(found) == str(expected)  # as text, where nan equals nan
-    assert [place.name for place in checkpoint.complete(tmp_path / "killed")] == ["step-000012", "step-000014"]
+    assert [place.name for place in checkpoint.complete(tmp_path / "killed")] == ["step-000021", "step-000022"]
     again = make(tiny_gpt2, kind)
     assert str(train(again, pairs, tokenizer, **settings, checkpoint=tmp_path / "killed", resume=True)) == str(expected)
     assert same(again, whole)  # a finished run is read, not trained further
@@ -157,6 +170,105 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tiny_gpt2, tokenizer, pairs
     policy = tiny_gpt2()
     train(policy, pairs, tokenizer, checkpoint=tmp_path, resume=True, **QUICK)  # there is room again
     assert same(policy, whole)
+
+
+def test_a_disk_that_is_really_full(tiny_gpt2, tokenizer, pairs, tmp_path):
+    """The operating system itself refuses to write more (RLIMIT_FSIZE), in the middle of a checkpoint's files."""
+
+    def run(pipe, limit):
+        def fill(model):
+            if checkpoint.latest(tmp_path) is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            return {}
+
+        try:
+            train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path, resume=True, measure=fill, every=4, **QUICK)
+        except OSError as error:
+            pipe.send(str(error))
+
+    sizes = []
+    for part in ("model.safetensors", "training.safetensors"):  # each time the disk is full before this file ends
+        ours, theirs = multiprocessing.Pipe()
+        limit = 2**15 if not sizes else (sizes[0] + sizes[1]) // 2
+        process = multiprocessing.get_context("fork").Process(target=run, args=(theirs, limit))
+        process.start()
+        assert ours.poll(60)
+        message = ours.recv()
+        process.join(60)
+        last = checkpoint.latest(tmp_path)
+        assert "cannot be written (" in message and f"The last whole checkpoint is {last}. Make room there" in message
+        assert "File too large" in message and message.endswith("then call train again with resume=True.")
+        assert not list(tmp_path.glob(".*")) and len(checkpoint.complete(tmp_path)) == 1, part  # nothing half-written
+        sizes = [(last / name).stat().st_size for name in ("model.safetensors", "training.safetensors")]
+    policy, whole = tiny_gpt2(), tiny_gpt2()
+    train(policy, pairs, tokenizer, checkpoint=tmp_path, resume=True, every=4, **QUICK)  # there is room again
+    train(whole, pairs, tokenizer, **QUICK)
+    assert same(policy, whole)
+
+
+def test_a_disk_that_turns_read_only_is_named(tiny_gpt2, tokenizer, pairs, tmp_path, monkeypatch):
+    """As disks do after an error. The run has had its say by then, and its checkpoints stay."""
+    real = Path.mkdir
+
+    def mkdir(path, **rest):
+        if path.name == ".step-000006.part":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        real(path, **rest)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(OSError, match=r"step-000006: cannot be written \(Read-only file system\).*is .*step-000003\."):
+        train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path, **QUICK)
+    assert [place.name for place in checkpoint.complete(tmp_path)] == ["step-000003"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_a_write_that_the_system_cuts_short(tiny_gpt2, tokenizer, pairs, tmp_path):
+    """A real one: the system stops writing in the middle of a file, after the second checkpoint."""
+    whole = tiny_gpt2()
+    train(whole, pairs, tokenizer, **QUICK)
+
+    def limited():
+        import resource
+
+        def no_room(model):
+            if checkpoint.latest(tmp_path / "run") is not None:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an OSError, as on a full disk, and not a signal
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+            return {}
+
+        settings = QUICK | {"measure": no_room, "every": 5}
+        try:
+            train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path / "run", **settings)
+        except OSError as error:
+            (tmp_path / "message").write_text(str(error))
+            os._exit(3)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=limited)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 3
+    message = (tmp_path / "message").read_text()
+    assert "step-000006: cannot be written (" in message and "step-000003. Make room there" in message
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["reference.safetensors", "step-000003"]
+    policy = tiny_gpt2()
+    train(policy, pairs, tokenizer, checkpoint=tmp_path / "run", resume=True, **QUICK)
+    assert same(policy, whole)
+
+
+def test_a_disk_that_turns_read_only(tiny_gpt2, tokenizer, pairs, tmp_path, monkeypatch):
+    """As root writes where permissions forbid it, the file system says no here."""
+    real = checkpoint.Path.mkdir
+
+    def read_only(path, *given, **named):
+        if path.name == ".step-000006.part":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(checkpoint.Path, "mkdir", read_only)
+    with pytest.raises(OSError, match=r"step-000006: cannot be written \(Read-only file system\).*step-000003"):
+        train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path, **QUICK)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["reference.safetensors", "step-000003"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(tiny_gpt2, tokenizer, pairs, tmp_path):

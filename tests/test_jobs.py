@@ -1,14 +1,11 @@
 """`train` and `evaluate` on the command line with one's own data and model, in one process and in two."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
+from two_processes import DDP, launch
 
 from prefcourse.__main__ import main
 from prefcourse.preferences import write_rows
@@ -110,30 +107,13 @@ def test_errors_are_one_line(mine, tmp_path, capsys, more, message):
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("loss", "data"), [("dpo", "pairs.jsonl"), ("kto", "unpaired.jsonl")])
-def test_two_processes_are_one(mine, tmp_path, loss, data):
+def test_two_processes_are_one(mine, tmp_path):
     """`accelerate launch --multi_gpu --num_processes 2 -m prefcourse train`, as in the help, against one process."""
     pytest.importorskip("accelerate")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    two = command(mine, tmp_path / "two", "--loss", loss, "--checkpoint-every", "2", data=data)
-    launch = [
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--main_process_port",
-        port,
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "prefcourse", *two]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-    run = subprocess.run([sys.executable, "-m", *launch], capture_output=True, text=True, env=environment, timeout=120)
+    run = launch(DDP, "-m", "prefcourse", *command(mine, tmp_path / "two", "--loss", "dpo", "--checkpoint-every", "2"))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 processes on cpu" in run.stdout and run.stdout.count("trained for 6 steps") == 1
-    assert main(command(mine, tmp_path / "one", "--loss", loss, data=data)) == 0
+    assert main(command(mine, tmp_path / "one", "--loss", "dpo")) == 0
     histories = [json.loads((tmp_path / n / "run.json").read_text())["history"] for n in ("one", "two")]
     assert histories[0]["loss"] == pytest.approx(histories[1]["loss"], abs=1e-5)
     assert histories[0]["kl"][::3] == pytest.approx(histories[1]["kl"][::3], abs=1e-3)

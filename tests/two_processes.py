@@ -1,10 +1,12 @@
-"""What `test_devices` runs in one process and in two: python tests/two_processes.py FOLDER. Not a test itself.
+"""How tests start two processes, and what `test_devices` runs in them: python tests/two_processes.py FOLDER.
 
 FOLDER has a model, its tokenizer and pairs. Each run leaves its weights and its history in FOLDER.
 """
 
 import json
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +29,23 @@ RUNS = {
     "max_kl": {"max_kl": 0.5, "prompts": PROMPTS},
 }
 SETTINGS = {"steps": 6, "batch_size": 6, "lr": 1e-3, "precision": "fp32", "every": 2, "progress": False}
+
+
+DDP, FSDP = ["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]
+
+
+def launch(way, *script):
+    """`accelerate launch` with two processes on this machine's CPU."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [*way, "--num_processes", "2", "--num_machines", "1", "--main_process_port", port]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", *map(str, script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *command], capture_output=True, text=True, timeout=200,
+        env=environment,
+    )  # fmt: skip
 
 
 class Stop(Exception):
