@@ -6,7 +6,7 @@ A pair is a dict with the columns `prompt, chosen, rejected` (TRL's names); an u
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,14 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
         return Batch(self.input_ids.to(device), self.completion_mask.to(device))
+
+    def by_length(self, size: int) -> Iterator[tuple[torch.Tensor, "Batch"]]:
+        """Rows of similar length, `size` at a time, without their common padding: (numbers of the rows, Batch)."""
+        place = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        ends = (place * self.completion_mask).amax(-1) + 1  # (N,) tokens of each row, padding not counted
+        for rows in ends.argsort(stable=True).split(size):
+            width = int(ends[rows].max())
+            yield rows, Batch(self.input_ids[rows, :width], self.completion_mask[rows, :width])
 
 
 def read_rows(path: str | Path, columns: Sequence[str] = PAIRED) -> list[Row]:

@@ -77,14 +77,11 @@ def by_length(compute: Callable[[Batch], Tensor], batch: Batch, size: int = 32) 
     One long completion would pad all others: on the course's samples this takes a fifth to a quarter of the time.
     compute: Batch of n rows and t tokens → (..., n, t - 1), 0 outside the completion. Returns (..., N, T - 1).
     """
-    place = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-    ends = (place * batch.completion_mask).amax(-1) + 1  # (N,) tokens of each row, padding not counted
-    order, found = ends.argsort(stable=True), []
-    for rows in order.split(size):
-        width = int(ends[rows].max())
-        part = compute(Batch(batch.input_ids[rows, :width], batch.completion_mask[rows, :width]))
-        found.append(nn.functional.pad(part, (0, len(place) - width)))
-    return torch.cat(found, -2)[..., order.argsort(), :]
+    order, found = [], []
+    for rows, part in batch.by_length(size):
+        order.append(rows)
+        found.append(nn.functional.pad(compute(part), (0, batch.input_ids.shape[1] - part.input_ids.shape[1])))
+    return torch.cat(found, -2)[..., torch.cat(order).argsort(), :]
 
 
 def describe(seen: Rollout, logps: Tensor, kl: Tensor, beta: float) -> dict[str, float]:
