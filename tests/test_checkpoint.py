@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_gpt2, tokenizer, pairs, tmp_path,
     found = train(policy, pairs, tokenizer, **settings, checkpoint=tmp_path / "killed", resume=True)
     assert same(policy, whole)
     assert str(found) == str(expected)  # as text, where nan equals nan
-    assert [place.name for place in checkpoint.complete(tmp_path / "killed")] == ["step-000021", "step-000022"]
+    assert [place.name for place in checkpoint.complete(tmp_path / "killed")] == ["step-000012", "step-000014"]
     again = make(tiny_gpt2, kind)
     assert str(train(again, pairs, tokenizer, **settings, checkpoint=tmp_path / "killed", resume=True)) == str(expected)
     assert same(again, whole)  # a finished run is read, not trained further
@@ -219,56 +219,6 @@ def test_a_disk_that_turns_read_only_is_named(tiny_gpt2, tokenizer, pairs, tmp_p
     with pytest.raises(OSError, match=r"step-000006: cannot be written \(Read-only file system\).*is .*step-000003\."):
         train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path, **QUICK)
     assert [place.name for place in checkpoint.complete(tmp_path)] == ["step-000003"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
-def test_a_write_that_the_system_cuts_short(tiny_gpt2, tokenizer, pairs, tmp_path):
-    """A real one: the system stops writing in the middle of a file, after the second checkpoint."""
-    whole = tiny_gpt2()
-    train(whole, pairs, tokenizer, **QUICK)
-
-    def limited():
-        import resource
-
-        def no_room(model):
-            if checkpoint.latest(tmp_path / "run") is not None:
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an OSError, as on a full disk, and not a signal
-                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-            return {}
-
-        settings = QUICK | {"measure": no_room, "every": 5}
-        try:
-            train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path / "run", **settings)
-        except OSError as error:
-            (tmp_path / "message").write_text(str(error))
-            os._exit(3)
-        os._exit(0)
-
-    process = multiprocessing.get_context("fork").Process(target=limited)
-    process.start()
-    process.join(60)
-    assert process.exitcode == 3
-    message = (tmp_path / "message").read_text()
-    assert "step-000006: cannot be written (" in message and "step-000003. Make room there" in message
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["reference.safetensors", "step-000003"]
-    policy = tiny_gpt2()
-    train(policy, pairs, tokenizer, checkpoint=tmp_path / "run", resume=True, **QUICK)
-    assert same(policy, whole)
-
-
-def test_a_disk_that_turns_read_only(tiny_gpt2, tokenizer, pairs, tmp_path, monkeypatch):
-    """As root writes where permissions forbid it, the file system says no here."""
-    real = checkpoint.Path.mkdir
-
-    def read_only(path, *given, **named):
-        if path.name == ".step-000006.part":
-            raise OSError(errno.EROFS, "Read-only file system")
-        return real(path, *given, **named)
-
-    monkeypatch.setattr(checkpoint.Path, "mkdir", read_only)
-    with pytest.raises(OSError, match=r"step-000006: cannot be written \(Read-only file system\).*step-000003"):
-        train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path, **QUICK)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["reference.safetensors", "step-000003"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(tiny_gpt2, tokenizer, pairs, tmp_path):
