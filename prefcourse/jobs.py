@@ -19,7 +19,9 @@ Train a policy on preferences and save it. Three examples:
   python -m prefcourse train                                the main job: DPO on the bundled world, about a minute
   python -m prefcourse train --loss kto --data my.jsonl --model gpt2 --output runs/kto --checkpoint-every 50
   accelerate launch --multi_gpu --num_processes 2 -m prefcourse train --loss dpo --data my.jsonl --output runs/dpo
-                                                            two GPUs; without GPUs two CPU processes, same line
+                                                            two GPUs; without GPUs two CPU processes, same line.
+                                                            Without --multi_gpu accelerate starts one process on a CPU;
+                                                            --use_fsdp --fsdp_version 2 in its place splits the model.
 
 --data is a .jsonl or .parquet file, a folder of parquet files, or a name on the hub, with the columns prompt, chosen,
 rejected, or prompt, completion, label. --model is a folder or a name on the hub, such as gpt2; models that rescale
