@@ -1,8 +1,6 @@
 """Several processes are one: the same weights, history, samples and checkpoints, whole (DDP) or split (FSDP)."""
 
-import itertools
 import json
-import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +15,6 @@ from two_processes import DDP, FSDP, launch
 from prefcourse import checkpoint, sharding
 from prefcourse.devices import Devices, find_devices
 from prefcourse.preferences import write_rows
-from prefcourse.train import train
 
 HERE = Path(__file__).parent
 WAYS = {"DDP": DDP, "FSDP": FSDP}
@@ -148,69 +145,3 @@ def test_parts_of_a_batch_are_dealt_to_the_processes():
     two = [Devices(torch.device("cpu"), rank, 2) for rank in (0, 1)]
     assert [d.parts(8, 3) for d in two] == [[[0, 2, 4], [6]], [[1, 3, 5], [7]]]
     assert str(two[0]) == "2 processes on cpu"
-
-
-# ------------------------------------------------------------------------------------------- fp16
-
-
-def fp16(policy, pairs, tokenizer, **more):
-    settings = {"steps": 6, "batch_size": 6, "lr": 1e-3, "precision": "fp16", "progress": False, "warmup": 0.0}
-    return train(policy, pairs, tokenizer, **settings | more)
-
-
-def scale_at_first(monkeypatch, scale):
-    """Let loss scaling begin at `scale` instead of 2^16."""
-    real = torch.amp.GradScaler
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda *given, **named: real(*given, init_scale=scale, **named))
-
-
-def test_fp16_is_close_to_fp32(tiny_gpt2, tokenizer, pairs):
-    coarse = fp16(tiny_gpt2(), pairs, tokenizer)
-    exact = fp16(tiny_gpt2(), pairs, tokenizer, precision="fp32")
-    assert coarse["loss"] == pytest.approx(exact["loss"], abs=0.02) and coarse["loss"] != exact["loss"]
-
-
-def test_a_step_whose_scaled_gradient_overflows_is_skipped(tiny_gpt2, tokenizer, pairs, monkeypatch):
-    """fp16 ends at 65,504, so at a scale of 2^28 the first gradients are infinite: no weight moves, the scale falls."""
-    scale_at_first(monkeypatch, 2.0**28)
-    policy, seen = tiny_gpt2(), []
-
-    def look(model):
-        seen.append(torch.cat([p.detach().flatten().clone() for p in model.parameters()]))
-        return {}
-
-    history = fp16(policy, pairs, tokenizer, measure=look, every=1, steps=20)
-    moved = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
-    assert moved == [math.isfinite(norm) for norm in history["grad_norm"][:20]]
-    assert not any(moved[:2]) and sum(moved) > 5, moved
-    assert bool(seen[-1].isfinite().all())
-
-
-def test_the_scale_is_saved_and_restored(tiny_gpt2, tokenizer, pairs, tmp_path, monkeypatch):
-    """A run stopped while the scale falls goes on from the scale it had, and ends with the same weights."""
-    scale_at_first(monkeypatch, 2.0**28)
-    whole = tiny_gpt2()
-    expected = fp16(whole, pairs, tokenizer, steps=14)
-
-    def stop(model):
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return {}
-
-    calls, settings = [], {"steps": 14, "checkpoint": tmp_path, "checkpoint_every": 2}
-    with pytest.raises(KeyboardInterrupt):
-        fp16(tiny_gpt2(), pairs, tokenizer, measure=stop, every=2, **settings)
-    saved = json.loads((checkpoint.latest(tmp_path) / "training.json").read_text())
-    assert saved["step"] == 4 and saved["scaler"]["scale"] == 2.0**24  # halved at every step so far
-    policy = tiny_gpt2()
-    found = fp16(policy, pairs, tokenizer, resume=True, **settings)
-    assert str(found["loss"]) == str(expected["loss"])
-    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), whole.parameters(), strict=True))
-
-
-def test_an_overflow_that_no_scale_cures_stops_the_run(tiny_gpt2, tokenizer, pairs, monkeypatch):
-    scale_at_first(monkeypatch, 1.0)
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
-    with pytest.raises(FloatingPointError, match="step 0: the gradients are not finite"):
-        fp16(tiny_gpt2(), pairs, tokenizer)

@@ -7,6 +7,7 @@ import transformers
 from prefcourse import guards
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import collate, encode
+from prefcourse.reference import reference_logps
 from prefcourse.train import train
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -16,6 +17,7 @@ RESCALED = {  # what each does around its head
     "Gemma2": LLAMA | {"head_dim": 16, "final_logit_softcapping": 2.0},
     "Cohere": LLAMA | {"logit_scale": 0.0625},
     "Granite": LLAMA | {"logits_scaling": 8.0},
+    "MiniCPM3": LLAMA,  # the only one that rescales before the head
 }
 
 
@@ -59,9 +61,17 @@ def test_a_reference_that_rescales_is_refused_too(tiny_gpt2, tokenizer, pairs):
     reference = make("Cohere", RESCALED["Cohere"], tokenizer)
     with pytest.raises(ValueError, match="reference: CohereForCausalLM rescales"):
         train(tiny_gpt2(), pairs, tokenizer, reference=reference, steps=2, batch_size=6, progress=False)
+    with pytest.raises(ValueError, match="reference: CohereForCausalLM rescales"):
+        reference_logps(reference, pairs, tokenizer)
 
 
 def test_the_check_leaves_the_model_as_it_was(tiny_gpt2):
     model = tiny_gpt2()
     guards.check_head(model, "policy")
     assert not model.lm_head._forward_hooks
+
+
+def test_what_counts_is_what_a_model_does(tiny_gpt2, tokenizer):
+    guards.check_head(make("Cohere", LLAMA | {"logit_scale": 1.0}, tokenizer), "policy")  # times 1 changes nothing
+    guards.check_head(make("Gemma2", LLAMA | {"head_dim": 16, "final_logit_softcapping": None}, tokenizer), "policy")
+    guards.check_head(tiny_gpt2().transformer, "policy")  # no head, nothing to check
