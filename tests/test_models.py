@@ -17,7 +17,7 @@ RESCALED = {  # what each does around its head
     "Gemma2": LLAMA | {"head_dim": 16, "final_logit_softcapping": 2.0},
     "Cohere": LLAMA | {"logit_scale": 0.0625},
     "Granite": LLAMA | {"logits_scaling": 8.0},
-    "MiniCPM3": LLAMA,  # the only one that rescales before the head
+    "MiniCPM3": LLAMA | {"num_key_value_heads": 2},  # the only one that rescales before the head
 }
 
 
