@@ -8,6 +8,9 @@ With `vocabulary=V` a response is a sequence of T tokens, Y = V**T, and the poli
 
 The target has a gift for them: at π* the penalised reward r - β log π/π_ref is the same for all responses, β log Z, so
 every advantage is 0, sample by sample. The noise dies out as π approaches π*, and a constant learning rate gets there.
+A step min(1, 0.5/β) suits every β: on the tests' five worlds, β = 0.3 to 2, both end within 1 % of the best J, PPO in
+150 steps of 64 samples and RLOO in 3,000 of 8. Most of RLOO's runs need a fifth of that; some meet a plateau, on which
+the exact softmax gradient is slow too. At β = 0.2, one run of 30 stayed with a second-best sequence.
 """
 
 from collections.abc import Callable

@@ -23,7 +23,7 @@ from prefcourse.policy_gradient import logps_and_values, make_value_head, ppo, r
 from prefcourse.preferences import Batch
 from prefcourse.rollouts import by_length, rollout
 from prefcourse.table_gradients import exact_gradient, gradient_moments, penalised_reward, ppo_path, rloo_path
-from prefcourse.tabular import kl, log_z, objective, optimal_policy
+from prefcourse.tabular import gradient_ascent, kl, log_z, objective, optimal_policy
 
 PROMPTS = ["This movie", "The old film", "I think the story", "We know the cast is"]
 QUICK = {"steps": 3, "lr": 1e-2, "max_new_tokens": 8, "progress": False}
@@ -212,18 +212,59 @@ def test_clipped_surrogate_at_ratio_1_has_the_policy_gradient():
     assert torch.allclose(-torch.autograd.grad(loss, logits)[0], exact_gradient(policy, reference, reward, 0.4))
 
 
-@pytest.mark.parametrize("vocabulary", [None, 2])
 @pytest.mark.parametrize("learn", [rloo_path, ppo_path])
-def test_both_reach_the_best_objective_within_1_percent(learn, vocabulary):
+def test_their_defaults_reach_the_best_objective_within_1_percent(learn):
     reference, _, reward = world(0)
     best = 0.5 * log_z(reference, reward, 0.5).mean()
-    path = learn(reference, reward, 0.5, vocabulary=vocabulary, seed=0)
+    path = learn(reference, reward, 0.5, seed=0)
     J = [objective(policy, reference, reward, 0.5).mean() for policy in (path[0], path[-1])]
-    assert J[0] < 0.8 * best < 0.99 * best < J[1] <= best + 1e-12
-    assert torch.equal(path[0], reference) and torch.equal(
-        path, learn(reference, reward, 0.5, vocabulary=vocabulary, seed=0)
-    )
+    assert torch.equal(path[0], reference) and J[0] < 0.8 * best < 0.99 * best < J[1] <= best + 1e-12
     assert (kl(path[-1], optimal_policy(reference, reward, 0.5)) < 0.05).all()
+
+
+@pytest.mark.parametrize("vocabulary", [None, 2])
+@pytest.mark.parametrize("learn", [rloo_path, ppo_path])
+def test_same_seed_same_path_on_the_table(learn, vocabulary):
+    reference, _, reward = world(0)
+    one, again, other = (learn(reference, reward, 0.5, vocabulary=vocabulary, steps=5, seed=s) for s in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert one.shape == (6, 3, 8) and torch.allclose(one.sum(-1), torch.ones(6, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("beta", "vocabulary"), [(0.3, None), (0.3, 2), (1.0, None), (2.0, 2)])
+@pytest.mark.parametrize(
+    ("learn", "settings"),
+    [(rloo_path, {"k": 8, "steps": 3000}), (ppo_path, {"samples": 64, "steps": 150})],
+    ids=["rloo", "ppo"],
+)
+def test_both_come_within_1_percent_of_the_best_on_five_worlds(learn, settings, beta, vocabulary):
+    """With steps of min(1, 0.5/β). Below β = 0.3 a run may settle on a second-best sequence and stay there."""
+    reference, _, reward = (torch.cat(tables) for tables in zip(*map(world, range(5)), strict=True))  # (15, 8)
+    lr = min(1.0, 0.5 / beta)
+    settings = settings | ({"value_lr": lr} if learn is ppo_path else {})
+    policy = learn(reference, reward, beta, lr=lr, vocabulary=vocabulary, seed=0, **settings)[-1]
+    best, J, start = (
+        x.view(5, 3).mean(-1)
+        for x in (
+            beta * log_z(reference, reward, beta),
+            objective(policy, reference, reward, beta),
+            objective(reference, reference, reward, beta),
+        )
+    )
+    assert ((best - J) / best).max() < 0.01 and ((best - start) / best).min() > 0.1
+    assert kl(policy, optimal_policy(reference, reward, beta)).max() < 0.1
+
+
+def test_where_rloo_is_slow_the_exact_gradient_is_slow_too():
+    """World 2 has a plateau: 300 steps of softmax gradient ascent miss a prompt's best J by a tenth, sampled or not."""
+    reference, _, reward = (table[[1]] for table in world(2))
+    best = 0.3 * log_z(reference, reward, 0.3)
+
+    def missed(path):
+        return ((best - objective(path[-1], reference, reward, 0.3)) / best).item()
+
+    assert missed(gradient_ascent(reference, reward, 0.3, steps=300)) > 0.1
+    assert missed(gradient_ascent(reference, reward, 0.3, steps=1000)) < 0.01
 
 
 def test_too_many_draws_to_enumerate():
