@@ -22,6 +22,7 @@ from prefcourse.plots.data import (
 from prefcourse.plots.objective import estimator_spread, price_of_a_nat, simplex_landscapes
 from prefcourse.plots.quality import quality_report
 from prefcourse.plots.rewards import calibration, reward_accuracy, win_probabilities, word_weights
+from prefcourse.plots.rlhf import climb, clip_and_group, over_optimisation, variance_by_offset
 from prefcourse.plots.runs import compare_runs, log_ratio_paths, reward_against_kl, reward_shift, training_curves
 from prefcourse.plots.style import (
     AMBER,
