@@ -10,7 +10,7 @@ from prefcourse import plots
 def test_variances_are_drawn_one_line_each():
     curves = {"no baseline": [2.0, 1.0, 2.0], "RLOO": [1.5, 1.5, 1.5]}
     fig = plots.variance_by_offset([-1, 0, 1], curves, title="Found")
-    drawn = {line.get_label(): line.get_ydata().tolist() for line in fig.axes[0].get_lines()}
+    drawn = {line.get_label(): list(line.get_ydata()) for line in fig.axes[0].get_lines()}
     assert titles(fig) == ["Found"] and {name: drawn[name] for name in curves} == curves
 
 
