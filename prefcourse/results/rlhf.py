@@ -29,7 +29,7 @@ BETA = 0.05  # standard deviations of the reward per nat
 RLOO = {"lr": 3e-4, "steps": 24, "batch_size": 16, "k": 4}
 PPO = {"lr": 2e-4, "steps": 12, "batch_size": 96}
 MAX_KL = 6.0  # nats: a run stops at the step whose samples have more
-LONG = {"beta": 0.0, "lr": 2e-4, "steps": 40, "missing_eos_penalty": 1.0, "max_new_tokens": 32}
+LONG = {"beta": 0.0, "lr": 2e-4, "steps": 40, "max_kl": 100.0, "missing_eos_penalty": 1.0, "max_new_tokens": 32}
 EVERY = 5  # steps between two looks at a long run
 
 _kept: dict[tuple, Reward] = {}  # reward models: the runs of a seed share them
@@ -37,7 +37,8 @@ _kept: dict[tuple, Reward] = {}  # reward models: the runs of a seed share them
 
 def standardised(reward: Reward, world: World, seed: int) -> Reward:
     """`reward` with mean 0 and standard deviation 1 over SFT's completions of 256 training prompts."""
-    prompts = random.Random(seed).sample([row["prompt"] for row in world.prompts["train"]], 256)
+    prompts = [row["prompt"] for row in world.prompts["train"]]
+    prompts = random.Random(seed).sample(prompts, min(256, len(prompts)))
     found = reward(prompts, [c.text for c in generate(world.sft, world.tokenizer, prompts, seed=seed)])
     mean, deviation = found.mean(), found.std()
     return lambda prompts, texts: (reward(prompts, texts) - mean) / deviation
