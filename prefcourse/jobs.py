@@ -14,26 +14,31 @@ import time
 from pathlib import Path
 
 TRAIN = """\
-Train a policy on preferences and save it. Three examples:
+Train a policy on preferences, save it, and show what it writes before and after.
 
-  python -m prefcourse train                                the main job: DPO on the bundled world, about a minute
+  python -m prefcourse train
+      the main job: DPO on the bundled world, about a minute
   python -m prefcourse train --loss kto --data my.jsonl --model gpt2 --output runs/kto --checkpoint-every 50
+      your data and your model; after an interruption, the same line with --resume goes on
   accelerate launch --multi_gpu --num_processes 2 -m prefcourse train --loss dpo --data my.jsonl --output runs/dpo
-                                                            two GPUs; without GPUs two CPU processes, same line.
-                                                            Without --multi_gpu accelerate starts one process on a CPU;
-                                                            --use_fsdp --fsdp_version 2 in its place splits the model.
+      on two GPUs, or on two CPU processes where there is no GPU; the result is that of one process
+  accelerate launch --use_fsdp --fsdp_version 2 --num_processes 2 -m prefcourse train --data my.jsonl --model my-model
+      weights and optimiser split over two GPUs, for a model that fits on one of them but cannot be trained there
 
---data is a .jsonl or .parquet file, a folder of parquet files, or a name on the hub, with the columns prompt, chosen,
-rejected, or prompt, completion, label. --model is a folder or a name on the hub, such as gpt2; models that rescale
-their logits (Gemma 2, Cohere) are not supported.
-In --output you find the model (for AutoModelForCausalLM.from_pretrained), run.json with every number, and training.png.
+Write --multi_gpu or --use_fsdp also where there is no GPU: without them accelerate starts one process there.
+
+  --data    a .jsonl or .parquet file, a folder of parquet files, or a dataset on the hub. Columns: prompt, chosen,
+            rejected; or prompt, completion, label.
+  --model   a folder or a model on the hub, such as gpt2; models that rescale their logits, like Gemma 2, are refused.
+  --output  gets the model (AutoModelForCausalLM.from_pretrained reads it), run.json with every number, training.png.
 """
 EVALUATE = """\
-Measure a saved policy. Two examples:
+Measure a saved policy. Numbers come with 95 % intervals.
 
-  python -m prefcourse evaluate runs/dpo                    against the bundled sft, with the gold reward
+  python -m prefcourse evaluate runs/dpo
+      on the bundled test prompts, beside the bundled sft: gold reward, win rate, KL and more
   python -m prefcourse evaluate runs/kto --data my-test.jsonl --reference gpt2
-                                                            on pairs: how often it ranks them right, and the KL
+      on your pairs: how often the policy ranks them right, and its KL to the reference
 """
 
 
@@ -44,34 +49,59 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     what = add.add_argument_group("what is trained on what")
-    what.add_argument("--loss", default="dpo", help="a name in prefcourse.LOSSES (default: %(default)s)")
+    what.add_argument(
+        "--loss", default="dpo", help="dpo, ipo, kto, orpo, sft ...; a wrong name lists them all (default: %(default)s)"
+    )
     what.add_argument("--beta", type=float, help="the loss's β (default: the loss's own)")
     what.add_argument(
         "--parameter", action="append", default=[], metavar="NAME=VALUE",
-        help="another parameter of the loss, such as lam=0.2; may be repeated",
+        help="another parameter of the loss, such as lam=0.2; may be given several times",
     )  # fmt: skip
     what.add_argument("--data", help="your preferences (default: the bundled pairs)")
-    what.add_argument("--split", default="train", help="of a dataset from the hub (default: %(default)s)")
+    what.add_argument("--split", default="train", help="which part of a dataset from the hub (default: %(default)s)")
     what.add_argument("--model", help="the model to start from (default: the bundled sft)")
-    what.add_argument("--reference", help="the reference (default: the model as it is before training)")
-    what.add_argument("--lora", type=int, metavar="RANK", help="train low-rank adapters only; merged when saved")
+    what.add_argument("--reference", help="a folder or a model on the hub (default: the model before training)")
+    what.add_argument(
+        "--lora", type=int, metavar="RANK", help="train low-rank adapters only; they are merged when saved"
+    )
     what.add_argument("--output", default="runs/dpo", help="folder for all that is written (default: %(default)s)")
     what.add_argument("--world", help="folder of another copy of the bundled world")
     how = add.add_argument_group("how")
     how.add_argument("--lr", type=float, default=1.5e-4, help="peak learning rate (default: %(default)s)")
     how.add_argument("--epochs", type=float, default=0.65, help="passes over the data (default: %(default)s)")
     how.add_argument("--steps", type=int, help="optimiser steps, instead of --epochs")
-    how.add_argument("--batch-size", type=int, default=32, help="examples a step, all processes together")
-    how.add_argument("--micro-batch", type=int, help="examples in memory at a time (default: the whole batch)")
-    how.add_argument("--schedule", default="cosine", help="cosine, linear or constant after the warm-up")
-    how.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16")
-    how.add_argument("--max-length", type=int, help="tokens of prompt and completion (default: the model's context)")
-    how.add_argument("--too-long", default="error", help="error, drop or truncate (default: %(default)s)")
-    how.add_argument("--max-kl", type=float, help="stop when the policy's samples are this many nats away")
-    how.add_argument("--every", type=int, default=25, help="steps between two measurements (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=0)
-    how.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="keep checkpoints in OUTPUT/checkpoints")
-    how.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, bit for bit")
+    how.add_argument(
+        "--batch-size", type=int, default=32, help="examples a step, in all processes together (default: %(default)s)"
+    )
+    how.add_argument("--micro-batch", type=int, help="examples that a process has in memory at a time (default: all)")
+    how.add_argument(
+        "--schedule", default="cosine", help="after the warm-up: cosine, linear or constant (default: %(default)s)"
+    )
+    how.add_argument(
+        "--precision", default="auto", help="fp32, bf16, fp16, or auto: what is fast here and safe (default: auto)"
+    )
+    how.add_argument(
+        "--max-length", type=int, help="tokens of prompt and completion together (default: the model's context)"
+    )
+    how.add_argument(
+        "--too-long",
+        default="error",
+        help="what to do with longer rows: error, drop or truncate (default: %(default)s)",
+    )
+    how.add_argument("--max-kl", type=float, help="stop once the KL to the reference exceeds this many nats")
+    how.add_argument(
+        "--every", type=int, default=25, help="steps between two looks at samples and KL (default: %(default)s)"
+    )
+    how.add_argument("--seed", type=int, default=0, help="of the order of the rows and of the samples (default: 0)")
+    how.add_argument(
+        "--checkpoint-every",
+        type=int,
+        metavar="STEPS",
+        help="save all in OUTPUT/checkpoints every so often (default: never)",
+    )
+    how.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint as if nothing had happened"
+    )
     add.set_defaults(run=train_command)
 
 
@@ -83,10 +113,10 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add.add_argument("policy", help="folder of the policy, such as runs/dpo")
     add.add_argument("--data", help="pairs to rank (default: the bundled test prompts and the gold reward)")
-    add.add_argument("--split", default="test", help="of a dataset from the hub (default: %(default)s)")
+    add.add_argument("--split", default="test", help="which part of a dataset from the hub (default: %(default)s)")
     add.add_argument("--reference", help="with --data: the model that training began with (default: the bundled sft)")
     add.add_argument("--world", help="folder of another copy of the bundled world")
-    add.add_argument("--seed", type=int, default=0)
+    add.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     add.set_defaults(run=evaluate_command)
 
 
@@ -102,12 +132,13 @@ def train_command(args: argparse.Namespace) -> int:
     from prefcourse.train import train
     from prefcourse.world import load_model, load_world
 
-    main, device = int(os.environ.get("RANK", "0")) == 0, "cuda" if torch.cuda.is_available() else "cpu"
+    main = int(os.environ.get("RANK", "0")) == 0
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     own = bool(args.data or args.model)
     world = load_world(folder=args.world)
     data = exchange.load(args.data, args.split) if args.data else world.pairs["train"]
     start, tokenizer = _load(args.model) if args.model else (world.sft, world.tokenizer)
-    reference = load_model(args.reference) if args.reference else None
+    reference = load_model(args.reference).to(device) if args.reference else None
     arguments = dict(_parameter(text) for text in args.parameter) | ({} if args.beta is None else {"beta": args.beta})
     settings = {
         name: getattr(args, name) for name in ("loss", "lr", "epochs", "steps", "batch_size", "micro_batch", "schedule",

@@ -153,6 +153,7 @@ def train(
                 devices.from_main(partial(stored.save, cache))
         stored.require(marks)
         stored.cover(feed)
+    by_reference = by_reference if devices.rank == 0 else None  # needed again for samples, which the first looks at
 
     start, history, rewards = 0, {}, [0.0, 0.0]  # rewards: sum and number of all so far, for BCO's δ
     saved = checkpoints.load(place, policy) if place else None

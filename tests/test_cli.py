@@ -187,6 +187,20 @@ def test_a_bundle_from_an_empty_folder(capsys, tmp_path):
     assert "no step 'pair'" in fails(capsys, "bundle", *folders, "--redo", "pair")
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_the_help_fits_and_explains_every_argument(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120 and any(line.startswith(f"  python -m prefcourse {command}") for line in lines)
+    options = [n for n, line in enumerate(lines) if line.startswith(("  --", "  policy"))]
+    for n in options:  # the explanation stands beside it or, if there is no room, below it
+        assert len(lines[n].split("  ")) > 2 or lines[n + 1].startswith(" " * 12), lines[n]
+    if command == "train":
+        assert "without them accelerate starts one process there" in " ".join(lines)
+
+
 @pytest.mark.parametrize("command", [[], ["fly"], ["train", "--lr", "fast"], ["evaluate"]])
 def test_a_command_line_that_makes_no_sense(capsys, command):
     with pytest.raises(SystemExit) as end:
