@@ -30,9 +30,29 @@ def token_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """
     hidden, target = completion_states(model, batch)  # (M, D), M completion tokens in all; (N, T-1)
     logits = model.get_output_embeddings()(hidden).float()  # (M, V)
-    tokens = batch.input_ids[:, 1:][target]  # (M,)
-    picked = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)  # (M,) = log_softmax at the token
+    picked = pick(logits, batch.input_ids[:, 1:][target])  # (M,)
     return torch.zeros(target.shape, device=logits.device).masked_scatter(target, picked)
+
+
+class _Pick(torch.autograd.Function):
+    """The gradient of `pick` by hand, d log p_y / d logits = onehot(y) - softmax: autograd makes three such tables."""
+
+    @staticmethod
+    def forward(ctx, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(logits, tokens)
+        return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, tokens = ctx.saved_tensors
+        table = logits.softmax(-1).mul_(-gradient[:, None])  # (M, V)
+        return table.scatter_add_(-1, tokens[:, None], gradient[:, None]), None
+
+
+def pick(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """log_softmax(logits) at `tokens`: (M, V) and (M,) → (M,) nats."""
+    return _Pick.apply(logits, tokens)
 
 
 def sequence_logps(model: PreTrainedModel, batch: Batch, reduce: str = "sum") -> torch.Tensor:

@@ -34,7 +34,7 @@ from prefcourse.advantages import (
 from prefcourse.batches import plan
 from prefcourse.devices import progress_bar
 from prefcourse.history import History, append
-from prefcourse.logprobs import completion_states, kl_k1, token_logps
+from prefcourse.logprobs import completion_states, kl_k1, pick, token_logps
 from prefcourse.preferences import Batch
 from prefcourse.rollouts import Reward, by_length, check_run, describe, draw_seed, rollout, update
 from prefcourse.train import lr_factor
@@ -112,7 +112,7 @@ def logps_and_values(policy: PreTrainedModel, head: nn.Linear, batch: Batch) -> 
     """log π of completion tokens, as `token_logps`, and V before each of them, in one pass: (2, N, T - 1)."""
     hidden, target = completion_states(policy, batch)  # (M, D), (N, T-1)
     logits = policy.get_output_embeddings()(hidden).float()  # (M, V)
-    logps = logits.gather(-1, batch.input_ids[:, 1:][target][:, None])[:, 0] - logits.logsumexp(-1)  # (M,)
+    logps = pick(logits, batch.input_ids[:, 1:][target])  # (M,)
     blank = torch.zeros(target.shape, device=target.device)
     return torch.stack([blank.masked_scatter(target, x) for x in (logps, head(hidden)[:, 0].float())])
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prefcourse.generate import sample_ids
-from prefcourse.logprobs import kl_k1, kl_k3, sequence_logps, token_kl, token_logps
+from prefcourse.logprobs import kl_k1, kl_k3, pick, sequence_logps, token_kl, token_logps
 from prefcourse.preferences import Batch, collate, collate_pairs
 
 GOLDEN_IDS = [1, 2, 3, 0, 4, 2]  # prompt [1, 2]; EOS is 2
@@ -229,3 +229,13 @@ def test_completion_positions_need_a_fraction_of_the_memory_of_full_logits():
     print(found)
     assert found["full"] > 1_500 and found["completion"] < 0.4 * found["full"], found
     assert abs(found["full sum"] / found["completion sum"] - 1) < 1e-5, found
+
+
+def test_the_gradient_by_hand_is_autograds():
+    logits = torch.randn(5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    tokens = torch.tensor([0, 8, 3, 3, 1])
+    assert torch.autograd.gradcheck(lambda x: pick(x, tokens), (logits,))
+    close(pick(logits, tokens), logits.log_softmax(-1)[torch.arange(5), tokens])
+    far = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)  # no overflow, and a gradient of 0 where p is 1
+    pick(far, torch.tensor([0])).sum().backward()
+    assert torch.equal(far.grad, torch.zeros(1, 3))
