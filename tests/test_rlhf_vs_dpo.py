@@ -181,6 +181,8 @@ def test_an_effect_is_taken_seed_by_seed():
     data = stored()
     found = table.effect(data, "dpo", "beta", 3, "kl")
     assert found.value == found.low == found.high == -1.0
+    found = table.effect(data, "dpo", "beta", 3, "kl", ratio=True)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
     with pytest.raises(KeyError, match="no run with"):
         table.effect(data, "dpo", "lr", 3, "kl")
 

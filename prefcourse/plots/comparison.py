@@ -6,7 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, KL_LABEL, PURPLE, REFERENCE, SKY, STYLE
 
@@ -63,7 +63,8 @@ def cost_and_quality(
 def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -> Figure:
     """What a setting three times too high or too low changes: gold reward left, KL right, with intervals over seeds.
 
-    rows: (method, what is wrong, change of gold reward, change of KL), each change as value, low, high; drawn in order.
+    rows: (method, what is wrong, change of gold reward, KL as a multiple of what it was), each as value, low, high;
+    drawn in order.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
         fig, panels = plt.subplots(1, 2, figsize=(10.8, 1.4 + 0.31 * len(rows)), sharey=True)
@@ -73,7 +74,7 @@ def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -
             last = method
             places.append(place)
         for axes, column in zip(panels, (2, 3), strict=True):
-            axes.axvline(0, **REFERENCE)
+            axes.axvline(column - 2, **REFERENCE)  # no change: a difference of 0, a ratio of 1
             for row, y in zip(rows, places, strict=True):
                 value, low, high = row[column]
                 colour, marker, _ = LOOKS[row[0]]
@@ -85,9 +86,12 @@ def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -
         panels[0].set_yticks(places, [f"{method}: {what}" for method, what, *_ in rows])
         panels[0].invert_yaxis()
         panels[0].set_title("Change of gold reward (nats)")
-        panels[1].set_title("Change of KL (nats)")
-        for axes in panels:
-            axes.set_xlabel("wrong setting − tuned setting, same seeds")
+        panels[1].set_title("KL, as a multiple of what it was")
+        panels[0].set_xlabel("wrong setting − tuned setting, same seeds")
+        panels[1].set_xlabel("wrong setting ÷ tuned setting, same seeds (logarithmic)")
+        panels[1].set_xscale("log")
+        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        panels[1].xaxis.set_minor_formatter(NullFormatter())
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
     return fig
 

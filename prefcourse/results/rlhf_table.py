@@ -17,7 +17,6 @@ from prefcourse.evaluate import Estimate
 T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's t by degrees of freedom
 CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143)}  # 2.5 % and 97.5 % points
 THIRD = 0.3333
-WIDER = {"dpo": "epochs", "rloo": "steps"}  # the knob that makes a run longer
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -59,11 +58,17 @@ def gain(run: Mapping) -> float:
     return run["path"][-1]["gain"]
 
 
-def effect(stored: Mapping, method: str, knob: str, times: float, metric: str) -> Estimate:
-    """A metric with one knob wrong less the same with all tuned, seed by seed."""
+def effect(stored: Mapping, method: str, knob: str, times: float, metric: str, ratio: bool = False) -> Estimate:
+    """A metric with one knob wrong less the same with all tuned, seed by seed; with `ratio`, how many times as large.
+
+    Ratios are averaged as logarithms: a KL that doubles in one seed and halves in another has not changed on average.
+    """
     wrong, tuned = runs(stored, method, knob, times), runs(stored, method)
-    value = lambda run: run["metrics"][metric]["value"]  # noqa: E731
-    return over_seeds([value(wrong[seed]) - value(tuned[seed]) for seed in wrong])
+    pairs = [[run[seed]["metrics"][metric]["value"] for run in (wrong, tuned)] for seed in wrong]
+    if not ratio:
+        return over_seeds([value - usual for value, usual in pairs])
+    found = over_seeds([math.log(value / usual) for value, usual in pairs])
+    return Estimate(*(math.exp(x) for x in (found.value, found.low, found.high)))
 
 
 def gain_at_kl(stored: Mapping, method: str, kl: float, less: str | None = None) -> Estimate:
@@ -100,14 +105,15 @@ def _gains(stored: Mapping, method: str, kl: float) -> dict[int, float]:
 def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
     """The gain after `work` forward-token equivalents: between the measured points of a seed's runs, on a line.
 
-    The points are those of the tuned run and the end of the run three times as long; seeds that have both count.
+    The points are those of the tuned run and, for DPO, the end of the run of three times as many epochs. A seed that
+    ends up to 15 % earlier counts with its end. Raises ValueError if fewer than two seeds go so far.
     """
     found = []
-    longer = runs(stored, method, WIDER[method], 3) if method in WIDER else {}
+    longer = runs(stored, method, "epochs", 3) if method == "dpo" else {}
     for seed, run in runs(stored, method).items():
         path = [*run["path"], *(longer[seed]["path"][-1:] if seed in longer else [])]
         at, gains = zip(*sorted((point["work"], point["gain"]) for point in path), strict=True)
-        if at[-1] >= work:
+        if at[-1] >= 0.85 * work:
             found.append(float(np.interp(work, at, gains)))
     return over_seeds(found)
 
