@@ -28,7 +28,7 @@ PROBE, SHOWN = 150, 6  # prompts measured on the way, and those of which the tex
 BETA = 0.05  # standard deviations of the reward per nat
 RLOO = {"lr": 3e-4, "steps": 24, "batch_size": 16, "k": 4}
 PPO = {"lr": 2e-4, "steps": 12, "batch_size": 96}
-MAX_KL = 6.0  # nats: a run stops at the step whose samples have more
+MAX_KL = 5.0  # nats: a run stops at the step whose samples have more, which may be twice as much
 LONG = {"beta": 0.0, "lr": 2e-4, "steps": 40, "max_kl": 100.0, "missing_eos_penalty": 1.0, "max_new_tokens": 32}
 EVERY = 5  # steps between two looks at a long run
 
@@ -99,6 +99,8 @@ def over_optimisation(world: World, pairs: int, seed: int) -> dict:
     """
     look = Look(world, proxy(world, pairs, seed), seed)
     climb(world, "rloo", look.proxy, seed, **LONG, measure=look, every=EVERY)
+    if look.points[-1] == look.points[-2]:  # max_kl stopped the run where it was looked at already
+        look.points.pop(), look.texts.pop()
     return {"path": look.points, "prompts": look.prompts[:SHOWN], "texts": look.texts}
 
 
@@ -142,7 +144,7 @@ GRIDS: dict[str, Grid] = {
     ),
     "over-optimisation": (
         f"RLOO without a price of KL on reward models from n pairs; {PROBE} test prompts",
-        grid(3, pairs=(FEW, MANY)),
+        [*grid(5, pairs=(FEW,)), *grid(3, pairs=(MANY,))],
         over_optimisation,
     ),
 }
