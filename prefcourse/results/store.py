@@ -16,11 +16,11 @@ Grid = tuple[str, list[Setting], Callable[..., dict]]  # what it is, its setting
 METRICS = ("gold_reward", "win_rate", "kl", "distinct_2")
 
 
-def provenance(command: str) -> dict[str, Any]:
+def provenance(command: str, *packages: str) -> dict[str, Any]:
     """Where a stored result comes from: the command that makes it again, the versions, and the kind of machine."""
     return {
         "command": command,
-        "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers")},
+        "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", *packages)},
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
     }
 
