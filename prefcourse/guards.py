@@ -78,19 +78,21 @@ def check_head(model: nn.Module, what: str) -> None:
 
     `logprobs` and `generate` apply the head themselves, to the few positions that matter. Models that rescale before it
     (MiniCPM) or behind it (Cohere, Granite; Gemma 2 squashes by tanh) would get wrong log-probs without an error, so we
-    look at what a model does with eight tokens. Models without a head, such as reward models, have nothing to check.
+    look at what a model does with a few tokens. Models without a head, such as reward models, have nothing to check.
     """
     plain, seen = lora.plain(model), []
     head = getattr(plain, "get_output_embeddings", lambda: None)()
     if head is None:
         return
-    ids = torch.arange(8, device=head.weight.device)[None] % len(head.weight)  # one of them may be padding, all zeros
-    hook = head.register_forward_hook(lambda _, given, result: seen.extend([given[0], result]))
+    count = int(min(8, context(plain)))  # several: one may be padding, whose states may be 0
+    ids = torch.arange(count, device=head.weight.device)[None] % len(head.weight)
+    given = {"attention_mask": torch.ones_like(ids), "use_cache": False}  # without a mask transformers may warn
+    hook = head.register_forward_hook(lambda _, args, result: seen.extend([args[0], result]))
     try:
-        logits = plain(ids, use_cache=False).logits
+        logits = plain(ids, **given).logits
     finally:
         hook.remove()
-    states = plain.base_model(ids, use_cache=False).last_hidden_state
+    states = plain.base_model(ids, **given).last_hidden_state
     if not seen or not torch.equal(seen[1].float(), logits.float()) or not torch.allclose(seen[0], states, 1e-3, 1e-3):
         raise ValueError(
             f"{what}: {type(plain).__name__} rescales hidden states or logits around its output head, as Gemma 2 and "

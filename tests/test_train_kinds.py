@@ -292,12 +292,14 @@ def test_too_long_rows_are_counted(policy, tokenizer, pairs):
         train(policy, [*pairs, pairs[0] | {"prompt": "so on " * 60}], tokenizer, too_long="truncate", **QUICK)
 
 
-def test_bad_inputs_are_named_and_nothing_is_trained(tiny_gpt2, tokenizer, pairs, singles):
-    policy = tiny_gpt2()
+def test_bad_inputs_are_named_and_nothing_is_trained_or_written(tiny_gpt2, tokenizer, pairs, singles, tmp_path):
+    policy, quick = tiny_gpt2(), QUICK | {"checkpoint": tmp_path / "run"}
     before = weights(policy)
+    far = [pairs[0] | {"prompt": "so on " * 60}]
     unlabelled = [{k: row[k] for k in ("prompt", "completion")} for row in singles]
     for data, settings, message in (
         ([], {}, "data: no rows"),
+        (far, {}, r"data, line 1: the prompt alone has \d+ tokens, but the model takes 64"),
         ([{"prompt": "This", "chosen": " film."}], {}, "data, line 1: no column 'rejected'"),
         (unlabelled, {"loss": "kto"}, "data, line 1: no column 'label'"),
         (singles, {"loss": "kto", "batch_size": 1}, "batch_size must be 2 or more for KTO, got 1: z0.*micro_batch=1"),
@@ -306,16 +308,17 @@ def test_bad_inputs_are_named_and_nothing_is_trained(tiny_gpt2, tokenizer, pairs
         (pairs, {"reference": tiny_gpt2(vocab_size=100)}, "reference: its vocabulary has 100 tokens and the tokenizer"),
     ):
         with pytest.raises(ValueError, match=message):
-            train(policy, data, tokenizer, **QUICK | settings)
+            train(policy, data, tokenizer, **quick | settings)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(policy), strict=True))
     with pytest.raises(ValueError, match="policy: its vocabulary has 100 tokens and the tokenizer"):
-        train(tiny_gpt2(vocab_size=100), pairs, tokenizer, **QUICK)
+        train(tiny_gpt2(vocab_size=100), pairs, tokenizer, **quick)
     with pytest.raises(ValueError, match="policy: it ends a text with token 7, the tokenizer with 0"):
-        train(tiny_gpt2(eos_token_id=7), pairs, tokenizer, **QUICK)
+        train(tiny_gpt2(eos_token_id=7), pairs, tokenizer, **quick)
     with torch.no_grad():
         policy.transformer.wpe.weight[3, :2] = math.nan
     with pytest.raises(ValueError, match=r"policy: 2 numbers in transformer\.wpe\.weight are not finite"):
-        train(policy, pairs, tokenizer, **QUICK)
+        train(policy, pairs, tokenizer, **quick)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_rate_far_above_sane_is_warned_of(tiny_gpt2, tokenizer, pairs):
