@@ -21,6 +21,7 @@ _HOME = {  # public name → its module, in the order of the lessons
     "train_on_my_labels": "personal",
     "kl_k1": "logprobs", "kl_k3": "logprobs", "token_kl": "logprobs",
     "sequence_logps": "logprobs", "token_logps": "logprobs",
+    "rloo": "policy_gradient", "ppo": "policy_gradient",
     "LOSSES": "losses", "dpo_loss": "losses",
     "reference_logps": "reference", "add_lora": "lora",
     "Estimate": "evaluate", "bootstrap": "evaluate", "win_rate": "evaluate",
