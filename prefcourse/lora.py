@@ -9,6 +9,7 @@ So the policy starts as the base model, one model in memory serves as both polic
 the adapters alone.
 """
 
+import warnings
 from contextlib import AbstractContextManager
 
 import torch
@@ -32,7 +33,8 @@ def add_lora(policy: PreTrainedModel, rank: int = 8, alpha: float | None = None,
         r=rank, lora_alpha=2 * rank if alpha is None else alpha, lora_dropout=0.0, target_modules="all-linear",
         task_type="CAUSAL_LM", fan_in_fan_out=_transposed(policy),
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers for an attribute by its old name
         torch.manual_seed(seed)
         return get_peft_model(policy, config)
 

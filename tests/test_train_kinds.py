@@ -184,6 +184,7 @@ def test_wrong_cached_numbers_show_at_step_0(tiny_gpt2, tokenizer, pairs):
 # ------------------------------------------------------------------------------------------- LoRA
 
 
+@pytest.mark.filterwarnings("error")
 def test_lora_starts_at_the_reference_and_trains_adapters_only(tiny_gpt2, tokenizer, pairs):
     base = tiny_gpt2()
     policy = lora.add_lora(copy.deepcopy(base), rank=4)
