@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny_gpt2, tokenizer, pairs, tmp_path,
         train(make(tiny_gpt2, kind), pairs, tokenizer, measure=measure, **settings, checkpoint=tmp_path / "killed",
               resume=True)  # fmt: skip
 
-    for first, last in ((3, 8), (0, 4)):  # killed twice; the first time at least one checkpoint has been written
+    for first, last in ((4, 9), (0, 4)):  # killed twice; the first time the checkpoint of step 3 has been written
         process = multiprocessing.get_context("fork").Process(
             target=run, args=(dice.randint(first, last), dice.uniform(0, 0.04))
         )
