@@ -6,6 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from prefcourse.plots.style import GREEN, GREY, INK, METHODS, PURPLE, REFERENCE, STYLE
 
@@ -21,14 +22,14 @@ def variance_by_offset(offset: Sequence[float], curves: Mapping[str, Sequence[fl
             axes.plot(offset, values, label=name, color=colour, linestyle=line, marker=marker, markersize=7,
                       markevery=max(len(offset) // 8, 1), markeredgecolor="white")  # fmt: skip
         axes.axvline(0, **REFERENCE)
-        axes.annotate("J = 0 here", (0, 1), (6, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      color=GREY, fontsize=9.5, va="top")  # fmt: skip
-        axes.set_yscale("log")
+        axes.annotate("J = 0", (0, 0), (6, 5), xycoords=("data", "axes fraction"), textcoords="offset points",
+                      color=GREY, fontsize=9.5)  # fmt: skip
+        _log_axis(axes, [v for values in curves.values() for v in values])
         axes.set_xlim(offset.min(), offset.max())
         axes.set_xlabel("J of the policy, moved by a constant added to all rewards (nats)")
         axes.set_ylabel("variance of one gradient\nestimate (nats², logarithmic)")
         axes.set_title(title)
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper center", ncols=2)
     return fig
 
 
@@ -78,7 +79,7 @@ def clip_and_group(eps: float, k: int, variance: Mapping[int, Sequence[float]], 
         right.plot(ks, quiet, color=INK, marker="o", markersize=8, markeredgecolor="white", label="RLOO")
         at = int(np.flatnonzero(ks == k)[0])
         right.plot(k, quiet[at], "o", color=GREEN, markersize=14, markeredgecolor="white", zorder=4)
-        right.set_yscale("log")
+        _log_axis(right, [*quiet, *loud])
         right.set_xticks(ks)
         right.set_xlabel("K, completions of each prompt")
         right.set_ylabel("variance of one estimate\n(nats², logarithmic)")
@@ -103,11 +104,26 @@ def over_optimisation(panels: Mapping[str, Sequence[Sequence[Mapping]]], *, titl
                     axes.plot(x, [point[name] for point in path], color=colour, linestyle=line, marker=marker,
                               markersize=5.5, linewidth=1.6, markeredgecolor="white",
                               label=label if i == 0 else None)  # fmt: skip
+                    if name == "gold":
+                        axes.annotate(f"seed {i}", (x[-1], path[-1][name]), (5, -3), textcoords="offset points",
+                                      color=GREY, fontsize=8.5)  # fmt: skip
             axes.axhline(0, **REFERENCE, zorder=1)
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, 1.13 * axes.dataLim.x1)
             axes.set_title(heading)
             axes.set_xlabel(r"$\sqrt{\mathrm{KL}(\pi\,\|\,\pi_{\mathrm{ref}})}$ (√nats per completion)")
         row[0, 0].set_ylabel(f"change from SFT ({unit})")
         row[0, 0].legend(loc="upper left")
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
     return fig
+
+
+def _log_axis(axes: plt.Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers, 1-2-5, and room above for a legend."""
+    low, high = min(values), max(values)
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.3, high * 1.9)
+    steps = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5)]
+    axes.set_yticks([s for s in steps if low / 1.3 <= s <= high * 1.9])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
