@@ -11,7 +11,6 @@ units of one token through one model forward. The output head, and how wide the 
 """
 
 import multiprocessing
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -82,10 +81,9 @@ def peak_memory(job: Callable[..., Callable[[], None]], *arguments) -> float:
     """How many MB the resident memory rises, at most, while the function that `job(*arguments)` returns is running.
 
     Both run in a fresh process. `job`, a function of a module, prepares: what it has loaded is not counted. Raises
-    OSError where there is no /proc (only Linux has it), RuntimeError if the job fails.
+    OSError where there is no /proc/self/status (only Linux has it), RuntimeError if the job fails.
     """
-    if not Path("/proc/self/statm").exists():
-        raise OSError("peak_memory reads /proc/self/statm, which only Linux has. Read the stored numbers instead.")
+    _memory("VmRSS")
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     process = context.Process(target=_watch, args=(results, job, arguments))
@@ -96,28 +94,23 @@ def peak_memory(job: Callable[..., Callable[[], None]], *arguments) -> float:
     return results.get()
 
 
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / MB
+def _memory(which: str) -> float:
+    """In MB, from the kernel's books: VmRSS is what this process has in memory now, VmHWM the most that it ever had."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise OSError("peak_memory reads /proc/self/status, which only Linux has. Read the stored numbers instead.")
+    [line] = [line for line in status.read_text().splitlines() if line.startswith(which)]
+    return int(line.split()[1]) * 1024 / MB
 
 
 def _watch(results, job: Callable[..., Callable[[], None]], arguments: tuple) -> None:
     torch.set_num_threads(1)
     run = job(*arguments)
-    before, done, seen = _resident(), threading.Event(), [0.0]
-
-    def look() -> None:
-        while not done.wait(0.002):
-            seen.append(_resident())
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        run()
-    finally:
-        done.set()
-        watcher.join()
-    results.put(max(seen) - before)
+    before, highest = _memory("VmRSS"), _memory("VmHWM")
+    run()
+    if _memory("VmHWM") == highest:
+        raise RuntimeError(f"preparing took more memory ({highest:.0f} MB) than the job did: make the job larger")
+    results.put(_memory("VmHWM") - before)
 
 
 def model_memory(parameters: float, frozen: int, frozen_bytes: float = 4, trained: int = 1) -> float:
