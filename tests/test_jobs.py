@@ -77,13 +77,14 @@ def test_lora_parameters_and_resume(mine, tmp_path, capsys):
     assert not any(gaps(tmp_path / "a", tmp_path / "b").values())
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_the_figure_of_unpaired_data_has_no_ranking(mine, tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+@pytest.mark.parametrize("more", [[], ["--batch-size", "2", "--lr", "1e-5"]], ids=["", "few labels, little change"])
+def test_the_figure_of_unpaired_data_has_no_ranking(mine, tmp_path, monkeypatch, more):
     from prefcourse import plots
 
     drawn, save = [], plots.save
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure) or save(figure, path))
-    assert main(command(mine, tmp_path / "out", "--loss", "kto", data="unpaired.jsonl")) == 0
+    assert main(command(mine, tmp_path / "out", "--loss", "kto", *more, data="unpaired.jsonl")) == 0
     words = " | ".join(axes.get_title(loc="left") + axes.get_ylabel() for axes in drawn[0].axes)
     assert "The margin ends at" in words
     assert not any(wrong in words for wrong in ("nan", "ranked", "per pair"))

@@ -44,7 +44,8 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
         fig = plt.figure(figsize=(10.4, 7.2))
         grid = fig.add_gridspec(4, 2)
         loss, logps, kl = (fig.add_subplot(place) for place in (grid[:2, 0], grid[2:, 0], grid[2:, 1]))
-        rewards, ranked = "rewards/margins" in history, "rewards/accuracies" in history  # no pairs, no ranking
+        ranked = "rewards/accuracies" in history  # no pairs, no ranking
+        rewards = np.isfinite(_column(history, "rewards/margins")).any() if "rewards/margins" in history else False
         margin = fig.add_subplot(grid[0, 1] if ranked else grid[:2, 1])
         known = np.isfinite(_column(history, "loss"))  # the last row may hold a measurement after the last step, alone
         trained = {name: _column(history, name)[known] for name in history}
@@ -52,7 +53,7 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
         if ranked:
             _margin_panels(margin, fig.add_subplot(grid[1, 1], sharex=margin), step[known], trained)
         elif rewards:
-            end = _margin_panel(margin, step[known], trained["rewards/margins"])
+            end = _margin_panel(margin, *_known(step[known], trained["rewards/margins"]))
             margin.set_title(f"The margin ends at {_signed(end, 1, plus=False)} nats")
         else:
             _gradient_panel(margin, step[known], trained["grad_norm"])
@@ -114,7 +115,9 @@ def _logps_panel(axes, step, history, beta) -> None:
         else:
             values = _column(history, f"logps/{name}")
             values = values - np.nanmean(values[: max(1, len(values) // 20)])
-        ends.append(_curve(axes, step, values, label=name, **look)[-1])
+        there, values = _known(step, values)
+        if len(there):
+            ends.append(_curve(axes, there, values, label=name, **look)[-1])
     axes.axhline(0, **REFERENCE, label="reference" if beta else "start")
     chosen, rejected = [*("rises" if end > 0 else "falls" for end in ends), None][:2]
     if rejected is None:
@@ -128,11 +131,17 @@ def _logps_panel(axes, step, history, beta) -> None:
     axes.legend(loc="lower left" if min(ends) < 0 else "upper left")
 
 
-def _kl_panel(axes, step, values) -> None:
+def _known(step, values):
+    """Without the steps that have no number: a batch of single completions may have none of one label."""
     known = np.isfinite(values)
-    axes.plot(step[known], values[known], color=INK, marker="o", clip_on=False)
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"The policy ends {values[known][-1]:.1f} nats from the reference")
+    return step[known], values[known]
+
+
+def _kl_panel(axes, step, values) -> None:
+    step, values = _known(step, values)
+    axes.plot(step, values, color=INK, marker="o", clip_on=False)
+    axes.set_ylim(bottom=min(0, values.min()))  # a small KL may be estimated below 0
+    axes.set_title(f"The policy ends {max(values[-1], 0):.1f} nats from the reference")
     axes.set_ylabel(KL_LABEL)
 
 
