@@ -6,7 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, KL_LABEL, PURPLE, REFERENCE, SKY, STYLE
 
@@ -54,8 +54,8 @@ def cost_and_quality(
         left.set_ylabel(GAIN)
         left.set_xlim(0, kl)
         right.set_xlim(left=0)
-        left.set_ylim(top=gain)
-        left.legend(loc="lower right")
+        left.set_ylim(-0.08, gain)
+        right.legend(*left.get_legend_handles_labels(), loc="upper right")
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
     return fig
 
@@ -90,6 +90,7 @@ def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -
         panels[0].set_xlabel("wrong setting − tuned setting, same seeds")
         panels[1].set_xlabel("wrong setting ÷ tuned setting, same seeds (logarithmic)")
         panels[1].set_xscale("log")
+        panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         panels[1].xaxis.set_minor_formatter(NullFormatter())
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
@@ -115,7 +116,7 @@ def regret_by_pairs(panels: Mapping[str, tuple[Sequence[int], Mapping[str, np.nd
             axes.set_xticks(list(numbers), [f"{n:,}" for n in numbers])
             axes.xaxis.minorticks_off()
             axes.set_title(heading)
-            axes.set_xlabel("comparisons for each prompt that has any (logarithmic)")
+            axes.set_xlabel("comparisons for each prompt (logarithmic)")
         row[0].set_ylabel(r"$J(\pi^*) - J(\pi)$ (nats, logarithmic)")
         row[0].legend(loc="lower left")
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
