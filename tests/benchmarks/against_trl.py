@@ -37,7 +37,7 @@ from prefcourse.results.store import provenance
 from prefcourse.world import data_folder, load_model, load_world, quiet
 
 BETAS, BETA, LR, WARMUP, CLIP = (0.9, 0.99), 0.1, 1.5e-4, 0.1, 1.0
-SIZES = {"bundled": (16, 50), "gpt2-124m": (2, 8)}  # pairs a batch, steps
+SIZES = {"bundled": (16, 50), "gpt2-124m": (2, 5)}  # pairs a batch, steps
 METHODS = ("dpo", "dpo-cached", "dpo-shuffled", "kto", "orpo")
 CASES = [("bundled", method) for method in METHODS] + [("gpt2-124m", method) for method in ("dpo", "kto", "orpo")]
 LENGTH, PROMPT = 128, 16  # tokens of the rows made for GPT-2 124 M
