@@ -200,12 +200,9 @@ def _settings() -> list[Setting]:
             add([seed], method, "none", 1)
     for method in ("dpo", "rloo"):
         add([90], method, "lr", 0.5, 1, 2, split="validation")
-    wrong = (
-        ("dpo", "lr", 3), ("dpo", "beta", 3), ("dpo", "epochs", 3),
-        ("rloo", "beta", 3, third), ("rloo", "lr", 3),
-    )  # fmt: skip
-    for method, knob, *times in wrong:
-        add(range(3), method, knob, *times)
+    wrong = {"dpo": ("lr", "beta", "epochs"), "rloo": ("beta", "lr")}
+    for method, knob in ((method, knob) for method, knobs in wrong.items() for knob in knobs):
+        add(range(3), method, knob, 3, third)
     for method in ("dpo", "rloo", "ppo"):
         add(range(3), method, "memory", 1)
     return found
