@@ -159,6 +159,13 @@ def table(stored: Mapping, kl: float) -> list[list[str]]:
     def peak(method: str) -> Estimate:
         return over_seeds([run["peak_mb"] for run in runs(stored, method, "memory").values()])
 
+    def worst(method: str) -> str:
+        tried = {(r["setting"]["knob"], r["setting"]["times"]) for r in stored["runs"]
+                 if r["setting"]["method"] == method and r["setting"]["split"] == "test"}  # fmt: skip
+        wrong = [which for which in tried if which[0] not in ("none", "memory")]
+        ratios = [effect(stored, method, *which, "kl", ratio=True) for which in wrong]
+        return format(max(ratios, key=lambda ratio: abs(math.log(ratio.value))), ".1f")
+
     accuracy = format(over_seeds([run["metrics"]["accuracy"]["value"] for run in base["rloo"]]), ".3f")
     share = lambda method: over_seeds(  # noqa: E731
         [run["path"][0]["work"] / run["path"][-1]["work"] for run in base[method]]
@@ -180,6 +187,7 @@ def table(stored: Mapping, kl: float) -> list[list[str]]:
         at(f"gain at {kl:g} nats of KL", lambda method: gain_at_kl(stored, method, kl)),
         at("gain at DPO's work", lambda method: gain_at_work(stored, method, all_work["dpo"])),
         at("gain at RLOO's work", lambda method: gain_at_work(stored, method, all_work["rloo"])),
+        ["KL as a multiple, the worst setting 3 times wrong", "not measured", worst("rloo"), worst("dpo")],
         row("standard deviation of the gain over seeds", gain, ".2f", by=spread),
         row("standard deviation of the KL over seeds", lambda run: run["metrics"]["kl"]["value"], ".2f", by=spread),
     ]
