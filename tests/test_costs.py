@@ -54,8 +54,10 @@ def test_dpo_scores_the_reference_once_and_learns_each_epoch(tiny_gpt2, tokenize
     with meter:
         train(policy, PAIRS, tokenizer, reference=reference, epochs=3, batch_size=4, progress=False)
     once = meter.forward["reference"]
-    assert meter.forward.keys() == {"policy", "reference"} and meter.backward == {"policy": meter.forward["policy"]}
-    assert 2 * once < meter.forward["policy"] < 4 * once  # about three times: batches are padded in other ways
+    forward, backward = meter.forward["policy"], meter.backward["policy"]
+    assert meter.forward.keys() == {"policy", "reference"} and meter.backward.keys() == {"policy"}
+    assert 2 * once < backward < 4 * once  # about three times: batches are padded in other ways
+    assert backward <= forward < backward + once  # and no pass over the data without learning from it
 
 
 def test_rloo_samples_scores_and_learns(tiny_gpt2, tokenizer):
