@@ -12,6 +12,7 @@ kernel, the same function.
                      KTO takes TRL's partners. ORPO differs: TRL's likelihood term counts the prompt too.
     dpo-cached       the same, with the reference's log-probs there before the clock starts: the loop alone
     dpo-shuffled     each with its own default order: ours with rows of similar length side by side, TRL's at random.
+                     GPT-2 124 M gets rows of 128 tokens each, and here of the course's lengths, stretched to 128.
                      TRL 1.16 cannot group by length here: transformers' "group_by_length" asks for input_ids.
 
 What the clock sees: on our side all of `train`, that is tokenising the rows, scoring them once with the reference, and
@@ -37,26 +38,37 @@ from prefcourse.results.store import provenance
 from prefcourse.world import data_folder, load_model, load_world, quiet
 
 BETAS, BETA, LR, WARMUP, CLIP = (0.9, 0.99), 0.1, 1.5e-4, 0.1, 1.0
-SIZES = {"bundled": (16, 50), "gpt2-124m": (2, 5)}  # pairs a batch, steps
+SIZES = {"bundled": (16, 50), "gpt2-124m": (4, 5)}  # pairs a batch, steps
 METHODS = ("dpo", "dpo-cached", "dpo-shuffled", "kto", "orpo")
-CASES = [("bundled", method) for method in METHODS] + [("gpt2-124m", method) for method in ("dpo", "kto", "orpo")]
-LENGTH, PROMPT = 128, 16  # tokens of the rows made for GPT-2 124 M
+CASES = [(model, method) for model in SIZES for method in METHODS if (model, method) != ("gpt2-124m", "dpo-cached")]
+LENGTH, PROMPT = 128, 16  # tokens of a sequence made for GPT-2 124 M, and of its prompt
 
 
-def random_rows(tokenizer, count: int) -> list[dict[str, str]]:
-    """Pairs of `LENGTH` tokens, EOS included: words that are one token each, in random order."""
+def random_rows(tokenizer, shapes: list[tuple[int, int, int]]) -> list[dict[str, str]]:
+    """Pairs whose prompt, chosen and rejected have so many tokens, EOS included: random words of one token each."""
     words = sorted(" " + w[1:] for w in tokenizer.get_vocab() if w[0] == "Ġ" and w[1:].isascii() and w[1:].isalpha())
     draw, rows = random.Random(0), []
-    start = len(tokenizer("The")["input_ids"])
 
     def text(tokens: int) -> str:
         return "".join(draw.choices(words, k=tokens))
 
-    for _ in range(count):
-        row = {"prompt": "The" + text(PROMPT - start)}
-        rows.append(row | {side: text(LENGTH - PROMPT - 1) for side in ("chosen", "rejected")})
-    assert {len(tokenizer(r["prompt"] + r[s])["input_ids"]) for r in rows for s in ("chosen", "rejected")} == {127}
+    start = len(tokenizer("The")["input_ids"])
+    for prompt, chosen, rejected in shapes:
+        rows.append(
+            {"prompt": "The" + text(prompt - start), "chosen": text(chosen - 1), "rejected": text(rejected - 1)}
+        )
+        assert len(tokenizer(rows[-1]["prompt"] + rows[-1]["chosen"])["input_ids"]) == prompt + chosen - 1
     return rows
+
+
+def shapes_at(length: int, pairs: list[dict], tokenizer) -> list[tuple[int, int, int]]:
+    """The lengths of the course's pairs, stretched so that the longest sequence has `length` tokens."""
+    counts = [
+        [len(tokenizer(row[k])["input_ids"]) + (k != "prompt") for k in ("prompt", "chosen", "rejected")]
+        for row in pairs
+    ]
+    stretch = length / max(x + max(a, b) for x, a, b in counts)
+    return [tuple(max(int(n * stretch), 2) for n in row) for row in counts]
 
 
 def setting(model: str, method: str) -> tuple[Any, list[dict], list[list[int]], int, int]:
@@ -68,7 +80,9 @@ def setting(model: str, method: str) -> tuple[Any, list[dict], list[list[int]], 
     if model == "bundled":
         rows = [{k: row[k] for k in ("prompt", "chosen", "rejected")} for row in world.pairs["train"][: size * steps]]
     else:
-        rows = random_rows(world.tokenizer, size * steps)
+        equal = [(PROMPT, LENGTH - PROMPT, LENGTH - PROMPT)] * (size * steps)
+        mixed = shapes_at(LENGTH, world.pairs["train"][: size * steps], world.tokenizer)
+        rows = random_rows(world.tokenizer, mixed if method == "dpo-shuffled" else equal)
     if method == "kto":  # unpaired: each pair is two completions, so twice the examples for as many pairs
         size, sides = 2 * size, ("chosen", "rejected")
         rows = [{"prompt": r["prompt"], "completion": r[s], "label": s == "chosen"} for r in rows for s in sides]
@@ -204,7 +218,7 @@ def main() -> None:
             print(line(row), flush=True)
             if out:
                 record = provenance("python tests/benchmarks/against_trl.py", "trl")
-                record |= {"threads": args.threads, "rounds": args.rounds, "seed": 0, "date": time.strftime("%Y-%m-%d")}
+                record |= {"threads": args.threads, "seed": 0, "date": time.strftime("%Y-%m-%d")}
                 record["cases"] = [cases[c] for c in CASES if c in cases]
                 out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
