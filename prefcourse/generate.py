@@ -100,7 +100,7 @@ def sample_ids(
             for hole, last in cache.drop(done, len(rows)):
                 rows[hole] = rows[last]
             del rows[len(rows) - len(done) :]
-            tokens = [(prompts[i] + completions[i])[position] for i in rows]
+            tokens = [completions[i][-1] if completions[i] else prompts[i][position] for i in rows]
             step_ids = torch.tensor(tokens, device=device)[:, None]  # (B, 1)
             position += 1
     return completions

@@ -3,7 +3,8 @@
     python tests/benchmarks/sampling.py                       # two minutes; the table, and data/results/sampling.json
     python tests/benchmarks/sampling.py --rounds 1 --out ''   # a look, nothing written
 
-Both sample at temperature 1, stop at EOS and get every prompt in one call, theirs padded on the left. Rounds alternate
+Both sample at temperature 1, stop at EOS and get every prompt in one call, theirs padded on the left. Each side loads
+the model as its users do: `load_model` on ours puts GPT-2's GELU into one kernel, the same function. Rounds alternate
 between the two, so that whatever else the machine does falls on both; the ratio is taken round by round. A warm-up of
 each is not counted. Seconds are wall-clock.
 """
@@ -16,10 +17,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from prefcourse.generate import sample_ids
 from prefcourse.results.store import provenance
-from prefcourse.world import World, load_world, quiet
+from prefcourse.world import World, data_folder, load_world, quiet
 
 CASES = [  # prompts, new tokens at most, top_k
     (256, 40, 0),
@@ -31,14 +33,15 @@ CASES = [  # prompts, new tokens at most, top_k
 
 def samplers(world: World, count: int, new_tokens: int, top_k: int) -> dict[str, Callable[[int], int]]:
     """Name → function that samples with a seed and returns how many tokens came, EOS included."""
-    tokenizer, model = world.tokenizer, world.sft
+    tokenizer = world.tokenizer
+    model = AutoModelForCausalLM.from_pretrained(data_folder() / "sft", dtype=torch.float32).eval()
     prompts = [row["prompt"] for row in world.prompts["test"][:count]]
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     padded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     width = padded["input_ids"].shape[1]
 
     def ours(seed: int) -> int:
-        return sum(map(len, sample_ids(model, ids, max_new_tokens=new_tokens, top_k=top_k, seed=seed)))
+        return sum(map(len, sample_ids(world.sft, ids, max_new_tokens=new_tokens, top_k=top_k, seed=seed)))
 
     def theirs(seed: int) -> int:
         torch.manual_seed(seed)
@@ -50,9 +53,10 @@ def samplers(world: World, count: int, new_tokens: int, top_k: int) -> dict[str,
 
 def measure(case: tuple[int, int, int], world: World, rounds: int) -> dict:
     """Seconds and tokens of each round (its number is the seed), after one of warm-up, and the ratios theirs ÷ ours."""
-    found = {name: [] for name in samplers(world, *case)}
+    both = samplers(world, *case)
+    found = {name: [] for name in both}
     for seed in range(rounds + 1):
-        for name, sample in samplers(world, *case).items():
+        for name, sample in both.items():
             began = time.perf_counter()
             tokens = sample(seed)
             found[name].append((round(time.perf_counter() - began, 4), tokens))
