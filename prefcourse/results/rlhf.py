@@ -74,7 +74,7 @@ def gains(world: World, method: str, reward: str, seed: int, split: str = "test"
     policy, history = climb(world, method, judge, seed, max_kl=MAX_KL)
     seconds = time.process_time() - began
     found = measure_gain(world, policy, seed, split)
-    return {"metrics": metrics(found, tuple(found)), "steps": len(history["step"]), "processor": round(seconds, 1)}
+    return {"metrics": metrics(found, tuple(found)), "steps": len(history["step"]), "processor": round(seconds, 3)}
 
 
 def measure_gain(world: World, policy: PreTrainedModel, seed: int, split: str = "test") -> dict[str, Estimate]:

@@ -200,7 +200,11 @@ def _settings() -> list[Setting]:
             add([seed], method, "none", 1)
     for method in ("dpo", "rloo"):
         add([90], method, "lr", 0.5, 1, 2, split="validation")
-    wrong = {"dpo": ("lr", "beta", "epochs"), "rloo": ("beta", "lr")}
+    wrong = {
+        "dpo": ("lr", "beta", "epochs"),
+        "rloo": ("lr", "beta", "steps", "reward_lr", "reward_epochs"),
+        "ppo": ("lr", "beta"),
+    }
     for method, knob in ((method, knob) for method, knobs in wrong.items() for knob in knobs):
         add(range(3), method, knob, 3, third)
     for method in ("dpo", "rloo", "ppo"):
