@@ -64,6 +64,22 @@ def p_value(a: Tensor, b: Tensor, seed: int = 0) -> float:
     return (1 + (flipped >= d.sum().abs() * (1 - 1e-12)).sum().item()) / PERMUTATIONS
 
 
+def shuffle_p_value(a: Tensor, b: Tensor, seed: int = 0) -> float:
+    """Two-sided p-value of "groups A and B have the same mean", (N,) and (M,), by dealing values to groups at random.
+
+    For two types of prompts, which have no prompt in common: nothing is paired (Pitman 1937). 10,000 deals, as in
+    `p_value`. With groups of one size it also serves where the spreads differ (Romano 1990).
+    Raises ValueError unless both are rows of at least two values.
+    """
+    if a.ndim != 1 or b.ndim != 1 or min(len(a), len(b)) < 2:
+        raise ValueError(f"need two rows, each at least two long, got shapes {tuple(a.shape)} and {tuple(b.shape)}")
+    both = torch.cat([a, b]).double()
+    deal = torch.rand(PERMUTATIONS - 1, len(both), generator=torch.Generator().manual_seed(seed)).argsort(-1)
+    apart = both[deal[:, : len(a)]].sum(-1) / len(a) - both[deal[:, len(a) :]].sum(-1) / len(b)
+    found = (a.double().mean() - b.double().mean()).abs().item()
+    return (1 + (apart.abs() >= found * (1 - 1e-12)).sum().item()) / PERMUTATIONS
+
+
 def power(rate: float, n: int, ties: float = 0.0, alpha: float = 0.05) -> float:
     """Probability that a two-sided test of level `alpha` on n prompts sees a win rate that is truly `rate`, not ½.
 

@@ -1,5 +1,6 @@
 """A/B tests: intervals that cover, tests that keep their level, sample sizes that reach the power they promise."""
 
+import itertools
 import math
 
 import pytest
@@ -42,6 +43,15 @@ def test_the_p_value_is_that_of_all_sign_flips():
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 6)
     exact = ((signs @ d).abs() >= d.sum().abs()).double().mean().item()
     assert ab.p_value(d, torch.zeros(6)) == pytest.approx(exact, abs=0.008)
+
+
+def test_shuffling_is_that_of_all_ways_to_deal():
+    a, b = torch.tensor([3.0, 1.0, 4.0]), torch.tensor([1.5, 0.0, 0.5, 2.0])
+    both, found = torch.cat([a, b]), (a.mean() - b.mean()).abs()
+    deals = [(both[list(rows)].sum() / 3 - (both.sum() - both[list(rows)].sum()) / 4).abs() >= found - 1e-6
+             for rows in itertools.combinations(range(7), 3)]  # fmt: skip
+    assert ab.shuffle_p_value(a, b) == pytest.approx(sum(deals).item() / len(deals), abs=0.012)
+    assert ab.shuffle_p_value(a + 100, b) == pytest.approx(1 / 35, abs=0.006)  # this one deal of 35, none as extreme
 
 
 def test_the_test_keeps_its_level_and_reaches_its_power():
@@ -102,6 +112,7 @@ def test_length_is_taken_out():
         (lambda: ab.by_group(torch.ones(3), ["a", "a", "b"]), "group 'b' has one value"),
         (lambda: ab.by_group(torch.ones(3), ["a"]), "3 values and 1 groups"),
         (lambda: ab.difference(torch.ones(3), torch.ones(2)), "two rows of the same length"),
+        (lambda: ab.shuffle_p_value(torch.ones(3), torch.ones(1)), "each at least two long"),
     ],
 )
 def test_bad_input_says_what_is_allowed(call, message):

@@ -9,6 +9,7 @@ colour, line and marker each tell them apart, so the figures can be read without
 the numbers in it come from the data.
 """
 
+from prefcourse.plots.ab_tests import coverage, forest, power_curve
 from prefcourse.plots.comparison import budget, cost_and_quality, regret_by_pairs, wrong_settings
 from prefcourse.plots.data import (
     agreement_and_accuracy,
