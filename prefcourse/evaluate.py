@@ -7,10 +7,12 @@ Gold reward, win rate, KL, and length are means over prompts; their intervals co
 Is one policy better than another? `prefcourse.ab_tests`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,6 +32,8 @@ METRICS = {  # name → (heading, decimals), the lines of `table`
     "eos_rate": ("ends with EOS", 3),
 }
 MORE = ("kl_k3", "forward_kl", "repetition")  # measured too
+# Student's t by degrees of freedom, for intervals over seeds
+T975 = dict(enumerate((12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262), start=1))
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,19 @@ def bootstrap(values: Sequence[float] | torch.Tensor, seed: int = 0) -> Estimate
     draw = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
     low, high = values[draw].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(values.mean().item(), low, high)
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of one number per seed with its 95 % interval by Student's t.
+
+    All seeds together are one small sample. Raises ValueError for fewer than 2 or more than 10 values.
+    """
+    free = len(values) - 1
+    if free not in T975:
+        raise ValueError(f"got {len(values)} seeds; allowed are 2 to 10")
+    mean = float(np.mean(values))
+    half = T975[free] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Estimate(mean, mean - half, mean + half)
 
 
 def win_rate(rewards: torch.Tensor, others: torch.Tensor) -> Estimate:

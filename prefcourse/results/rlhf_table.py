@@ -12,21 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from prefcourse.evaluate import Estimate
+from prefcourse.evaluate import Estimate, over_seeds
+from prefcourse.frontier import fit_gain
 
-T975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's t by degrees of freedom
 CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143)}  # 2.5 % and 97.5 % points
 THIRD = 0.3333
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of one number per seed with its 95 % interval by Student's t. Raises ValueError outside 2 to 5 seeds."""
-    free = len(values) - 1
-    if free not in T975:
-        raise ValueError(f"got {len(values)} seeds; allowed are 2 to 5")
-    mean = float(np.mean(values))
-    half = T975[free] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Estimate(mean, mean - half, mean + half)
 
 
 def spread(values: Sequence[float]) -> Estimate:
@@ -94,11 +84,9 @@ def _gains(stored: Mapping, method: str, kl: float) -> dict[int, float]:
             paths.setdefault(setting["seed"], []).extend(run["path"])
     found = {}
     for seed, path in paths.items():
-        x, gains = (np.array([point[name] for point in path], dtype=float) for name in ("kl", "gain"))
-        d = np.sqrt(x.clip(0))
-        (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], -1), gains, rcond=None)
-        if x.max() >= kl:
-            found[seed] = float(a * math.sqrt(kl) - b * kl)
+        if max(point["kl"] for point in path) >= kl:
+            a, b = fit_gain([(point["kl"], point["gain"]) for point in path])
+            found[seed] = a * math.sqrt(kl) - b * kl
     return found
 
 

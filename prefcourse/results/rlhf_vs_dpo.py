@@ -24,6 +24,7 @@ from prefcourse.policy_gradient import ppo, rloo
 from prefcourse.preferences import Row
 from prefcourse.results.store import Grid, Setting, metrics
 from prefcourse.reward_model import RewardModel, pair_margins, train_reward_model
+from prefcourse.rollouts import Reward
 from prefcourse.train import train
 from prefcourse.world import World, load_world
 
@@ -88,7 +89,7 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
 
     if method == "best-of-n":
         with meter:
-            found, path = _best_of_n(world, reward, seed, split)
+            found, path = best_of_n_path(world, reward, seed, split)
     else:
         path = [_point(start(), start()) | cost()]
         own = settings({"dpo": DPO, "ppo": PPO}.get(method, RLOO))
@@ -142,7 +143,7 @@ def _point(found: dict[str, Estimate], start: dict[str, Estimate]) -> dict:
     return {name: round(value, 4) for name, value in (values | {"gain": gain}).items()}
 
 
-def _best_of_n(world: World, reward: RewardModel, seed: int, split: str) -> tuple[dict, list[dict]]:
+def best_of_n_path(world: World, reward: Reward, seed: int, split: str) -> tuple[dict, list[dict]]:
     """The gold reward of the reward model's favourite of n, for n = 1, 2, 4, … POOL: what POOL gives, and the path."""
     prompts = [row["prompt"] for row in world.prompts[split]][:PROBE]
     pool, proxy = sample_pool(world.sft, reward, prompts, world.tokenizer, n=POOL, seed=2 * seed + 1)
@@ -202,8 +203,8 @@ def _settings() -> list[Setting]:
         add([90], method, "lr", 0.5, 1, 2, split="validation")
     wrong = {
         "dpo": ("lr", "beta", "epochs"),
-        "rloo": ("lr", "beta", "steps", "reward_lr", "reward_epochs"),
-        "ppo": ("lr", "beta"),
+        "rloo": ("lr", "beta", "reward_lr", "reward_epochs"),
+        "ppo": ("lr",),
     }
     for method, knob in ((method, knob) for method, knobs in wrong.items() for knob in knobs):
         add(range(3), method, knob, 3, third)
