@@ -142,8 +142,8 @@ def test_intervals_over_seeds_are_the_textbooks():
     assert found.value == 3 and found.high - 3 == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5))
     sd = table.spread([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (sd.value, sd.low, sd.high) == pytest.approx((1.5811, 0.9473, 4.5435), abs=1e-3)
-    for wrong in ([1.0], [1.0] * 6):
-        with pytest.raises(ValueError, match="seeds; allowed are 2 to 5"):
+    for wrong in ([1.0], [1.0] * 11):
+        with pytest.raises(ValueError, match="seeds; allowed are 2 to 10"):
             table.over_seeds(wrong)
     with pytest.raises(ValueError, match="allowed are 3 to 5"):
         table.spread([1.0, 2.0])

@@ -5,6 +5,7 @@ them. The seed also draws batches and samples, the same for every method, so two
 """
 
 import copy
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -138,8 +139,9 @@ def fit(world: World, method: Method, rows: list[Row], settings: Mapping, seed: 
 
 
 def last(column: list[float], count: int = 10) -> float:
-    """The mean of the last `count` entries."""
-    return sum(column[-count:]) / len(column[-count:])
+    """The mean of the last `count` entries of a column of a history; the row of the final look has none."""
+    kept = [value for value in column if value is not None and not math.isnan(value)][-count:]
+    return sum(kept) / len(kept)
 
 
 def reward_model(world: World, rows: list[Row], seed: int) -> Reward:

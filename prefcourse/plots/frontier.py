@@ -1,0 +1,121 @@
+"""Figures of reward against KL: DPO by β (lesson 08), the frontier of all methods and their gains at equal KL (09)."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from prefcourse.plots.style import BLUE, FAINT, GREY, INK, KL_LABEL, ORANGE, REFERENCE, STYLE
+
+GAIN = "gain in gold reward over SFT (nats)"
+Ends = tuple[float, float, float]  # value, low, high
+Curve = Mapping[int, Sequence[tuple[float, float]]]  # seed → (kl, gain), by KL
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+
+
+def beta_paths(
+    paths: Mapping[float, Sequence[Sequence[Mapping]]], *, title: str, yardstick: Sequence[Mapping] = (),
+    name: str = "β", kl: float | None = None,
+) -> Figure:  # fmt: skip
+    """Runs at several β: gain against KL, with best-of-n as a yardstick, and KL against the step.
+
+    paths: β (or what `name` says) → for each seed the points of its run, dicts with step, kl and gain. Pale lines are
+    seeds, bold ones their means. yardstick: points with kl and gain. kl: where the KL axes end.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.8), width_ratios=(1.25, 1))
+        colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(paths)))
+        for (value, seeds), colour, marker in zip(paths.items(), colours, MARKERS, strict=False):
+            step, x, y = (np.array([[p[key] for p in seed] for seed in seeds], float) for key in ("step", "kl", "gain"))
+            for axes, across, up in ((left, x, y), (right, step, x)):
+                axes.plot(across.T, up.T, color=colour, linewidth=0.8, alpha=0.3)
+                axes.plot(across.mean(0), up.mean(0), color=colour, marker=marker, markersize=7, linewidth=1.8,
+                          markeredgecolor="white", label=f"{name} {value:g}", zorder=3)  # fmt: skip
+        if yardstick:
+            left.plot([p["kl"] for p in yardstick], [p["gain"] for p in yardstick], color=ORANGE, linestyle="--",
+                      linewidth=2, label="best-of-n by the true reward", zorder=2)  # fmt: skip
+        left.axhline(0, **REFERENCE, zorder=1)
+        left.set_xlim(0, kl)
+        right.set_ylim(0, kl)
+        left.set_xlabel(KL_LABEL)
+        left.set_ylabel(GAIN)
+        left.set_title("What a nat of KL buys")
+        right.set_xlabel("training step")
+        right.set_ylabel(KL_LABEL)
+        right.set_title("How far a run goes")
+        fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(paths) + 1, 5))
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
+
+
+def frontier_panels(
+    ends: Mapping[str, Sequence[tuple[float, Ends]]], curves: Mapping[str, Curve], *, title: str, compare: str = "dpo",
+    kl: float = 18.0, columns: int = 4,
+) -> Figure:  # fmt: skip
+    """One panel a method: its runs with intervals, its points on the way, and the curve of `compare` behind them.
+
+    ends: method → (kl, gain with its interval over prompts) of every run. curves: method → seed → (kl, gain), the
+    points on the way included. Every panel has the same axes; a point beyond them is drawn at the edge, as a triangle.
+    """
+    every = [gain for runs in ends.values() for _, gain in runs]
+    low, high = min(min(g[1] for g in every), 0) - 0.1, max(g[2] for g in every) + 0.1
+    low = max(low, -1.2)
+    rows = -(-len(ends) // columns)
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titlesize": 10.5, "axes.titlepad": 5}):
+        fig, grid = plt.subplots(rows, columns, figsize=(2.7 * columns, 0.9 + 1.95 * rows), sharex=True, sharey=True)
+        panels = grid.flatten()
+        for axes, (method, runs) in zip(panels, ends.items(), strict=False):
+            axes.axhline(0, **REFERENCE, zorder=1)
+            for name, colour, size in ((compare, GREY, 2.5), (method, BLUE if method == compare else ORANGE, 3.5)):
+                for points in curves.get(name, {}).values():
+                    x, y = np.array([(0.0, 0.0), *points]).T
+                    own = name == method
+                    look = {"linestyle": "none", "marker": "o", "alpha": 0.45} if own else {"linewidth": 1.6}
+                    axes.plot(x, y, markersize=size, color=colour if own else FAINT, zorder=1 + own, **look)
+            colour = BLUE if method == compare else ORANGE
+            for x, (value, bottom, top) in runs:
+                outside = x > kl or value < low
+                axes.errorbar(min(x, kl), max(value, low), [[value - bottom], [top - value]], color=colour,
+                              marker=">" if outside else "o", markersize=6, markeredgecolor="white", elinewidth=1,
+                              clip_on=False, zorder=4)  # fmt: skip
+            axes.set_title(method)
+        for axes in panels[len(ends) :]:
+            axes.set_visible(False)
+        panels[0].set_xlim(0, kl)
+        panels[0].set_ylim(low, high)
+        fig.supxlabel(KL_LABEL, fontsize=10.5)
+        fig.supylabel(GAIN, fontsize=10.5)
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
+
+
+def gains_at_kl(table: Mapping[float, Mapping[str, Ends]], *, title: str, label: str) -> Figure:
+    """What each method gains at the same KL, with intervals over seeds: one panel for each KL, methods in one order.
+
+    table: kl → method → value, low, high; a method whose runs do not go so far is left out there. Methods stand in the
+    order of the first panel, then of the next ones. An interval that misses 0 is blue where above and orange below.
+    """
+    order: list[str] = []
+    for found in table.values():
+        order += [name for name in sorted(found, key=lambda n: -found[n][0]) if name not in order]
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
+        fig, panels = plt.subplots(
+            1, len(table), figsize=(10.8, 1.5 + 0.29 * len(order)), sharey=True, sharex=True, squeeze=False
+        )
+        for axes, (kl, found) in zip(panels[0], table.items(), strict=True):
+            axes.axvline(0, **REFERENCE)
+            for y, name in enumerate(order):
+                if name not in found:
+                    continue
+                value, low, high = found[name]
+                colour, marker = (BLUE, "o") if low > 0 else (ORANGE, "X") if high < 0 else (INK, "D")
+                axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
+                axes.plot(value, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
+            axes.set_title(f"at {kl:g} nats")
+        panels[0][0].set_yticks(range(len(order)), order)
+        panels[0][0].invert_yaxis()
+        fig.supxlabel(label, fontsize=10.5)
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig

@@ -1,0 +1,39 @@
+"""Figures of reward against KL: they draw what they are given."""
+
+import numpy as np
+from figures import titles
+
+from prefcourse import plots
+
+
+def test_beta_paths_draw_seeds_and_their_mean_twice():
+    def path(scale):
+        return [{"step": s, "kl": scale * s, "gain": 0.1 * scale * s} for s in (5, 10)]
+
+    fig = plots.beta_paths({0.1: [path(1), path(3)], 1.0: [path(0.5), path(0.5)]}, title="Found",
+                           yardstick=[{"kl": 0, "gain": 0}, {"kl": 2, "gain": 1}])  # fmt: skip
+    left, right = fig.axes
+    bold = [line for line in left.get_lines() if line.get_label().startswith("β")]
+    assert [line.get_label() for line in bold] == ["β 0.1", "β 1"] and fig.get_suptitle() == "Found"
+    assert bold[0].get_xdata().tolist() == [10, 20] and np.allclose(bold[0].get_ydata(), [1, 2])
+    mean = next(line for line in right.get_lines() if line.get_label() == "β 0.1")
+    assert mean.get_xdata().tolist() == [5, 10] and mean.get_ydata().tolist() == [10, 20]
+    assert len(left.get_lines()) == 2 * 3 + 2  # two seeds and a mean each; the yardstick; SFT's line
+
+
+def test_frontier_panels_draw_every_run_and_mark_what_is_outside():
+    ends = {"dpo": [(2.0, (1.0, 0.8, 1.2))], "sft": [(1.0, (0.2, 0.1, 0.3)), (40.0, (-3.0, -3.2, -2.8))]}
+    curves = {"dpo": {0: [(1.0, 0.5), (2.0, 1.0)]}, "sft": {0: [(1.0, 0.2)]}}
+    fig = plots.frontier_panels(ends, curves, title="Found", columns=2, kl=10)
+    assert titles(fig) == ["dpo", "sft"]
+    marks = [(line.get_xdata()[0], line.get_marker()) for line in fig.axes[1].get_lines() if line.get_zorder() >= 4]
+    assert (1.0, "o") in marks and (10, ">") in marks
+
+
+def test_gains_at_kl_say_by_colour_and_marker_what_the_interval_allows():
+    table = {2: {"a": (0.1, 0.05, 0.2), "b": (-0.2, -0.3, -0.1)}, 5: {"a": (0.1, -0.1, 0.3), "c": (0.0, -1, 1)}}
+    fig = plots.gains_at_kl(table, title="Found", label="gain")
+    assert titles(fig) == ["at 2 nats", "at 5 nats"]
+    assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()] == ["a", "b", "c"]
+    points = [[line.get_marker() for line in axes.get_lines() if line.get_marker() != "None"] for axes in fig.axes]
+    assert points == [["o", "X"], ["D", "D"]]
