@@ -11,7 +11,7 @@ def test_beta_paths_draw_seeds_and_their_mean_twice():
         return [{"step": s, "kl": scale * s, "gain": 0.1 * scale * s} for s in (5, 10)]
 
     fig = plots.beta_paths({0.1: [path(1), path(3)], 1.0: [path(0.5), path(0.5)]}, title="Found",
-                           yardstick=[{"kl": 0, "gain": 0}, {"kl": 2, "gain": 1}])  # fmt: skip
+                           yardsticks={"best-of-n": [{"kl": 0, "gain": 0}, {"kl": 2, "gain": 1}]})  # fmt: skip
     left, right = fig.axes
     bold = [line for line in left.get_lines() if line.get_label().startswith("β")]
     assert [line.get_label() for line in bold] == ["β 0.1", "β 1"] and fig.get_suptitle() == "Found"

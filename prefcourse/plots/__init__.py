@@ -55,3 +55,4 @@ from prefcourse.plots.theory import (
     samples_for_z,
     under_the_line,
 )
+from prefcourse.plots.variants import family_of_losses, loss_shapes, noise_robustness, title_of

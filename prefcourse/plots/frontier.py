@@ -1,6 +1,7 @@
 """Figures of reward against KL: DPO by β (lesson 08), the frontier of all methods and their gains at equal KL (09)."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -16,13 +17,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 
 def beta_paths(
-    paths: Mapping[float, Sequence[Sequence[Mapping]]], *, title: str, yardstick: Sequence[Mapping] = (),
-    name: str = "β", kl: float | None = None,
+    paths: Mapping[float, Sequence[Sequence[Mapping]]], *, title: str, name: str = "β", kl: float | None = None,
+    yardsticks: Mapping[str, Sequence[Mapping]] = MappingProxyType({}), gain: str = GAIN,
 ) -> Figure:  # fmt: skip
-    """Runs at several β: gain against KL, with best-of-n as a yardstick, and KL against the step.
+    """Runs at several β: gain against KL, with yardsticks such as best-of-n, and KL against the step.
 
     paths: β (or what `name` says) → for each seed the points of its run, dicts with step, kl and gain. Pale lines are
-    seeds, bold ones their means. yardstick: points with kl and gain. kl: where the KL axes end.
+    seeds, bold ones their means. yardsticks: name → points with kl and gain. kl: where the KL axes end. gain: what the
+    other axis says.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.8), width_ratios=(1.25, 1))
@@ -33,19 +35,21 @@ def beta_paths(
                 axes.plot(across.T, up.T, color=colour, linewidth=0.8, alpha=0.3)
                 axes.plot(across.mean(0), up.mean(0), color=colour, marker=marker, markersize=7, linewidth=1.8,
                           markeredgecolor="white", label=f"{name} {value:g}", zorder=3)  # fmt: skip
-        if yardstick:
-            left.plot([p["kl"] for p in yardstick], [p["gain"] for p in yardstick], color=ORANGE, linestyle="--",
-                      linewidth=2, label="best-of-n by the true reward", zorder=2)  # fmt: skip
+        for (label, points), (colour, line) in zip(yardsticks.items(), ((ORANGE, "--"), (INK, ":")), strict=False):
+            left.plot([p["kl"] for p in points], [p["gain"] for p in points], color=colour, linestyle=line,
+                      linewidth=2, label=label, zorder=2)  # fmt: skip
         left.axhline(0, **REFERENCE, zorder=1)
         left.set_xlim(0, kl)
         right.set_ylim(0, kl)
         left.set_xlabel(KL_LABEL)
-        left.set_ylabel(GAIN)
+        left.set_ylabel(gain)
         left.set_title("What a nat of KL buys")
         right.set_xlabel("training step")
         right.set_ylabel(KL_LABEL)
         right.set_title("How far a run goes")
-        fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(paths) + 1, 5))
+        fig.legend(
+            *left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(paths) + len(yardsticks), 5)
+        )
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
     return fig
 

@@ -1,0 +1,220 @@
+"""The grid of lesson 12: five ways in which preference training goes wrong, each with its fixes and their price.
+
+A setting is a failure, an arm (what is done about it, or nothing) and a seed. The seed draws pairs, labels, batches and
+samples, and draws the same for all arms of a failure: differences between arms are differences of paired runs.
+
+    displacement        1,600 pairs: log π(chosen) falls · SFT on the chosen text beside DPO, or a fine for its fall
+    over-optimisation   64 pairs read 25 times: KL without gain · a larger β; where to stop early is read from the path
+    length              1,600 pairs from a judge who likes long texts · the mean per token, or the judge's bias as offset
+    noise               400 pairs read 4 times, 30 % of the labels flipped · losses that expect flips
+    rate                1,600 pairs, a learning rate 20 times too high · warm-up, or a stop at a KL
+"""
+
+import copy
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefcourse.annotators import Annotator, Questions, exchanged, margins, resolve
+from prefcourse.evaluate import distinct_2, evaluate, repetition, sequence_kl
+from prefcourse.generate import generate
+from prefcourse.history import History
+from prefcourse.logprobs import sequence_logps
+from prefcourse.losses import Vec
+from prefcourse.preferences import Row, collate, encode
+from prefcourse.results.store import METRICS, Grid, Setting, metrics
+from prefcourse.train import train
+from prefcourse.world import World
+
+STEPS, BATCH, BETA, LR = 100, 16, 0.1, 1.5e-4
+PAIRS, FEW, NOISY = STEPS * BATCH, 64, 400  # each pair once; 25 times in 100 steps; 4 times
+FLIPS = 0.3  # share of labels turned round
+BIAS = 0.2  # nats per token by which the judge of "length" prefers the longer text
+PROBE, SCORED, SHOWN = 100, 64, 4  # prompts completed on the way, pairs scored there, and texts that are kept
+MEASURED = (*METRICS, "length", "eos_rate", "repetition")
+
+ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is told besides the defaults above
+    "displacement": {
+        "dpo": {},
+        "dpo_nll, α = 0.1": {"loss": "dpo_nll", "alpha": 0.1},
+        "dpo_nll, α = 1": {"loss": "dpo_nll", "alpha": 1.0},
+        "dpop, λ = 1": {"loss": "dpop", "lam": 1.0},
+    },
+    "over-optimisation": {
+        "β = 0.02": {"beta": 0.02, "steps": 150},
+        "β = 0.1": {"steps": 150},
+        "β = 0.5": {"beta": 0.5, "steps": 150},
+    },
+    "length": {"dpo": {}, "dpo_norm": {"loss": "dpo_norm", "beta": 2.0}, "offset": {"loss": "offset"}},
+    "noise": {
+        "dpo": {},
+        "cdpo": {"loss": "cdpo", "eps": FLIPS},
+        "rdpo": {"loss": "rdpo", "eps": FLIPS},
+        "ipo": {"loss": "ipo", "tau": 0.1},
+    },
+    "rate": {
+        "lr × 20": {"lr": 20 * LR},
+        "lr × 20, long warm-up": {"lr": 20 * LR, "warmup": 0.5},
+        "lr × 20, stop at 5 nats": {"lr": 20 * LR, "max_kl": 5.0, "every": 2},
+    },
+}
+
+
+def offset_loss(
+    policy_chosen: Vec,
+    policy_rejected: Vec,
+    reference_chosen: Vec,
+    reference_rejected: Vec,
+    *,
+    beta: float = 0.1,
+    bias: float,
+    chosen_lengths: Vec,
+    rejected_lengths: Vec,
+) -> Vec:
+    """DPO for labels that like length: -log σ(βh + c(L_w - L_l)), (B,). R-DPO of Park et al. 2024.
+
+    bias: c, nats per token. If labels follow r + cL, the minimum over all policies is at βh = r_w - r_l: without c.
+    """  # fmt: skip
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return -logsigmoid(beta * h + bias * (chosen_lengths - rejected_lengths))
+
+
+def failure(world: World, failure: str, arm: str, seed: int, split: str = "test") -> dict:
+    """One run of ARMS: metrics on all prompts of `split`, the path on validation prompts, and texts at its end.
+
+    path: what `Look` finds, with the step. pairs: facts about the data · steps: taken, fewer if max_kl stopped the run.
+    """
+    rows, probes, facts = data_of(world, failure, seed)
+    policy, look, history = train_arm(world, failure, arm, seed, rows, probes)
+    measured = [i for i, kl in enumerate(history["kl"]) if kl == kl]
+    path = [{name: round(history[name][i], 4) for name in ("step", *look.names)} for i in measured]
+    found = evaluate(policy, world, seed=seed, split=split)
+    return {
+        "metrics": metrics(found, MEASURED), "path": path, "pairs": facts, "steps": int(history["step"][-1]),
+        "prompts": found.prompts[:SHOWN], "texts": [c.text for c in found.completions[:SHOWN]],
+    }  # fmt: skip
+
+
+def train_arm(
+    world: World, failure: str, arm: str, seed: int, rows: Sequence[Row], probes: Mapping[str, Sequence[Row]], **changes
+) -> tuple[PreTrainedModel, "Look", History]:
+    """A copy of SFT trained on `rows` as ARMS says, `changes` applied; what it was like on the way, and its history."""
+    settings = {"loss": "dpo", "lr": LR, "steps": STEPS, "every": 25, "beta": BETA, **ARMS[failure][arm], **changes}
+    if settings["loss"] == "ipo":
+        del settings["beta"]  # its parameter is τ
+    if settings["loss"] == "offset":
+        settings |= {"loss": offset_loss, "bias": length_bias(rows, world.tokenizer)}
+    policy, look = copy.deepcopy(world.sft), Look(world, probes, seed)
+    history = train(
+        policy, list(rows), world.tokenizer, reference=world.sft, batch_size=BATCH, seed=seed, progress=False,
+        measure=look, prompts=look.prompts if "max_kl" in settings else (), **settings,
+    )  # fmt: skip
+    return policy, look, history
+
+
+# ------------------------------------------------------------------------------------------- the data of a failure
+
+
+def data_of(world: World, failure: str, seed: int) -> tuple[list[Row], dict[str, list[Row]], dict[str, float]]:
+    """The rows to train on, the pairs to score on the way (by name), and facts about the data."""
+    n = {"over-optimisation": FEW, "noise": NOISY}.get(failure, PAIRS)
+    rng = random.Random(seed)
+    rows = rng.sample(world.pairs["train"], n)
+    held, facts = random.Random(seed).sample(world.pairs["validation"], SCORED), {"pairs": n}
+    if failure == "length":
+        rows = relabelled(rows, world.tokenizer, seed)
+        gap = np.array(length_gaps(rows, world.tokenizer))
+        facts |= {"longer_chosen": float(((gap > 0) + 0.5 * (gap == 0)).mean()),
+                  "bias": length_bias(rows, world.tokenizer)}  # fmt: skip
+    if failure != "noise":
+        return rows, {"": rows[:SCORED], "held_": held}, facts
+    turned = set(rng.sample(range(n), round(FLIPS * n)))
+    rows = [exchanged(row) if i in turned else row for i, row in enumerate(rows)]
+    kept, flips = ([row for i, row in enumerate(rows) if (i in turned) == side][:SCORED] for side in (False, True))
+    return rows, {"": kept, "held_": held, "flips_": flips}, facts
+
+
+def length_gaps(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of the chosen completion minus tokens of the rejected one, pair by pair."""
+    tokens = [[len(encode(row["prompt"], row[side], tokenizer)[1]) for side in ("chosen", "rejected")] for row in rows]
+    return [chosen - rejected for chosen, rejected in tokens]
+
+
+def relabelled(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seed: int, bias: float = BIAS) -> list[Row]:
+    """The same pairs labelled anew by a judge whose log-odds are the difference in r + bias · tokens."""
+    asked = Questions(margins(rows), np.array(length_gaps(rows, tokenizer)), np.ones(len(rows), dtype=bool))
+    return resolve(rows, asked, Annotator(length_bias=bias).label(asked, seed=seed))
+
+
+def length_bias(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> float:
+    """c of P(chosen) = σ(c · (L_w - L_l)), fitted to the labels alone by Newton's method: nats per token."""
+    gap = np.array(length_gaps(rows, tokenizer), dtype=float)
+    c = 0.0
+    for _ in range(20):  # maximise Σ log σ(c gap)
+        p = 1 / (1 + np.exp(-c * gap))
+        c += ((1 - p) * gap).sum() / (p * (1 - p) * gap**2).sum()
+    return float(c)
+
+
+# ------------------------------------------------------------------------------------------- what a run is like
+
+
+class Look:
+    """A `measure` for `train`: what the policy writes after validation prompts, and where it has moved on known pairs.
+
+    kl, gold (nats), length (tokens), eos_rate, repetition, distinct_2: of its completions of PROBE prompts.
+    chosen, rejected, ranked: mean log π/π_ref of both sides and the share ranked right, of `probes[""]`, pairs of the
+    training data; with the prefix "held_" of pairs it never sees, with "flips_" of pairs whose label was turned round.
+    """
+
+    def __init__(self, world: World, probes: Mapping[str, Sequence[Row]], seed: int, split: str = "validation"):
+        self.world, self.probes, self.seed = world, probes, seed
+        self.prompts = [row["prompt"] for row in world.prompts[split]][:PROBE]
+        self.frozen = {name: pair_logps(world.sft, rows, world.tokenizer) for name, rows in probes.items()}
+        self.names: tuple[str, ...] = ()
+
+    def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
+        world, prompts = self.world, self.prompts
+        written = generate(policy, world.tokenizer, prompts, seed=2 * self.seed + 1)
+        texts = [c.text for c in written]
+        whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+        found = {
+            "kl": sequence_kl(policy, world.sft, world.tokenizer, prompts, written).mean().item(),
+            "gold": world.gold(prompts, texts).mean().item(),
+            "length": sum(len(c.ids) for c in written) / len(written),
+            "eos_rate": sum(c.finished for c in written) / len(written),
+            "repetition": sum(map(repetition, whole)) / len(whole),
+            "distinct_2": distinct_2(whole).value,
+        }
+        for name, rows in self.probes.items():
+            a, b = pair_logps(policy, rows, world.tokenizer) - self.frozen[name]  # log π/π_ref, (N,) each
+            found |= {f"{name}chosen": a.mean().item(), f"{name}rejected": b.mean().item(),
+                      f"{name}ranked": ((a > b) + 0.5 * (a == b)).float().mean().item()}  # fmt: skip
+        self.names = tuple(found)
+        return found
+
+
+@torch.no_grad()
+def pair_logps(model: PreTrainedModel, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """log π of both completions of each pair, (2, N): chosen, rejected."""
+    pairs = [encode(row["prompt"], row[side], tokenizer) for side in ("chosen", "rejected") for row in rows]
+    return sequence_logps(model, collate(pairs, tokenizer.pad_token_id or 0).to(model.device)).view(2, -1).cpu()
+
+
+GRIDS: dict[str, Grid] = {
+    "failures": (
+        "DPO that fails in five ways, with fixes; path on 100 validation prompts, metrics on 400 test prompts",
+        [
+            {"failure": name, "arm": arm, "seed": seed}
+            for seed in range(3)
+            for name, arms in ARMS.items()
+            for arm in arms
+        ],
+        failure,
+    ),
+}
