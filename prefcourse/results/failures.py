@@ -4,8 +4,8 @@ A setting is a failure, an arm (what is done about it, or nothing) and a seed. T
 samples, and draws the same for all arms of a failure: differences between arms are differences of paired runs.
 
     displacement        1,600 pairs: log π(chosen) falls · SFT on the chosen text beside DPO, or a fine for its fall
-    over-optimisation   64 pairs read 25 times: KL without gain · a larger β; where to stop early is read from the path
-    length              1,600 pairs from a judge who likes long texts · the mean per token, or the judge's bias as offset
+    over-optimisation   64 pairs read 37 times: KL without gain · a larger β; where to stop is read from the path
+    length              1,600 pairs from a judge who likes length · the mean per token, or the judge's bias as offset
     noise               400 pairs read 4 times, 30 % of the labels flipped · losses that expect flips
     rate                1,600 pairs, a learning rate 20 times too high · warm-up, or a stop at a KL
 """
@@ -32,7 +32,7 @@ from prefcourse.train import train
 from prefcourse.world import World
 
 STEPS, BATCH, BETA, LR = 100, 16, 0.1, 1.5e-4
-PAIRS, FEW, NOISY = STEPS * BATCH, 64, 400  # each pair once; 25 times in 100 steps; 4 times
+PAIRS, FEW, NOISY = STEPS * BATCH, 64, 400  # each pair once; 37 times in 150 steps; 4 times
 FLIPS = 0.3  # share of labels turned round
 BIAS = 0.2  # nats per token by which the judge of "length" prefers the longer text
 PROBE, SCORED, SHOWN = 100, 64, 4  # prompts completed on the way, pairs scored there, and texts that are kept
@@ -66,20 +66,13 @@ ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is t
 
 
 def offset_loss(
-    policy_chosen: Vec,
-    policy_rejected: Vec,
-    reference_chosen: Vec,
-    reference_rejected: Vec,
-    *,
-    beta: float = 0.1,
-    bias: float,
-    chosen_lengths: Vec,
-    rejected_lengths: Vec,
-) -> Vec:
+    policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+    beta: float = 0.1, bias: float = 0.0, chosen_lengths: Vec, rejected_lengths: Vec,
+) -> Vec:  # fmt: skip
     """DPO for labels that like length: -log σ(βh + c(L_w - L_l)), (B,). R-DPO of Park et al. 2024.
 
     bias: c, nats per token. If labels follow r + cL, the minimum over all policies is at βh = r_w - r_l: without c.
-    """  # fmt: skip
+    """
     h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
     return -logsigmoid(beta * h + bias * (chosen_lengths - rejected_lengths))
 

@@ -1,0 +1,80 @@
+"""The grid of lesson 12: its data and losses do what they say, and the stored runs show what the lesson tells."""
+
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from prefcourse import losses
+from prefcourse.results import failures
+from prefcourse.results.failures import ARMS
+
+
+@pytest.fixture
+def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
+    """A world of 36 pairs in which the true reward counts the letter o, and runs small enough for it."""
+    for name, value in {"PAIRS": 32, "FEW": 8, "NOISY": 20, "STEPS": 3, "BATCH": 4, "PROBE": 40, "SCORED": 6}.items():
+        monkeypatch.setattr(failures, name, value)
+    gold = lambda prompts, texts: torch.tensor([2.0 * text.count("o") for text in texts])  # noqa: E731
+    rows = [{"prompt": f"{row['prompt']} {i}"} for i in (1, 2) for row in pairs][:40]
+    scored = [{**row, "chosen_score": 1.0, "rejected_score": 0.0} for row in pairs]
+    return SimpleNamespace(
+        name="tiny", sft=tiny_gpt2(), tokenizer=tokenizer, gold=gold, prompts={"validation": rows, "test": rows},
+        pairs={"train": scored, "validation": scored},
+    )  # fmt: skip
+
+
+def test_without_a_bias_the_offset_loss_is_dpo_and_with_one_it_moves_the_margin():
+    logps = [torch.randn(50, generator=torch.Generator().manual_seed(k)) * 9 - 40 for k in range(4)]
+    lengths = {"chosen_lengths": torch.full((50,), 12.0), "rejected_lengths": torch.full((50,), 7.0)}
+    found = failures.offset_loss(*logps, beta=0.3, bias=0.0, **lengths)
+    torch.testing.assert_close(found, losses.dpo_loss(*logps, beta=0.3))
+    moved = failures.offset_loss(*logps, beta=0.3, bias=0.2, **lengths)  # 5 tokens · 0.2 / 0.3 nats of h
+    torch.testing.assert_close(moved, losses.dpo_loss(logps[0] + 1 / 0.3, *logps[1:], beta=0.3))
+
+
+def test_a_judge_of_length_is_found_out_from_the_labels_alone(tokenizer):
+    rng = random.Random(0)
+    words = lambda: " " + " ".join(["good"] * rng.randint(1, 12))  # noqa: E731
+    rows = [
+        {"prompt": "a", "chosen": words(), "rejected": words(), "chosen_score": 0.0, "rejected_score": 0.0}
+        for _ in range(800)
+    ]
+    assert abs(failures.length_bias(rows, tokenizer)) < 0.05
+    biased = failures.relabelled(rows, tokenizer, seed=0, bias=0.3)
+    assert failures.length_bias(biased, tokenizer) == pytest.approx(0.3, abs=0.06)
+    assert sum(failures.length_gaps(biased, tokenizer)) > 0
+
+
+def test_noise_turns_the_stated_share_and_tells_the_flips_apart(world):
+    rows, probes, facts = failures.data_of(world, "noise", seed=0)
+    turned = [row["chosen_score"] < row["rejected_score"] for row in rows]
+    assert sum(turned) == failures.FLIPS * len(rows) and facts == {"pairs": 20}
+    assert all(row["chosen_score"] < row["rejected_score"] for row in probes["flips_"])
+    assert all(row["chosen_score"] > row["rejected_score"] for row in probes[""]) and len(probes["flips_"]) == 6
+
+
+@pytest.mark.parametrize(("name", "arm"), [(name, list(arms)[-1]) for name, arms in ARMS.items()])
+def test_a_run_starts_at_sft_and_keeps_path_metrics_and_texts(world, name, arm):
+    found = failures.failure(world, name, arm, seed=0)
+    first, last = found["path"][0], found["path"][-1]
+    assert set(failures.MEASURED) == set(found["metrics"]) and len(found["texts"]) == failures.SHOWN
+    assert first["step"] == first["kl"] == first["chosen"] == 0 and first["ranked"] == first["held_ranked"] == 0.5
+    assert last["step"] == found["steps"] > 0 and last["kl"] != 0 and ("flips_ranked" in last) == (name == "noise")
+    assert ("longer_chosen" in found["pairs"]) == (name == "length")
+
+
+def test_a_budget_of_kl_stops_the_run(world, monkeypatch):
+    monkeypatch.setitem(ARMS["rate"], "stop", {"lr": 0.05, "max_kl": 0.01, "every": 1, "steps": 30})
+    with pytest.warns(UserWarning, match="42 times"):  # the trainer says so before it starts
+        found = failures.failure(world, "rate", "stop", seed=0)
+    assert 0 < found["steps"] < 30
+
+
+def test_a_run_can_be_shortened_for_a_lesson(world):
+    rows, probes, _ = failures.data_of(world, "displacement", seed=1)
+    policy, look, history = failures.train_arm(world, "displacement", "dpo", 1, rows, probes, steps=2, every=1)
+    assert [math.isnan(kl) for kl in history["kl"]] == [False] * 3 and "held_chosen" in look.names
+    assert not torch.equal(policy.lm_head.weight, world.sft.lm_head.weight)
