@@ -4,7 +4,7 @@ A setting is a failure, an arm (what is done about it, or nothing) and a seed. T
 samples, and draws the same for all arms of a failure: differences between arms are differences of paired runs.
 
     displacement        1,600 pairs: log π(chosen) falls · SFT on the chosen text beside DPO, or a fine for its fall
-    over-optimisation   64 pairs read 37 times: KL without gain · a larger β; where to stop is read from the path
+    over-optimisation   64 pairs read 25 times: KL without gain · a larger β; where to stop is read from the path
     length              1,600 pairs from a judge who likes length · the mean per token, or the judge's bias as offset
     noise               400 pairs read 4 times, 30 % of the labels flipped · losses that expect flips
     rate                1,600 pairs, a learning rate 20 times too high · warm-up, or a stop at a KL
@@ -32,7 +32,7 @@ from prefcourse.train import train
 from prefcourse.world import World
 
 STEPS, BATCH, BETA, LR = 100, 16, 0.1, 1.5e-4
-PAIRS, FEW, NOISY = STEPS * BATCH, 64, 400  # each pair once; 37 times in 150 steps; 4 times
+PAIRS, FEW, NOISY = STEPS * BATCH, 64, 400  # each pair once; 25 times in 100 steps; 4 times
 FLIPS = 0.3  # share of labels turned round
 BIAS = 0.2  # nats per token by which the judge of "length" prefers the longer text
 PROBE, SCORED, SHOWN = 100, 64, 4  # prompts completed on the way, pairs scored there, and texts that are kept
@@ -46,9 +46,9 @@ ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is t
         "dpop, λ = 1": {"loss": "dpop", "lam": 1.0},
     },
     "over-optimisation": {
-        "β = 0.02": {"beta": 0.02, "steps": 150},
-        "β = 0.1": {"steps": 150},
-        "β = 0.5": {"beta": 0.5, "steps": 150},
+        "β = 0.02": {"beta": 0.02},
+        "β = 0.1": {},
+        "β = 0.5": {"beta": 0.5},
     },
     "length": {"dpo": {}, "dpo_norm": {"loss": "dpo_norm", "beta": 2.0}, "offset": {"loss": "offset"}},
     "noise": {
@@ -58,8 +58,8 @@ ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is t
         "ipo": {"loss": "ipo", "tau": 0.1},
     },
     "rate": {
-        "lr × 20": {"lr": 20 * LR},
-        "lr × 20, long warm-up": {"lr": 20 * LR, "warmup": 0.5},
+        "lr × 20": {"lr": 20 * LR, "steps": 50},
+        "lr × 20, long warm-up": {"lr": 20 * LR, "steps": 50, "warmup": 0.5},
         "lr × 20, stop at 5 nats": {"lr": 20 * LR, "max_kl": 5.0, "every": 2},
     },
 }
