@@ -60,7 +60,7 @@ ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is t
     "rate": {
         "lr × 20": {"lr": 20 * LR, "steps": 50},
         "lr × 20, long warm-up": {"lr": 20 * LR, "steps": 50, "warmup": 0.5},
-        "lr × 20, stop at 5 nats": {"lr": 20 * LR, "max_kl": 5.0, "every": 2},
+        "lr × 20, stop at 5 nats": {"lr": 20 * LR, "steps": 50, "max_kl": 5.0, "every": 2},
     },
 }
 

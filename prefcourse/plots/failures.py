@@ -1,0 +1,175 @@
+"""Figures of what goes wrong (lesson 12): displacement, over-optimisation, runs side by side, the price of a fix."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from prefcourse.plots.style import (
+    AMBER,
+    CHOSEN,
+    GREEN,
+    GREY,
+    INK,
+    KL_LABEL,
+    PURPLE,
+    REFERENCE,
+    REJECTED,
+    SKY,
+    STYLE,
+    _signed,
+)
+
+ARMS = [(INK, "v", "--"), (GREEN, "o", "-"), (PURPLE, "s", "-."), (AMBER, "^", "-"), (SKY, "D", "--")]  # failing first
+Paths = Mapping[str, Sequence[Sequence[Mapping]]]  # arm → one path for each seed; a path is a list of points
+Ends = tuple[float, float, float]  # value, low, high
+
+
+def displacement(
+    shares: Sequence[Sequence[float]], names: Sequence[str], paths: Paths, *, chosen: int, rejected: int
+) -> Figure:
+    """Left: the probability of each token of a small world against its margin. Right: log π/π_ref of chosen texts.
+
+    shares: π of the Y tokens at every step, (steps + 1, Y). paths: points with step and chosen (nats).
+    """
+    shares = np.asarray(shares, dtype=float)
+    margin = np.log(shares[:, chosen] / shares[:, rejected])
+    margin = margin - margin[0]
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.4))
+        marked = [int(np.abs(margin - m).argmin()) for m in np.linspace(margin[0], margin[-1], 8)]
+        for i, name in enumerate(names):
+            look = {chosen: CHOSEN, rejected: REJECTED}.get(i, dict(color=GREEN, linestyle="-.", marker="s"))
+            word = {chosen: " (chosen)", rejected: " (rejected)"}.get(i, " (in no pair)")
+            left.plot(margin, shares[:, i], label=name + word, markevery=marked, markersize=8, markeredgecolor="white",
+                      **look)  # fmt: skip
+        first, last = shares[0, chosen], shares[-1, chosen]
+        verb = "falls" if last < first else "rises"
+        left.set_title(f"Three tokens: chosen {verb} from {first:.0%} to {last:.0%}")
+        left.set_xlabel("growth of log π(chosen) − log π(rejected) (nats)")
+        left.set_ylabel("probability")
+        left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        left.set_ylim(-0.02, 1.02)
+        left.legend(loc="center left", bbox_to_anchor=(0, 0.62))
+        ends = _lines(right, paths, "chosen")
+        right.set_title(f"GPT-2: {_signed(min(ends), 1)} to {_signed(max(ends), 1)} nats, by loss")
+        right.axhline(0, **REFERENCE)
+        right.set_ylabel("log π/π_ref of chosen texts (nats)")
+        right.legend(loc="best")
+    return fig
+
+
+def proxy_and_gold(
+    kl: Sequence[float], proxy: Sequence[float], gold: Sequence[float], paths: Paths, *, title: str
+) -> Figure:
+    """Left: E[proxy] and E[gold] on the exact world against KL, gold's peak marked. Right: gold against KL on GPT-2.
+
+    paths: points with kl and gold (nats); the KL axis on the right is logarithmic above 1.
+    """
+    kl, proxy, gold = (np.asarray(x, dtype=float) for x in (kl, proxy, gold))
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.5))
+        looks = ((proxy, PURPLE, "s", "--", "proxy"), (gold, GREEN, "o", "-", "gold"))
+        marked = [int(np.abs(kl - x).argmin()) for x in np.linspace(kl[0], kl[-1], 7)]
+        for values, colour, marker, line, name in looks:
+            left.plot(kl, values, color=colour, linestyle=line, marker=marker, markevery=marked, markersize=7,
+                      markeredgecolor="white", label=name)  # fmt: skip
+        top = int(gold.argmax())
+        left.plot(kl[top], gold[top], "*", color=GREEN, markersize=17, markeredgecolor="white", zorder=4)
+        left.annotate("gold's peak", (kl[top], gold[top]), (0, 12), textcoords="offset points", ha="center")
+        left.set_title(f"Exact: gold peaks at {kl[top]:.2f} nats of KL")
+        left.set_xlabel(KL_LABEL)
+        left.set_ylabel("expected reward (nats)")
+        left.legend(loc="upper left")
+        _lines(right, paths, "gold", x="kl")
+        right.set_xscale("symlog", linthresh=1)
+        _plain_ticks(right.xaxis, [0, 1, 10, 100, 1000])
+        right.set_title(title)
+        right.set_xlabel("KL (nats per completion, logarithmic above 1)")
+        right.set_ylabel("gold reward (nats of log-odds)")
+        right.legend(loc="best")
+    return fig
+
+
+def paths_by_step(panels: Sequence[tuple[str, str, str, Paths]], *, logarithmic: Sequence[str] = ()) -> Figure:
+    """Runs side by side: thin lines are seeds, bold ones their means. At most two panels in a row.
+
+    panels: (title, label of the axis, name of the number in a point, arm → paths). logarithmic: names drawn so above 1.
+    """
+    with mpl.rc_context(STYLE):
+        rows = -(-len(panels) // 2)
+        fig, grid = plt.subplots(rows, min(2, len(panels)), figsize=(10.8, 0.4 + 3.9 * rows), squeeze=False)
+        for axes, (title, label, name, paths) in zip(grid.flat, panels, strict=False):
+            _lines(axes, paths, name)
+            axes.set_title(title)
+            axes.set_ylabel(label)
+            if name in logarithmic:
+                axes.set_yscale("symlog", linthresh=1)
+                _plain_ticks(axes.yaxis, [0, 1, 10, 100, 1000])
+            axes.legend(loc="best")
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+    return fig
+
+
+def price_of_fixes(rows: Sequence[tuple[str, str, Ends, Ends]], *, gold: float, title: str) -> Figure:
+    """What every arm earned and paid: gold reward left, KL right, means with intervals, the failing arm first.
+
+    rows: (failure, arm, gold reward, KL), each number as value, low, high; drawn in order. gold: that of the reference.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
+        fig, panels = plt.subplots(1, 2, figsize=(10.8, 1.5 + 0.33 * len(rows)), sharey=True)
+        places, place, last = [], 0.0, rows[0][0]
+        for failure, *_ in rows:
+            place += 1.0 if failure == last else 1.7
+            last = failure
+            places.append(place)
+        for axes, column in zip(panels, (2, 3), strict=True):
+            seen: dict[str, int] = {}
+            for row, y in zip(rows, places, strict=True):
+                colour, marker, _ = ARMS[seen.get(row[0], 0) % len(ARMS)]
+                seen[row[0]] = seen.get(row[0], 0) + 1
+                value, low, high = row[column]
+                axes.errorbar(value, y, xerr=[[max(value - low, 0)], [max(high - value, 0)]], color=colour,
+                              marker=marker, markersize=8, markeredgecolor="white", elinewidth=1.6)  # fmt: skip
+        panels[0].axvline(gold, **REFERENCE)
+        panels[0].annotate("SFT", (gold, 1), (4, -2), xycoords=("data", "axes fraction"), va="top", color=GREY,
+                           textcoords="offset points", fontsize=9.5)  # fmt: skip
+        panels[0].set_yticks(places, [f"{failure}: {arm}" for failure, arm, *_ in rows])
+        panels[0].invert_yaxis()
+        panels[0].set_title("What it earned")
+        panels[0].set_xlabel("gold reward (nats of log-odds)")
+        panels[1].set_title("What it paid")
+        panels[1].set_xlabel("KL to SFT (nats per completion, logarithmic)")
+        panels[1].set_xscale("log")
+        panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        panels[1].xaxis.set_minor_formatter(NullFormatter())
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
+
+
+def _lines(axes: plt.Axes, paths: Paths, name: str, x: str = "step") -> list[float]:
+    """One thin line a seed and one bold line an arm, the mean of the points that all seeds have; returns their ends."""
+    ends = []
+    for (arm, seeds), (colour, marker, line) in zip(paths.items(), ARMS, strict=False):
+        for path in seeds:
+            axes.plot([p[x] for p in path], [p[name] for p in path], color=colour, linewidth=0.9, alpha=0.3)
+        common = min(map(len, seeds))
+        middle = np.array([[[p[x], p[name]] for p in path[:common]] for path in seeds], dtype=float).mean(0)
+        axes.plot(*middle.T, color=colour, marker=marker, linestyle=line, markersize=7.5, markeredgecolor="white",
+                  label=arm, zorder=3)  # fmt: skip
+        ends.append(middle[-1, 1])
+    if x == "step":
+        axes.set_xlabel("optimiser step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return ends
+
+
+def _plain_ticks(axis: mpl.axis.Axis, ticks: Sequence[float]) -> None:
+    """Ticks where we say, written as plain numbers."""
+    axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_minor_formatter(NullFormatter())
