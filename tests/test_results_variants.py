@@ -69,13 +69,18 @@ def test_the_settings_reach_the_loss(world, monkeypatch):
 def test_noise_turns_a_share_of_the_labels_the_same_for_all_losses(world, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        variants, "fit", lambda w, method, rows, settings, *_: seen.update({method.loss: (rows, settings)})
+        variants, "fit", lambda w, method, rows, settings, *_, **__: seen.update({method.loss: (rows, settings)})
     )
     for method in ("dpo", "rdpo"):
         variants.noise(world, method, 0.25, seed=0)
     rows, clean = seen["dpo"][0], variants.draw_pairs(world, 0)
     assert sum(a["chosen"] != b["chosen"] for a, b in zip(rows, clean, strict=True)) == 8
     assert seen["rdpo"][0] == rows and seen["rdpo"][1]["eps"] == 0.25 and "eps" not in seen["dpo"][1]
+
+
+def test_a_run_on_noisy_labels_is_measured_at_its_end_only(world):
+    run = variants.noise(world, "ipo", 0.25, seed=0)
+    assert [point["step"] for point in run["path"]] == [8] and run["path"][0]["kl"] == run["metrics"]["kl"]["value"]
 
 
 def test_a_beta_sweep_looks_early_and_at_the_end(world):

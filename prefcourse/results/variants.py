@@ -116,11 +116,14 @@ def noise(world: World, method: str, flips: float, seed: int, split: str = "test
     rows = [exchanged(row) if i in turned else row for i, row in enumerate(rows)]
     if method in CORRECTED:
         settings["eps"] = flips
-    return fit(world, Method(method), rows, settings, seed, split)
+    return fit(world, Method(method), rows, settings, seed, split, on_the_way=False)
 
 
-def fit(world: World, method: Method, rows: list[Row], settings: Mapping, seed: int, split: str = "test") -> dict:
-    """Train a copy of the model that `method` starts from; return metrics, and path with a point for each of LOOKS."""
+def fit(
+    world: World, method: Method, rows: list[Row], settings: Mapping, seed: int, split: str = "test",
+    on_the_way: bool = True,
+) -> dict:  # fmt: skip
+    """Train a copy of the model that `method` starts from; return metrics and path: its end, and points at LOOKS."""
     policy = copy.deepcopy(getattr(world, method.start))
     common = {"reference": world.sft, "seed": seed, "progress": False, "lr": LR} | settings
     if method.loss in ("rloo", "ppo"):
@@ -130,7 +133,7 @@ def fit(world: World, method: Method, rows: list[Row], settings: Mapping, seed: 
         learn(policy, reward, prompts, world.tokenizer, measure=look, every=steps // 2, **common)
         return look.finish(policy, steps)
     data = unbalanced(rows) if method.data == "unbalanced" else rows
-    steps, look = len(rows) // BATCH, Look(world, seed, split, every=LOOKS[0], steps=LOOKS)
+    steps, look = len(rows) // BATCH, Look(world, seed, split, every=LOOKS[0], steps=LOOKS if on_the_way else ())
     common = {"batch_size": BATCH, "steps": steps, "measure": look, "every": LOOKS[0]} | common
     history = train(policy, data, world.tokenizer, loss=method.loss, **common)
     columns = ("loss", "logps/chosen", "logps/rejected", "rewards/accuracies")
