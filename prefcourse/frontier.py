@@ -85,7 +85,7 @@ def fit_gain(points: Points) -> tuple[float, float]:
 def gain_at(curve: Curve, kl: float, less: Curve | None = None) -> Estimate:
     """The gain at `kl` nats by `fit_gain`, over the seeds that go so far; with `less`, minus another's, seed by seed.
 
-    Only points up to twice as far are fitted. There is no extrapolation: raises ValueError if fewer than three seeds
+    Only points up to four times as far are fitted. There is no extrapolation: raises ValueError if fewer than three seeds
     (of both) have a point as far as `kl`.
     """
     found = [_gains(one, kl) for one in (curve, less) if one is not None]
@@ -100,6 +100,6 @@ def _gains(curve: Curve, kl: float) -> dict[int, float]:
     found = {}
     for seed, points in curve.items():
         if max(k for k, _ in points) >= kl:
-            a, b = fit_gain([point for point in points if point[0] <= 2 * kl])
+            a, b = fit_gain([point for point in points if point[0] <= 4 * kl])
             found[seed] = a * math.sqrt(kl) - b * kl
     return found
