@@ -12,9 +12,9 @@ from matplotlib.ticker import PercentFormatter
 
 from prefcourse.ab_tests import power, sample_size
 from prefcourse.evaluate import Estimate
-from prefcourse.plots.style import BLUE, GREY, INK, ORANGE, PURPLE, REFERENCE, STYLE
+from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, REFERENCE, STYLE
 
-LOOKS = [(BLUE, "o", "-"), (ORANGE, "X", "--"), (PURPLE, "^", "-.")]  # of intervals, and of runs in a forest plot
+LOOKS = [(BLUE, "o", "-"), (AMBER, "^", "--"), (GREEN, "s", "-.")]  # of intervals, and of runs in a forest plot
 
 
 def coverage(shares: Sequence[float], covered: Mapping[str, Sequence[float]], *, n: int, level: float = 0.95) -> Figure:
