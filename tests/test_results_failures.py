@@ -15,7 +15,16 @@ from prefcourse.results.failures import ARMS
 @pytest.fixture
 def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
     """A world of 36 pairs in which the true reward counts the letter o, and runs small enough for it."""
-    for name, value in {"PAIRS": 32, "FEW": 8, "NOISY": 20, "STEPS": 3, "BATCH": 4, "PROBE": 40, "SCORED": 6}.items():
+    for name, value in {
+        "PAIRS": 32,
+        "FEW": 8,
+        "NOISY": 20,
+        "STEPS": 3,
+        "BATCH": 4,
+        "PROBE": 40,
+        "SCORED": 6,
+        "_kept": {},
+    }.items():
         monkeypatch.setattr(failures, name, value)
     gold = lambda prompts, texts: torch.tensor([2.0 * text.count("o") for text in texts])  # noqa: E731
     rows = [{"prompt": f"{row['prompt']} {i}"} for i in (1, 2) for row in pairs][:40]

@@ -53,11 +53,12 @@ def displacement(
         left.set_ylabel("probability")
         left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         left.set_ylim(-0.02, 1.02)
-        left.legend(loc="center left", bbox_to_anchor=(0, 0.62))
+        left.legend(loc="center right")
         ends = _lines(right, paths, "chosen")
-        right.set_title(f"GPT-2: {_signed(min(ends), 1)} to {_signed(max(ends), 1)} nats, by loss")
+        failing, *fixed = (_signed(end, 1) for end in ends)
+        right.set_title(f"GPT-2: {failing} nats under {next(iter(paths))}, with a fix {' or '.join(fixed)}")
         right.axhline(0, **REFERENCE)
-        right.set_ylabel("log π/π_ref of chosen texts (nats)")
+        right.set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ of chosen texts (nats)")
         right.legend(loc="best")
     return fig
 
