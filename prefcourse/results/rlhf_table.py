@@ -151,6 +151,8 @@ def table(stored: Mapping, kl: float) -> list[list[str]]:
         tried = {(r["setting"]["knob"], r["setting"]["times"]) for r in stored["runs"]
                  if r["setting"]["method"] == method and r["setting"]["split"] == "test"}  # fmt: skip
         wrong = [which for which in tried if which[0] not in ("none", "memory")]
+        if not wrong:
+            return "not measured"
         ratios = [effect(stored, method, *which, "kl", ratio=True) for which in wrong]
         return format(max(ratios, key=lambda ratio: abs(math.log(ratio.value))), ".1f")
 
@@ -175,7 +177,7 @@ def table(stored: Mapping, kl: float) -> list[list[str]]:
         at(f"gain at {kl:g} nats of KL", lambda method: gain_at_kl(stored, method, kl)),
         at("gain at DPO's work", lambda method: gain_at_work(stored, method, all_work["dpo"])),
         at("gain at RLOO's work", lambda method: gain_at_work(stored, method, all_work["rloo"])),
-        ["KL as a multiple, the worst setting 3 times wrong", "not measured", worst("rloo"), worst("dpo")],
+        ["KL as a multiple, the worst setting 3 times wrong", worst("ppo"), worst("rloo"), worst("dpo")],
         row("standard deviation of the gain over seeds", gain, ".2f", by=spread),
         row("standard deviation of the KL over seeds", lambda run: run["metrics"]["kl"]["value"], ".2f", by=spread),
     ]
