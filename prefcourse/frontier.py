@@ -85,8 +85,8 @@ def fit_gain(points: Points) -> tuple[float, float]:
 def gain_at(curve: Curve, kl: float, less: Curve | None = None) -> Estimate:
     """The gain at `kl` nats by `fit_gain`, over the seeds that go so far; with `less`, minus another's, seed by seed.
 
-    Only points up to four times as far are fitted. There is no extrapolation: raises ValueError if fewer than three seeds
-    (of both) have a point as far as `kl`.
+    Only points up to four times as far are fitted. There is no extrapolation: raises ValueError if fewer than three
+    seeds (of both) have a point as far as `kl`.
     """
     found = [_gains(one, kl) for one in (curve, less) if one is not None]
     seeds = sorted(set.intersection(*map(set, found)))

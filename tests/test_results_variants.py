@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prefcourse.results import GRIDS, rlhf_vs_dpo, variants
+from prefcourse.frontier import curves
+from prefcourse.results import GRIDS, load, rlhf_vs_dpo, variants
 
 
 @pytest.fixture
@@ -100,3 +101,41 @@ def test_the_grids_are_wide_enough():
     assert {s["beta"] for s in GRIDS["beta-sweep"][1] if s["lr"] == 2e-4} == {0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0}
     assert {s["flips"] for s in GRIDS["noise"][1]} == {0.0, 0.2, 0.4}
     assert not any(s["flips"] == 0 and s["method"] in variants.CORRECTED for s in GRIDS["noise"][1])
+
+
+def test_the_stored_sweep_goes_less_far_with_a_larger_beta():
+    runs = [run for run in load("beta-sweep")["runs"] if run["setting"]["lr"] == 2e-4]
+    ends = {}
+    for run in runs:
+        ends.setdefault(run["setting"]["beta"], []).append(run["metrics"]["kl"]["value"])
+    assert all(len(found) == 3 for found in ends.values())
+    means = [sum(ends[beta]) / 3 for beta in variants.BETAS]
+    assert means == sorted(means, reverse=True) and means[0] > 15
+
+
+def test_the_stored_frontier_is_wide_and_every_method_is_there():
+    stored = load("methods")
+    assert [run["setting"] for run in stored["runs"]] == GRIDS["methods"][1]
+    found = curves(stored)
+    assert len(found) >= 16 and all(set(seeds) == {0, 1, 2} for seeds in found.values())
+    assert max(kl for seeds in found.values() for points in seeds.values() for kl, _ in points) > 15
+    assert all(run["metrics"]["gain"]["low"] <= run["metrics"]["gain"]["value"] <= run["metrics"]["gain"]["high"]
+               for run in stored["runs"] if "gain" in run["metrics"])  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["orpo (from base)", "simpo"])
+def test_orpo_and_simpo_work_in_every_seed_at_some_setting(method):
+    low = {}
+    for run in load("methods")["runs"]:
+        if run["setting"]["method"] == method:
+            low.setdefault(run["setting"]["value"], []).append(run["metrics"]["gain"]["low"])
+    assert any(min(ends) > 0 for ends in low.values())
+
+
+def test_the_stored_noise_costs_every_loss():
+    gains = {}
+    for run in load("noise")["runs"]:
+        key = run["setting"]["method"], run["setting"]["flips"]
+        gains.setdefault(key, []).append(run["metrics"]["gain"]["value"])
+    for method in ("dpo", "ipo", "kto"):
+        assert sum(gains[method, 0.4]) < sum(gains[method, 0.0])

@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from prefcourse.plots.style import BLUE, FAINT, GREY, INK, KL_LABEL, ORANGE, REFERENCE, STYLE
+from prefcourse.frontier import fit_gain
+from prefcourse.plots.style import BLUE, GREY, INK, KL_LABEL, ORANGE, REFERENCE, STYLE
 
 GAIN = "gain in gold reward over SFT (nats)"
 Ends = tuple[float, float, float]  # value, low, high
@@ -56,39 +57,39 @@ def beta_paths(
 
 def frontier_panels(
     ends: Mapping[str, Sequence[tuple[float, Ends]]], curves: Mapping[str, Curve], *, title: str, compare: str = "dpo",
-    kl: float = 18.0, columns: int = 4,
+    kl: float = 18.0, columns: int = 6,
 ) -> Figure:  # fmt: skip
-    """One panel a method: its runs with intervals, its points on the way, and the curve of `compare` behind them.
+    """One panel a method: its runs with intervals, its points on the way, and what `compare` gains, as a grey line.
 
     ends: method → (kl, gain with its interval over prompts) of every run. curves: method → seed → (kl, gain), the
-    points on the way included. Every panel has the same axes; a point beyond them is drawn at the edge, as a triangle.
+    points on the way included. The line is gain = d (a - b d), d = √KL, fitted to all points of `compare` inside the
+    axes. Every panel has the same axes; a run beyond them stands at the edge, as a triangle.
     """
     every = [gain for runs in ends.values() for _, gain in runs]
-    low, high = min(min(g[1] for g in every), 0) - 0.1, max(g[2] for g in every) + 0.1
-    low = max(low, -1.2)
-    rows = -(-len(ends) // columns)
+    low, high = max(min(min(g[1] for g in every), 0) - 0.1, -1.2), max(g[2] for g in every) + 0.1
+    rows, grid = -(-len(ends) // columns), np.linspace(0, kl, 100)
+    a, b = fit_gain([point for points in curves[compare].values() for point in points if point[0] <= kl])
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titlesize": 10.5, "axes.titlepad": 5}):
-        fig, grid = plt.subplots(rows, columns, figsize=(2.7 * columns, 0.9 + 1.95 * rows), sharex=True, sharey=True)
-        panels = grid.flatten()
-        for axes, (method, runs) in zip(panels, ends.items(), strict=False):
-            axes.axhline(0, **REFERENCE, zorder=1)
-            for name, colour, size in ((compare, GREY, 2.5), (method, BLUE if method == compare else ORANGE, 3.5)):
-                for points in curves.get(name, {}).values():
-                    x, y = np.array([(0.0, 0.0), *points]).T
-                    own = name == method
-                    look = {"linestyle": "none", "marker": "o", "alpha": 0.45} if own else {"linewidth": 1.6}
-                    axes.plot(x, y, markersize=size, color=colour if own else FAINT, zorder=1 + own, **look)
+        fig, panels = plt.subplots(
+            rows, columns, figsize=(11.7, 0.9 + 1.95 * rows), sharex=True, sharey=True, squeeze=False
+        )
+        for axes, (method, runs) in zip(panels.flat, ends.items(), strict=False):
             colour = BLUE if method == compare else ORANGE
+            axes.axhline(0, **REFERENCE, zorder=1)
+            axes.plot(grid, a * np.sqrt(grid) - b * grid, color=GREY, linewidth=1.6, zorder=1)
+            for points in curves.get(method, {}).values():
+                x, y = np.array(points, dtype=float).T
+                axes.plot(x, y, color=colour, linestyle="none", marker="o", markersize=3.5, alpha=0.45, zorder=2)
             for x, (value, bottom, top) in runs:
                 outside = x > kl or value < low
                 axes.errorbar(min(x, kl), max(value, low), [[value - bottom], [top - value]], color=colour,
                               marker=">" if outside else "o", markersize=6, markeredgecolor="white", elinewidth=1,
                               clip_on=False, zorder=4)  # fmt: skip
             axes.set_title(method)
-        for axes in panels[len(ends) :]:
+        for axes in list(panels.flat)[len(ends) :]:
             axes.set_visible(False)
-        panels[0].set_xlim(0, kl)
-        panels[0].set_ylim(low, high)
+        panels[0, 0].set_xlim(0, kl)
+        panels[0, 0].set_ylim(low, high)
         fig.supxlabel(KL_LABEL, fontsize=10.5)
         fig.supylabel(GAIN, fontsize=10.5)
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
