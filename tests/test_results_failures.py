@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prefcourse import losses
-from prefcourse.results import failures
+from prefcourse.results import failures, load
 from prefcourse.results.failures import ARMS
 
 
@@ -87,3 +87,47 @@ def test_a_run_can_be_shortened_for_a_lesson(world):
     policy, look, history = failures.train_arm(world, "displacement", "dpo", 1, rows, probes, steps=2, every=1)
     assert [math.isnan(kl) for kl in history["kl"]] == [False] * 3 and "held_chosen" in look.names
     assert not torch.equal(policy.lm_head.weight, world.sft.lm_head.weight)
+
+
+# ------------------------------------------------------------------------------------------- what is stored
+
+
+def ends(failure, arm, metric):
+    """One number a seed."""
+    runs = [
+        run for run in load("failures")["runs"] if run["setting"] | {"failure": failure, "arm": arm} == run["setting"]
+    ]
+    assert len(runs) == 3
+    return [run["metrics"][metric]["value"] if metric in run["metrics"] else run["path"][-1][metric] for run in runs]
+
+
+def test_dpo_lowers_chosen_texts_and_the_fixes_raise_those_they_train_on():
+    assert max(ends("displacement", "dpo", "held_chosen")) < -1 and min(ends("displacement", "dpo", "kl")) > 1
+    for arm in ("dpo_nll", "dpop"):
+        assert min(ends("displacement", arm, "chosen")) > 0
+
+
+def test_few_pairs_are_learned_by_heart_at_a_kl_that_a_larger_beta_cuts():
+    assert min(ends("over-optimisation", "β = 0.02", "ranked")) > 0.97
+    assert max(ends("over-optimisation", "β = 0.5", "kl")) < 0.5 * min(ends("over-optimisation", "β = 0.02", "kl"))
+
+
+def test_only_the_offset_shortens_the_texts_of_a_judge_who_likes_length():
+    found = zip(*(ends("length", arm, "length") for arm in ("offset", "dpo", "dpo_norm")), strict=True)
+    assert all(offset < 0.6 * dpo < dpo < norm for offset, dpo, norm in found)
+
+
+def test_on_labels_learned_by_heart_bounded_losses_stop_where_the_theory_says():
+    for arm, h in (("cdpo", math.log((1 - failures.FLIPS) / failures.FLIPS) / failures.BETA), ("ipo", 1 / (2 * 0.1))):
+        moved = [a - b for a, b in zip(ends("noise", arm, "chosen"), ends("noise", arm, "rejected"), strict=True)]
+        assert moved == pytest.approx([h] * 3, rel=0.25)
+        assert min(ends("noise", arm, "flips_ranked")) > 0.8
+
+
+def test_a_high_rate_explodes_with_warm_up_too_and_a_stop_comes_at_the_first_step_beyond():
+    for arm in ("lr × 10", "lr × 10, long warm-up"):
+        assert min(ends("rate", arm, "kl")) > 40
+    for run in load("failures")["runs"]:
+        if "stop" in run["setting"]["arm"]:
+            *before, last = (point["kl"] for point in run["path"])
+            assert max(before) <= 5 < last and run["steps"] <= 5
