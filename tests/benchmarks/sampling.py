@@ -1,6 +1,6 @@
 """Seconds to sample: `prefcourse.generate` and transformers' `model.generate`, same model, prompts and settings.
 
-    python tests/benchmarks/sampling.py                       # two minutes; the table, and data/results/sampling.json
+    python tests/benchmarks/sampling.py                       # three minutes; the table, and data/results/sampling.json
     python tests/benchmarks/sampling.py --rounds 1 --out ''   # a look, nothing written
 
 Both sample at temperature 1, stop at EOS and get every prompt in one call, theirs padded on the left. Each side loads
@@ -72,7 +72,7 @@ def measure(case: tuple[int, int, int], world: World, rounds: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", default="data/results/sampling.json", help="where the numbers go; '' for nowhere")
     args = parser.parse_args()
