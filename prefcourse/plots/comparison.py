@@ -6,9 +6,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, KL_LABEL, PURPLE, REFERENCE, SKY, STYLE
+from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, KL_LABEL, PURPLE, REFERENCE, SKY, STYLE, _forests
 
 LOOKS = {  # one look for each method, the same in every figure of the lesson
     "DPO": (BLUE, "o", "-"),
@@ -67,34 +67,14 @@ def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -
     drawn in order.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
-        fig, panels = plt.subplots(1, 2, figsize=(10.8, 1.4 + 0.31 * len(rows)), sharey=True)
-        places, place, last = [], 0.0, rows[0][0]
-        for method, *_ in rows:
-            place += 1.0 if method == last else 1.8
-            last = method
-            places.append(place)
-        for axes, column in zip(panels, (2, 3), strict=True):
-            axes.axvline(column - 2, **REFERENCE)  # no change: a difference of 0, a ratio of 1
-            for row, y in zip(rows, places, strict=True):
-                value, low, high = row[column]
-                colour, marker, _ = LOOKS[row[0]]
-                bar = [[value - low], [high - value]]
-                axes.errorbar(
-                    value, y, xerr=bar, color=colour, marker=marker, markersize=7.5, markeredgecolor="white",
-                    elinewidth=1.6,
-                )  # fmt: skip
-        panels[0].set_yticks(places, [f"{method}: {what}" for method, what, *_ in rows])
-        panels[0].invert_yaxis()
+        fig, panels = _forests(rows, [LOOKS[method][:2] for method, *_ in rows], title=title)
+        for axes, nothing in zip(panels, (0, 1), strict=True):  # no change: a difference of 0, a ratio of 1
+            axes.axvline(nothing, **REFERENCE)
         panels[0].set_title("Change of gold reward (nats)")
         panels[1].set_title("KL, as a multiple of what it was")
         panels[0].set_xlabel("wrong setting − tuned setting, same seeds")
         panels[1].set_xlabel("wrong setting ÷ tuned setting, same seeds (logarithmic)")
-        panels[1].set_xscale("log")
-        panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        panels[1].xaxis.set_minor_formatter(NullFormatter())
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
-    return fig
+        return fig
 
 
 def regret_by_pairs(panels: Mapping[str, tuple[Sequence[int], Mapping[str, np.ndarray]]], *, title: str) -> Figure:

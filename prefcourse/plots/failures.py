@@ -6,7 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 from prefcourse.plots.style import (
     AMBER,
@@ -20,6 +20,7 @@ from prefcourse.plots.style import (
     REJECTED,
     SKY,
     STYLE,
+    _forests,
     _signed,
 )
 
@@ -122,35 +123,17 @@ def price_of_fixes(rows: Sequence[tuple[str, str, Ends, Ends]], *, gold: float, 
     rows: (failure, arm, gold reward, KL), each number as value, low, high; drawn in order. gold: that of the reference.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
-        fig, panels = plt.subplots(1, 2, figsize=(10.8, 1.5 + 0.33 * len(rows)), sharey=True)
-        places, place, last = [], 0.0, rows[0][0]
-        for failure, *_ in rows:
-            place += 1.0 if failure == last else 1.7
-            last = failure
-            places.append(place)
-        for axes, column in zip(panels, (2, 3), strict=True):
-            seen: dict[str, int] = {}
-            for row, y in zip(rows, places, strict=True):
-                colour, marker, _ = ARMS[seen.get(row[0], 0) % len(ARMS)]
-                seen[row[0]] = seen.get(row[0], 0) + 1
-                value, low, high = row[column]
-                axes.errorbar(value, y, xerr=[[max(value - low, 0)], [max(high - value, 0)]], color=colour,
-                              marker=marker, markersize=8, markeredgecolor="white", elinewidth=1.6)  # fmt: skip
+        groups = [failure for failure, *_ in rows]
+        places = [groups[:i].count(failure) for i, failure in enumerate(groups)]  # of each arm within its failure
+        fig, panels = _forests(rows, [ARMS[place % len(ARMS)][:2] for place in places], title=title)
         panels[0].axvline(gold, **REFERENCE)
         panels[0].annotate("SFT", (gold, 1), (4, -2), xycoords=("data", "axes fraction"), va="top", color=GREY,
                            textcoords="offset points", fontsize=9.5)  # fmt: skip
-        panels[0].set_yticks(places, [f"{failure}: {arm}" for failure, arm, *_ in rows])
-        panels[0].invert_yaxis()
         panels[0].set_title("What it earned")
         panels[0].set_xlabel("gold reward (nats of log-odds)")
         panels[1].set_title("What it paid")
         panels[1].set_xlabel("KL to SFT (nats per completion, logarithmic)")
-        panels[1].set_xscale("log")
-        panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        panels[1].xaxis.set_minor_formatter(NullFormatter())
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
-    return fig
+        return fig
 
 
 def _lines(axes: plt.Axes, paths: Paths, name: str, x: str = "step") -> list[float]:

@@ -6,8 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's palette, which readers with any colour vision can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -139,6 +141,35 @@ def _write_labels(axes, labels: Sequence[tuple[float, float, str]], curves: Sequ
         )  # fmt: skip
         rows = np.linspace(corner(side), corner(side) + size, 12)  # (12, 2)
         taken.append(np.stack(np.meshgrid(*rows.T), axis=-1).reshape(-1, 2))
+
+
+def _forests(rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: str) -> tuple[Figure, np.ndarray]:
+    """Two panels of points with intervals, one row each, a gap between groups; the right axis is logarithmic.
+
+    rows: (group, what, left, right), the last two as value, low, high. looks: colour and marker of each row. To be
+    called inside the caller's rc_context.
+    """
+    fig, panels = plt.subplots(1, 2, figsize=(10.8, 1.4 + 0.31 * len(rows)), sharey=True)
+    places, place, last = [], 0.0, rows[0][0]
+    for group, *_ in rows:
+        place += 1.0 if group == last else 1.8
+        last = group
+        places.append(place)
+    for axes, column in zip(panels, (2, 3), strict=True):
+        for row, y, (colour, marker) in zip(rows, places, looks, strict=True):
+            value, low, high = row[column]
+            axes.errorbar(
+                value, y, xerr=[[max(value - low, 0)], [max(high - value, 0)]], color=colour, marker=marker,
+                markersize=7.5, markeredgecolor="white", elinewidth=1.6,
+            )  # fmt: skip
+    panels[0].set_yticks(places, [f"{group}: {what}" for group, what, *_ in rows])
+    panels[0].invert_yaxis()
+    panels[1].set_xscale("log")
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    panels[1].xaxis.set_minor_formatter(NullFormatter())
+    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig, panels
 
 
 def _moves(values: np.ndarray, decimals: int) -> str:
