@@ -82,24 +82,24 @@ def fit_gain(points: Points) -> tuple[float, float]:
     return float(a), float(b)
 
 
-def gain_at(curve: Curve, kl: float, less: Curve | None = None) -> Estimate:
+def gain_at(curve: Curve, kl: float, less: Curve | None = None, reach: float = 4.0) -> Estimate:
     """The gain at `kl` nats by `fit_gain`, over the seeds that go so far; with `less`, minus another's, seed by seed.
 
-    Only points up to four times as far are fitted. There is no extrapolation: raises ValueError if fewer than three
+    Only points up to `reach` times as far are fitted. There is no extrapolation: raises ValueError if fewer than three
     seeds (of both) have a point as far as `kl`.
     """
-    found = [_gains(one, kl) for one in (curve, less) if one is not None]
+    found = [_gains(one, kl, reach) for one in (curve, less) if one is not None]
     seeds = sorted(set.intersection(*map(set, found)))
     if len(seeds) < 3:
         raise ValueError(f"{len(seeds)} seeds have a point at {kl:g} nats; allowed are 3 and more")
     return over_seeds([found[0][seed] - (found[1][seed] if less is not None else 0) for seed in seeds])
 
 
-def _gains(curve: Curve, kl: float) -> dict[int, float]:
+def _gains(curve: Curve, kl: float, reach: float) -> dict[int, float]:
     """seed → the gain at `kl`, of the seeds that reach it."""
     found = {}
     for seed, points in curve.items():
         if max(k for k, _ in points) >= kl:
-            a, b = fit_gain([point for point in points if point[0] <= 4 * kl])
+            a, b = fit_gain([point for point in points if point[0] <= reach * kl])
             found[seed] = a * math.sqrt(kl) - b * kl
     return found

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from prefcourse.evaluate import Estimate, over_seeds
-from prefcourse.frontier import fit_gain
+from prefcourse.frontier import curves, gain_at
 
 CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143)}  # 2.5 % and 97.5 % points
 THIRD = 0.3333
@@ -68,26 +68,10 @@ def gain_at_kl(stored: Mapping, method: str, kl: float, less: str | None = None)
     3.2) found for best-of-n, gain = d (a - b d) with d = √KL, which is 0 at the reference. There is no extrapolation:
     raises ValueError if fewer than three seeds have a point as far as `kl`.
     """
-    found = [_gains(stored, name, kl) for name in (method, less) if name]
-    seeds = sorted(set.intersection(*map(set, found)))
-    if len(seeds) < 3:
-        raise ValueError(f"{len(seeds)} seeds of {method} have a point at {kl} nats; allowed are 3 and more")
-    return over_seeds([found[0][seed] - (found[1][seed] if less else 0) for seed in seeds])
-
-
-def _gains(stored: Mapping, method: str, kl: float) -> dict[int, float]:
-    """seed → the gain at `kl`, of the seeds that reach it."""
-    paths: dict[int, list[dict]] = {}
-    for run in stored["runs"]:
-        setting = run["setting"]
-        if setting["method"] == method and setting["knob"] in ("none", "beta") and setting["split"] == "test":
-            paths.setdefault(setting["seed"], []).extend(run["path"])
-    found = {}
-    for seed, path in paths.items():
-        if max(point["kl"] for point in path) >= kl:
-            a, b = fit_gain([(point["kl"], point["gain"]) for point in path])
-            found[seed] = a * math.sqrt(kl) - b * kl
-    return found
+    runs = [run for run in stored["runs"]
+            if run["setting"]["knob"] in ("none", "beta") and run["setting"]["split"] == "test"]  # fmt: skip
+    found = curves({"runs": runs})
+    return gain_at(found[method], kl, found[less] if less else None, reach=math.inf)
 
 
 def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
