@@ -1,4 +1,4 @@
-# make setup | lab | run | test | notebooks | browser | clean
+# make setup | lab | run | test | notebooks | exercises | browser | clean
 #
 # On Windows, or without make, README.md has the same steps as plain python and pip lines.
 
@@ -13,11 +13,11 @@ EXERCISES := $(wildcard exercises/*.ipynb)
 # Notebooks are compared strictly, cell by cell, in the environment of the tests.
 NBVAL := $(TESTS)/bin/pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
          --nbval-sanitize-with tests/nbval-sanitize.cfg
-# The tests and the kernels that they start see no network and draw no progress bars.
+# The tests and the kernels that they start see no network, draw no progress bars and leave a learner's progress alone.
 OFFLINE := PYTHONPATH="$(CURDIR)/tests/offline" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
-           TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false
+           TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PREFCOURSE_PROGRESS="$(CURDIR)/build/progress.json"
 
-.PHONY: help setup lab run test notebooks browser clean
+.PHONY: help setup lab run test notebooks exercises browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make run        set up, then train DPO on the bundled model and show what changed"
 	@echo "make test       everything that CI runs, in a fresh environment"
 	@echo "make notebooks  run all notebooks and write them back"
+	@echo "make exercises  write the students' exercise notebooks from their solutions"
 	@echo "make browser    install Chromium for the browser test (Debian and Ubuntu, as root); without it that test is skipped"
 	@echo "make clean      remove both environments and the caches (what a bundle run left in build/ stays)"
 
@@ -46,7 +47,11 @@ run: setup
 	$(VENV)/bin/python -m prefcourse train
 
 notebooks: setup
-	$(VENV)/bin/python -m prefcourse.notebooks $(LESSONS) $(SOLUTIONS)
+	PREFCOURSE_PROGRESS=build/progress.json $(VENV)/bin/python -m prefcourse.notebooks $(LESSONS) $(SOLUTIONS)
+	$(MAKE) exercises
+
+exercises: setup
+	$(VENV)/bin/python -m prefcourse.exercises
 
 clean:
 	rm -rf $(VENV) $(TESTS) build/lib build/bdist.* *.egg-info .pytest_cache .ruff_cache .hypothesis

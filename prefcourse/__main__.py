@@ -1,4 +1,4 @@
-"""The command line: `python -m prefcourse doctor | train | evaluate | collect | bundle | results`. Each has --help."""
+"""The command line: `python -m prefcourse doctor | train | evaluate | collect | progress | …`. Each has --help."""
 
 import argparse
 import importlib.metadata
@@ -73,6 +73,14 @@ def collect_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def progress_command(args: argparse.Namespace) -> int:
+    """Say which of the exercises' checks have passed on this machine."""
+    from prefcourse.checks import progress
+
+    print(progress.report())
+    return 0
+
+
 def results_command(args: argparse.Namespace) -> int:
     """Run what is missing of a grid of experiments and store its result."""
     from prefcourse.results import write
@@ -115,6 +123,15 @@ def main(argv: list[str] | None = None) -> int:
     add.add_argument("--export", help="also write the pairs as JSON lines with prompt, chosen, rejected")
     add.add_argument("--world", help="folder of another copy of the bundled world")
     add.set_defaults(run=collect_command)
+
+    add = commands.add_parser(
+        "progress",
+        help="which of the exercises' checks have passed",
+        description="Lists, for each exercise notebook, the checks that have passed on this machine, and those still "
+        "open. A check that passes in a notebook is noted in ~/.prefcourse/progress.json; PREFCOURSE_PROGRESS names "
+        "another file. Delete the file to start anew.",
+    )
+    add.set_defaults(run=progress_command)
 
     add = commands.add_parser("results", help="run a grid of experiments and store its result (resumable)")
     add.add_argument("name", help="name of the grid, such as pairs-needed; a wrong name lists them all")

@@ -3,6 +3,7 @@
     explore(draw, beta=log_slider("β", 1.0, 0.05, 20), reward=slider("reward", 1.0, -3, 3))
     step_through(models, samples, prompts, world.tokenizer, world.gold)
     label_pairs(pairs, "runs/my-labels.jsonl")          # the labelling app, from `prefcourse.labelling`
+    progress()                                          # which of the exercises' checks have passed
 
 Only core ipywidgets, which are the same in versions 7.7 and 8. A widget calls functions of the package and holds no
 logic of its own, so whatever it shows can be had without it, as a static figure.
@@ -17,12 +18,13 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse import plots
+from prefcourse.checks import progress as kept
 from prefcourse.generate import Completion, generate
 from prefcourse.labelling import label_pairs
 from prefcourse.lesson import show, show_samples
 from prefcourse.rewards import GoldReward
 
-__all__ = ["explore", "label_pairs", "log_slider", "slider", "step_through"]
+__all__ = ["explore", "label_pairs", "log_slider", "progress", "slider", "step_through"]
 PAGE = 4  # prompts on the screen at a time
 
 
@@ -84,3 +86,22 @@ def step_through(
 
     controls = {"step": step, "page": page, "opening": opening}
     return ipywidgets.VBox([*controls.values(), ipywidgets.interactive_output(draw, controls)])
+
+
+def progress() -> ipywidgets.VBox:
+    """A bar of points for each exercise notebook, from the file that `python -m prefcourse progress` reads."""
+    rows = ipywidgets.VBox()
+
+    def draw(_=None) -> None:
+        lines = []
+        for number, have, all_, points, worth, left in kept.table():
+            bar = ipywidgets.IntProgress(value=points, min=0, max=worth, description=number, layout={"width": "16em"})
+            open_ = f"still open: {', '.join(left)}" if left else "done"
+            text = f"{points} of {worth} points, {have} of {all_} checks; {open_}"
+            lines.append(ipywidgets.HBox([bar, ipywidgets.Label(text)]))
+        rows.children = lines
+
+    again = ipywidgets.Button(description="look again", tooltip="read the progress file again")
+    again.on_click(draw)
+    draw()
+    return ipywidgets.VBox([rows, again])

@@ -1,0 +1,34 @@
+"""The exercises' checks: one module per exercise notebook, with reference, wrong answers and hints side by side.
+
+    from prefcourse import checks
+
+    checks.ex06.dpo_loss(my_dpo_loss)          # not attempted, pass, or fail with the first failing case and a hint
+    checks.ex06.first_loss.ask(SEED)           # the options of a question, in the order of this seed
+    runs = checks.attempt(my_sweep)            # None while `my_sweep` is a stub: an unsolved notebook runs to its end
+
+How a check finds its hint: next to each reference stand the wrong answers that learners really give, its *mutants*.
+An answer that fails is compared with them, and the mutant that computes the same tells which mistake was made.
+"""
+
+import pkgutil
+from importlib import import_module
+
+from prefcourse.checks.core import Check, CheckFailed, Exercise, Mutant, Result, attempt, exercise
+from prefcourse.checks.questions import Choice, choice
+
+__all__ = ["Check", "CheckFailed", "Choice", "Exercise", "Mutant", "Result", "attempt", "choice", "exercise"]
+
+NUMBERS = sorted(m.name[2:] for m in pkgutil.iter_modules(__path__) if m.name.startswith("ex"))
+
+
+def of_notebook(number: str) -> dict[str, Check]:
+    """Name → check of one exercise notebook, such as "06", in the order in which they stand in its module."""
+    if number not in NUMBERS:
+        raise ValueError(f"there are no checks for notebook {number!r}; there are {', '.join(NUMBERS)}")
+    return {c.name: c for c in vars(import_module(f"prefcourse.checks.ex{number}")).values() if isinstance(c, Check)}
+
+
+def __getattr__(name: str):
+    if name.startswith("ex") and name[2:] in NUMBERS:  # loaded when first used: a notebook needs one of fourteen
+        return import_module(f"prefcourse.checks.{name}")
+    raise AttributeError(f"prefcourse.checks has no {name!r}; it has ex{', ex'.join(NUMBERS)}")

@@ -1,0 +1,239 @@
+"""The exercises' checks, tested with right answers, with every mutant, with stubs and with remembered numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from prefcourse import checks
+from prefcourse.__main__ import main
+from prefcourse.checks import progress
+from prefcourse.checks.core import SEED_VARIABLE
+from prefcourse.checks.values import difference, shown
+
+ALL = [check for number in checks.NUMBERS for check in checks.of_notebook(number).values()]
+ANSWERS = [(check, name, k) for check in ALL for k, (name, _, _) in enumerate(check.answers(0))]
+SEEDS = (0, 1)
+
+
+def named(check):
+    return f"{check.number}.{check.name}"
+
+
+@pytest.fixture(autouse=True)
+def own_progress(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFCOURSE_PROGRESS", str(tmp_path / "kept" / "progress.json"))
+    monkeypatch.delenv(SEED_VARIABLE, raising=False)
+
+
+def stub(*arguments):
+    raise NotImplementedError
+
+
+# ---------------------------------------------------------------------------------------------- every check
+
+
+@pytest.mark.parametrize(("check", "name", "k"), ANSWERS, ids=[f"{named(c)}-{name[:40]}" for c, name, _ in ANSWERS])
+def test_the_reference_passes_and_every_mutant_gets_its_own_hint(check, name, k):
+    for seed in SEEDS:
+        _, answer, hint = list(check.answers(seed))[k]
+        result = check.judge(answer, seed)
+        if hint is None:
+            assert result.status == "pass", result
+        else:
+            assert (result.status, result.hint) == ("fail", hint), result
+
+
+@pytest.mark.parametrize("check", ALL, ids=named)
+def test_a_stub_is_not_attempted_and_there_are_mutants_enough(check):
+    assert check.judge(stub, 0).status == "not attempted"
+    hints = [mutant.hint for mutant in check.mutants]
+    assert 3 <= len(hints) == len(set(hints))
+    assert check.points >= 1 and len(check.title) > 10
+
+
+@pytest.mark.parametrize("check", [c for c in ALL if isinstance(c, checks.Exercise)], ids=named)
+def test_remembered_answers_do_not_pass(check):
+    """Someone notes what the reference gives, case by case, and returns that on the next run."""
+    notes = [check.outcome(check.reference, case) for case in check.cases(torch.Generator().manual_seed(0))]
+    again = [check.outcome(check.reference, case) for case in check.cases(torch.Generator().manual_seed(1))]
+    assert len(notes) == len(again) >= 2
+    assert any(difference(a, b, check.tol) for a, b in zip(notes, again, strict=True)), "no case is drawn afresh"
+
+
+@pytest.mark.parametrize("check", [c for c in ALL if isinstance(c, checks.Exercise)], ids=named)
+def test_other_failures_are_caught_and_shown_shortly(check):
+    def fails(*arguments):
+        return undefined_name  # noqa: F821
+
+    result = check.judge(fails, 0)
+    assert result.status == "fail" and "in line 2 of your function: return undefined_name" in result.text
+    assert "NameError" in result.text and "a name is not defined" in result.hint
+    assert check.judge(lambda *a: None, 0).status == "fail"
+    assert len(result.text.splitlines()) < 20
+
+
+def test_the_count_is_printed(capsys):
+    with capsys.disabled():
+        mutants = sum(len(check.mutants) for check in ALL)
+        print(f"\n{len(ALL)} checks in {len(checks.NUMBERS)} notebooks, {mutants} mutants, each with its own hint")
+
+
+# ---------------------------------------------------------------------------------------------- the machinery
+
+LAST = checks.ex06.dpo_loss
+
+
+def test_a_failure_shows_inputs_answer_expected_and_hint():
+    text = repr(LAST.judge(dict(LAST_answers())["beta_outside"], 0))
+    assert text.startswith("✗ dpo_loss: case 1 of 4 is wrong\n")
+    for part in ("beta ", "your answer   [0.039", "expected      [0.25", "Hint: β stands outside"):
+        assert part in text
+
+
+def LAST_answers():
+    return [(name, answer) for name, answer, _ in LAST.answers(0)]
+
+
+def test_an_answer_cannot_spoil_the_inputs_or_the_notebooks_random_numbers():
+    def spoils(*arguments):
+        value = LAST.reference(*arguments)
+        for argument in arguments[:4]:
+            argument.zero_()
+        torch.rand(3)
+        return value
+
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    assert LAST.judge(spoils, 0).passed
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_what_is_no_function_and_what_takes_other_arguments():
+    assert "without calling it" in LAST.judge(3.0, 0).hint
+    assert "keep the function's arguments" in LAST.judge(lambda a: a, 0).hint
+    assert "`return` missing" in LAST.judge(lambda *a: None, 0).hint
+    assert LAST.judge(lambda *a: torch.zeros(3), 0).hint  # the general one
+
+
+def test_grading_raises_and_repeats_with_the_instructors_seed(monkeypatch):
+    assert LAST.grade(LAST.reference).passed
+    with pytest.raises(checks.CheckFailed, match="not attempted"):
+        LAST.grade(stub)
+    with pytest.raises(checks.CheckFailed) as one:
+        LAST.grade(lambda *a: torch.zeros(1, dtype=torch.float64), seed=3)
+    assert one.value._render_traceback_() == [str(one.value)]
+    seen = []
+
+    def watches(*arguments):
+        seen.append(float(arguments[0].sum()))
+        return LAST.reference(*arguments)
+
+    monkeypatch.setenv(SEED_VARIABLE, "2027")
+    LAST.grade(watches), LAST.grade(watches)
+    half = len(seen) // 2
+    assert seen[:half] == seen[half:]
+    monkeypatch.setenv(SEED_VARIABLE, "soon")
+    with pytest.raises(ValueError, match="whole number"):
+        LAST.grade(LAST.reference)
+
+
+def test_the_letters_of_a_question_depend_on_the_seed(capsys):
+    question = checks.ex06.kl_against_beta
+    orders = {tuple(question.lettered(seed).values()) for seed in range(30)}
+    assert len(orders) > 5
+    question.ask(3)
+    said = capsys.readouterr().out
+    assert said.splitlines()[1] == f"  a)  {question.lettered(3)['a']}" and all(o in said for o in question.options)
+    right = next(letter for letter, option in question.lettered(3).items() if option == question.right)
+    assert question.judge(lambda: f" {right.upper()} ", 3).passed
+    assert "return one letter of a, b, c, d" in question.judge(lambda: "z", 3).hint
+    assert "return one letter" in question.judge(lambda: 1 / 0, 3).hint
+    assert "without calling it" in question.judge("a", 3).hint
+    with pytest.raises(ValueError, match="needs the notebook's seed"):
+        question.judge(lambda: "a", None)
+
+
+def test_attempt_returns_what_a_function_returns_and_survives_a_stub(capsys):
+    assert checks.attempt(lambda x: x + 1, 2) == 3
+    assert checks.attempt(stub) is None
+    assert "stub: not attempted yet" in capsys.readouterr().out
+
+
+def test_unknown_notebooks_are_named():
+    with pytest.raises(ValueError, match="no checks for notebook '77'"):
+        checks.of_notebook("77")
+    with pytest.raises(AttributeError, match="ex06"):
+        checks.ex77  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "same"),
+    [
+        (1.0, 1.0 + 1e-7, True), (1, 1.0, True), (1.0, 1.1, False), (float("nan"), float("nan"), False),
+        (np.array([1.0, 2.0]), torch.tensor([1.0, 2.0]), True), ([1.0, 2.0], torch.tensor([1.0, 2.0]), True),
+        (torch.ones(2), torch.ones(2, 1), False), (torch.ones(()), torch.ones(1), False),
+        ("a", "a", True), ("a", "b", False), (True, True, True), (1, True, False), (None, None, True),
+        (torch.tensor(True), True, True), (None, 1.0, False), (object(), 1.0, False), ("a", 1.0, False),
+        ({"a": 1.0}, {"a": 1.0}, True), ({"a": 1.0}, {"b": 1.0}, False), ({"a": 1.0}, {"a": 2.0}, False),
+        ((1, "x"), [1, "x"], True), ([1], [1, 2], False), (3, [3], False), (np.array([1, 2]), [1, 2], True),
+        (torch.ones(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool), True),
+    ],
+)  # fmt: skip
+def test_difference(found, expected, same):
+    assert (difference(found, expected, 1e-5) == "") == same
+
+
+def test_shown_is_one_short_line():
+    model = torch.nn.Linear(2, 2)
+    values = [torch.arange(100.0), {"a": list(range(50))}, "x" * 300, model, stub, float("inf"), object(), [None, True]]
+    for value in values:
+        assert "\n" not in shown(value) and len(shown(value)) < 120
+    assert shown(torch.arange(100.0).reshape(4, 25)) == "4 × 25 numbers: 0, 1, 2, …"
+
+
+# ---------------------------------------------------------------------------------------------- progress
+
+
+def test_progress_remembers_what_passed_and_nothing_else(capsys):
+    assert LAST(stub).status == "not attempted" and LAST(lambda *a: 1.0).status == "fail"
+    LAST.grade(LAST.reference)
+    assert progress.passed() == {}
+    assert LAST(LAST.reference).passed and LAST(LAST.reference).passed
+    assert list(progress.passed()) == ["06"] and list(progress.passed()["06"]) == ["dpo_loss"]
+    row = next(row for row in progress.table() if row[0] == "06")
+    assert row[1] == 1 and row[3] == LAST.points and "ranking_loss" in row[5]
+    assert main(["progress"]) == 0
+    assert "ranking_loss" in capsys.readouterr().out
+
+
+def test_a_damaged_or_unwritable_progress_file_is_told_and_harms_nothing(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "progress.json"
+    monkeypatch.setenv("PREFCOURSE_PROGRESS", str(path))
+    for damaged in ("{", "[1]", json.dumps({"06": 3})):
+        path.write_text(damaged)
+        assert LAST(LAST.reference).passed
+        assert "not a progress file" in capsys.readouterr().out
+        assert path.read_text() == damaged
+        path.write_text(damaged + " ")
+    assert main(["progress"]) == 2
+    assert "move it away" in capsys.readouterr().err
+    monkeypatch.setenv("PREFCOURSE_PROGRESS", str(tmp_path / "progress.json" / "deeper"))  # a file is in the way
+    assert LAST(LAST.reference).passed
+    assert LAST(LAST.reference).passed
+    assert capsys.readouterr().out.count("not kept") == 1
+
+
+def test_the_widget_shows_a_bar_for_each_notebook():
+    from prefcourse.widgets import progress as widget
+
+    box = widget()
+    rows, again = box.children
+    assert [row.children[0].description for row in rows.children] == checks.NUMBERS
+    before = next(row.children[0].value for row in rows.children if row.children[0].description == "06")
+    LAST(LAST.reference)
+    again.click()
+    after = next(row.children[0].value for row in rows.children if row.children[0].description == "06")
+    assert after - before == LAST.points
