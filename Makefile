@@ -54,7 +54,7 @@ exercises: setup
 	$(VENV)/bin/python -m prefcourse.exercises
 
 clean:
-	rm -rf $(VENV) $(TESTS) build/lib build/bdist.* *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TESTS) $(COLAB) $(NBGRADER) build/lib build/bdist.* *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 browser:
@@ -73,11 +73,31 @@ endef
 
 # Colab's IPython and widgets in a folder of their own, put before the environment of the tests: the rest is shared.
 COLAB := build/colab-site
+ON_COLAB := $(OFFLINE) PYDEVD_DISABLE_FILE_VALIDATION=1 PYTHONPATH="$(CURDIR)/$(COLAB):$(CURDIR)/tests/offline"
 define COLAB_TESTS
 rm -rf $(COLAB) && $(TESTS)/bin/pip install --quiet --no-deps --target $(COLAB) ipywidgets==7.7.1 ipython==7.34.0 \
   ipykernel==6.17.1 ipython_genutils==0.2.0 backcall==0.2.0 pickleshare==0.7.5 decorator==4.4.2 && \
-$(OFFLINE) PYTHONPATH="$(CURDIR)/$(COLAB):$(CURDIR)/tests/offline" $(TESTS)/bin/pytest -q -p no:cacheprovider \
-  -W ignore::DeprecationWarning tests/test_labelling.py tests/test_lesson.py
+$(ON_COLAB) $(TESTS)/bin/pytest -q -p no:cacheprovider \
+  -W ignore::DeprecationWarning tests/test_labelling.py tests/test_lesson.py tests/test_checks.py
+endef
+
+# Solutions and student copies, strictly, with our versions and with Colab's at once: one core for each.
+define EXERCISE_TESTS
+$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) > build/exercises.log 2>&1 & ours=$$!; \
+$(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) > build/exercises-colab.log 2>&1 & colab=$$!; \
+wait $$ours; ours=$$?; wait $$colab; colab=$$?; \
+cat build/exercises.log; echo "-- with Colab's IPython and ipywidgets"; cat build/exercises-colab.log; \
+[ $$ours = 0 ] && [ $$colab = 0 ]
+endef
+
+# nbgrader has an environment of its own, which sees that of the tests behind it: torch is not installed twice.
+NBGRADER := build/nbgrader-venv
+define NBGRADER_TESTS
+rm -rf $(NBGRADER) && $(PYTHON) -m venv $(NBGRADER) && \
+site='import sysconfig; print(sysconfig.get_path("purelib"))' && \
+$(TESTS)/bin/python -c "$$site" > "$$($(NBGRADER)/bin/python -c "$$site")/tests.pth" && \
+$(NBGRADER)/bin/pip install --quiet nbgrader==0.9.6 -c constraints.txt && \
+$(OFFLINE) $(NBGRADER)/bin/python -m pytest -q -p no:cacheprovider tests/nbgrader_end_to_end.py
 endef
 
 # $(call stage,name,command): one stage with its seconds; the first that fails ends the run.
@@ -94,6 +114,6 @@ test:
 	$(call stage,pytest,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5); \
 	$(call stage,pytest on Colab versions,$(COLAB_TESTS)); \
 	$(if $(LESSONS),$(call stage,nbval: lessons,$(OFFLINE) $(NBVAL) $(LESSONS));) \
-	$(if $(SOLUTIONS),$(call stage,nbval: exercise solutions,$(OFFLINE) $(NBVAL) $(SOLUTIONS));) \
-	$(if $(EXERCISES),$(call stage,nbval: exercises,$(OFFLINE) $(NBVAL) $(EXERCISES));) \
+	$(call stage,nbval: exercises,$(EXERCISE_TESTS)); \
+	$(call stage,nbgrader end to end,$(NBGRADER_TESTS)); \
 	printf '%b' "\nmake test: all stages passed\n$$passed"
