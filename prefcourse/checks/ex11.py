@@ -1,0 +1,279 @@
+"""Checks of exercise notebook 11: DPO against RLHF."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.questions import choice
+from prefcourse.costs import Meter
+
+WORDS = 12  # of the tiny models' vocabulary
+
+# ---------------------------------------------------------------------------------------------- how many samples
+
+
+def _plans(draw: torch.Generator) -> list[Case]:
+    fixed = ((3, 1, 2), (1, 1, 1), (1, 2, 2), (2, 0, 3))  # the third cannot be done, the fourth has its reward model
+    epochs = [[int(torch.randint(low, 9, (), generator=draw)) for low in (4, 1, 1)] for _ in range(3)]
+    return [
+        {"epochs": e, "reward_epochs": r, "reuse": u} for e, r, u in (*fixed, *((e, r % 4, u) for e, r, u in epochs))
+    ]
+
+
+def _break_even(epochs, reward_epochs, reuse, scored=2, scored_dpo=1, both=1, backward=2, ppo_scored=3, clamp=True):
+    """Completions for each pair at which the work is equal: with the defaults, the right ones."""
+    trained = 1 + backward
+    spared = 2 * scored_dpo + 2 * trained * epochs - (1 + both) * trained * reward_epochs  # in units of N L
+    found = {"RLOO": spared / (1 + scored + trained), "PPO": spared / (1 + ppo_scored + trained * reuse)}
+    return {name: max(0.0, value) if clamp else value for name, value in found.items()}
+
+
+@exercise(
+    cases=_plans,
+    points=3,
+    hint="write both works with N, K, L and E, set them equal and solve for K/N. Of the lesson's numbers only the 6 of "
+    "the reward model, the 6 of DPO's policy and PPO's 2 passes over a sample change.",
+)
+def break_even(epochs, reward_epochs, reuse):
+    """Completions for each pair at which RLOO and PPO do as much work as DPO."""
+    return _break_even(epochs, reward_epochs, reuse)
+
+
+@break_even.mutant(
+    "your DPO scores the reference anew in every epoch. Its log-probs are computed once and kept: 2NL + 6NLE, not 8NLE."
+)
+def reference_every_epoch(epochs, reward_epochs, reuse):
+    return _break_even(epochs, reward_epochs, reuse, scored_dpo=epochs)
+
+
+@break_even.mutant(
+    "the reward model fell from the sky: its training, 6NL for each of its epochs, is part of RLHF's work."
+)
+def reward_model_free(epochs, reward_epochs, reuse):
+    return _break_even(epochs, 0, reuse)
+
+
+@break_even.mutant("your reward model reads one text of each pair. It compares two: 3 · 2NL for each epoch.")
+def one_side(epochs, reward_epochs, reuse):
+    return _break_even(epochs, reward_epochs, reuse, both=0)
+
+
+@break_even.mutant("your PPO scores a sample twice. It takes reference, reward model and the policy that drew it: 3KL.")
+def ppo_scores_twice(epochs, reward_epochs, reuse):
+    return _break_even(epochs, reward_epochs, reuse, ppo_scored=2)
+
+
+@break_even.mutant("a negative number of completions: where the reward model alone costs more than DPO, return 0.")
+def negative(epochs, reward_epochs, reuse):
+    return _break_even(epochs, reward_epochs, reuse, clamp=False)
+
+
+@break_even.mutant("you count a trained token as 2 units. It costs 3: one forward, and a backward pass of two.")
+def backward_as_forward(epochs, reward_epochs, reuse):
+    return _break_even(epochs, reward_epochs, reuse, backward=1)
+
+
+# ---------------------------------------------------------------------------------------------- a policy that shares
+
+
+def _shared_worlds(draw: torch.Generator) -> list[Case]:
+    def world(prompts: int, responses: int, features: int, beta: float) -> Case:
+        wins = torch.randint(0, 5, (prompts, responses, responses), generator=draw).double()
+        rand = {"generator": draw, "dtype": torch.float64}
+        return {
+            "theta": torch.randn(features, **rand),
+            "wins": wins * (1 - torch.eye(responses, dtype=torch.float64)),
+            "reference": torch.randn(prompts, responses, **rand).softmax(-1),
+            "features": torch.randn(responses, features, **rand),
+            "beta": beta,
+        }
+
+    one = torch.tensor([[[0.0, 2.0], [1.0, 0.0]]], dtype=torch.float64)
+    fixed = {
+        "theta": torch.tensor([1.0], dtype=torch.float64), "wins": one,
+        "reference": torch.tensor([[0.75, 0.25]], dtype=torch.float64),
+        "features": torch.tensor([[1.0], [0.0]], dtype=torch.float64), "beta": 0.5,
+    }  # fmt: skip
+    return [fixed, world(2, 4, 3, 0.5), world(3, 3, 2, 0.2), world(2, 5, 2, 2.0)]
+
+
+def _shared_loss(theta, wins, reference, features, beta, scale=None, outside=None, subtract=1.0) -> Tensor:
+    logits = reference.log() + features @ theta / (beta if scale is None else scale)  # (X, Y)
+    h = logits.log_softmax(-1) - subtract * reference.log()
+    margin = (beta if outside is None else outside) * (h[:, :, None] - h[:, None, :])
+    return -(wins * logsigmoid(margin)).sum()
+
+
+def _value_and_gradient(answer, theta, *rest) -> dict[str, Tensor]:
+    theta = theta.requires_grad_()
+    value = answer(theta, *rest)
+    if not isinstance(value, Tensor):
+        return value
+    (gradient,) = torch.autograd.grad(value.sum(), theta, allow_unused=True) if value.requires_grad else (None,)
+    return {"loss": value.detach(), "its gradient in θ": torch.zeros_like(theta) if gradient is None else gradient}
+
+
+@exercise(
+    cases=_shared_worlds,
+    points=4,
+    observe=_value_and_gradient,
+    hint="three lines: log π_θ = log_softmax of log π_ref + features · θ / β, (X, Y); h = log π_θ - log π_ref; and "
+    "-Σ wins[x, i, j] · log σ(β (h[x, i] - h[x, j])).",
+)
+def shared_dpo_loss(theta, wins, reference, features, beta):
+    """The DPO loss of a policy that shares its weights between all prompts."""
+    return _shared_loss(theta, wins, reference, features, beta)
+
+
+@shared_dpo_loss.mutant("the policy's exponent is not divided by β: log π_θ = log π_ref + θ · features / β - log Z.")
+def exponent_without_beta(theta, wins, reference, features, beta):
+    return _shared_loss(theta, wins, reference, features, beta, scale=1.0)
+
+
+@shared_dpo_loss.mutant("β is missing inside the sigmoid: DPO's margin is β times the difference of the log-ratios.")
+def margin_without_beta(theta, wins, reference, features, beta):
+    return _shared_loss(theta, wins, reference, features, beta, outside=1.0)
+
+
+@shared_dpo_loss.mutant(
+    "the reference is missing: compare log π_θ - log π_ref of the two responses, not log π_θ alone."
+)
+def no_reference(theta, wins, reference, features, beta):
+    return _shared_loss(theta, wins, reference, features, beta, subtract=0.0)
+
+
+@shared_dpo_loss.mutant("winner and loser are swapped: wins[x, i, j] counts how often i beat j.")
+def swapped(theta, wins, reference, features, beta):
+    return _shared_loss(theta, wins.mT, reference, features, beta)
+
+
+@shared_dpo_loss.mutant(
+    "you take the mean over all entries of the table. The likelihood is a sum over comparisons, and a prior would "
+    "otherwise weigh too much against it."
+)
+def mean_for_sum(theta, wins, reference, features, beta):
+    return _shared_loss(theta, wins, reference, features, beta) / wins.numel()
+
+
+@shared_dpo_loss.mutant(
+    "your loss has the right value and no gradient in θ: keep θ in the graph, without detach, item or no_grad."
+)
+def detached(theta, wins, reference, features, beta):
+    return _shared_loss(theta.detach(), wins, reference, features, beta)
+
+
+# ---------------------------------------------------------------------------------------------- a prediction
+
+
+@choice(points=2)
+def two_features():
+    """The reward model sees two of the three bits. With more and more comparisons RLHF's regret …"""
+    return {
+        "levels off above 0, and DPO with a free table passes it": None,
+        "falls to 0 as before, since two weights are learned faster than three": "two weights are learned fast, but no "
+        "choice of them gives the third bit its reward: the best of them is still wrong.",
+        "falls to 0 more slowly than with three bits": "more comparisons sharpen the two weights. What the third bit "
+        "is worth cannot be said with them, however many comparisons there are.",
+        "stays near that of the reference: a wrong reward model teaches nothing": "it is wrong about one bit in three. "
+        "About the other two, which carry most of the reward, it learns the truth.",
+    }
+
+
+# ---------------------------------------------------------------------------------------------- the bug
+
+
+@cache
+def _model(seed: int) -> GPT2LMHeadModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shape = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size": WORDS}
+        return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0))
+
+
+def _texts(draw: torch.Generator) -> list[Case]:
+    def case(batches: int, rows: int, width: int, test: tuple[int, int]) -> Case:
+        ids = torch.randint(WORDS, (batches, rows, width), generator=draw)
+        return {"batches": list(ids), "test": torch.randint(WORDS, test, generator=draw)}
+
+    a, b, c = (int(n) for n in torch.randint(2, 7, (3,), generator=draw))
+    return [case(2, 4, 5, (8, 10)), case(1, 2, 3, (1, 2)), case(2, a, b, (5, c)), case(3, b, c, (a, 9))]
+
+
+def score(model, ids) -> Tensor:
+    """One forward pass without a gradient: what a reference does. Mean log-prob of a token."""
+    with torch.no_grad():
+        return -model(ids, labels=ids).loss
+
+
+def learn(model, ids) -> None:
+    """One forward and one backward pass; the weights stay as they are, which the bill does not notice."""
+    model(ids, labels=ids).loss.backward()
+    model.zero_grad()
+
+
+def run_bill(answer, batches: list[Tensor], test: Tensor) -> dict:
+    """What a bill comes to, and how often it evaluated, with two tiny models: used by the check and the notebook."""
+    policy, reference, looks = _model(0), _model(1), []
+    work = answer(policy, reference, batches, lambda: looks.append(score(policy, test).item()))
+    return {"work": work, "evaluations": len(looks)}
+
+
+def _bill(policy, reference, batches, measure, pause_look=True, pause_reference=False, look=True, last_only=False):
+    meter = Meter(policy=policy, reference=reference)
+    with meter:
+        for i, batch in enumerate(batches):
+            if pause_reference:
+                with meter.paused():
+                    score(reference, batch)
+            else:
+                score(reference, batch)
+            learn(policy, batch)
+            if not look or (last_only and i < len(batches) - 1):
+                continue
+            if pause_look:
+                with meter.paused():
+                    measure()
+            else:
+                measure()
+    return meter
+
+
+@exercise(
+    cases=_texts,
+    points=3,
+    observe=run_bill,
+    hint="per token of a batch the work is 1 for the reference and 3 for the policy, 4 in all. Compare that with your "
+    "number, and count how often `measure` is called: once after each batch.",
+)
+def bill(policy, reference, batches, measure):
+    """The work of a run that is evaluated on the way, evaluation not counted."""
+    return _bill(policy, reference, batches, measure).work
+
+
+@bill.mutant("the evaluations are in the bill: pause the meter around `measure()`, not around the training.")
+def evaluation_counted(policy, reference, batches, measure):
+    return _bill(policy, reference, batches, measure, pause_look=False).work
+
+
+@bill.mutant("the run is no longer evaluated at all: call `measure()` after every batch, with the meter paused.")
+def no_evaluation(policy, reference, batches, measure):
+    return _bill(policy, reference, batches, measure, look=False).work
+
+
+@bill.mutant("the run is evaluated only once, at its end: call `measure()` after every batch.")
+def evaluated_at_the_end(policy, reference, batches, measure):
+    return _bill(policy, reference, batches, measure, last_only=True).work
+
+
+@bill.mutant("the reference's passes are not in your bill: they are part of DPO's price, one unit for each token.")
+def reference_free(policy, reference, batches, measure):
+    return _bill(policy, reference, batches, measure, pause_reference=True).work
+
+
+@bill.mutant("your bill counts forward tokens alone. `work` is forward + 2 · backward.")
+def forward_only(policy, reference, batches, measure):
+    return _bill(policy, reference, batches, measure).forward.total()
