@@ -1,6 +1,7 @@
 """The world of the course: a tokenizer, two models, a true reward, prompts and preference data, ready to use.
 
     world = load_world("tiny-reviews")      # offline, 20 MB, part of the course
+    world = load_world("gpt2-imdb")         # the real GPT-2, from the hub; see `prefcourse.hub_world`
     world.sft, world.gold, world.pairs["train"][0]
 
 `data/` at the top of a clone, or inside the installed package, holds the files; `checksums.json` there lists them, and
@@ -21,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from prefcourse.preferences import PAIRED, UNPAIRED, Row, read_rows
 from prefcourse.rewards import GoldReward
 
-WORLDS = ("tiny-reviews",)
+WORLDS = ("tiny-reviews", "gpt2-imdb")
 SPLITS = ("train", "validation", "test")
 
 
@@ -94,21 +95,43 @@ def verify(folder: Path) -> None:
             raise ValueError(f"{path} is damaged or was changed (its checksum is not the stored one). {remedy}")
 
 
-def load_model(folder: str | Path) -> PreTrainedModel:
-    """A causal language model from a folder (or hub name), in float32 and evaluation mode."""
-    config = AutoConfig.from_pretrained(folder)
+def load_model(folder: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """A causal language model from a folder (or hub name, at `revision`), in float32 and evaluation mode."""
+    config = AutoConfig.from_pretrained(folder, revision=revision)
     if getattr(config, "activation_function", None) == "gelu_new":  # GPT-2's
         config.activation_function = "gelu_pytorch_tanh"  # the same function, in one kernel in place of seven
-    return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+    settings = dict(config=config, dtype=torch.float32, revision=revision)
+    return AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
 
 
-def load_world(name: str = "tiny-reviews", *, folder: str | Path | None = None, device: str = "cpu") -> World:
-    """Load a world by name; `folder` reads another copy of its files.
+def load_world(
+    name: str | None = None, *, folder: str | Path | None = None, device: str = "cpu", **parts: str | Path
+) -> World:
+    """Load a world by name; without one, what the environment's PREFCOURSE_WORLD names, or else "tiny-reviews".
 
+    folder: another copy of the bundled files. parts: for "gpt2-imdb", what `hub_world.load` takes (base, sft, gold,
+    prompts: a hub name, name@revision, or a folder). If the hub cannot be reached and no part was named, we say so and
+    load the bundled world instead.
     Raises ValueError for an unknown name, FileNotFoundError or ValueError for missing or damaged files.
     """
+    name = name or os.environ.get("PREFCOURSE_WORLD") or "tiny-reviews"
     if name not in WORLDS:
         raise ValueError(f"there is no world {name!r}; the worlds are: {', '.join(WORLDS)}")
+    if name == "gpt2-imdb":
+        from prefcourse import hub_world  # it needs more libraries than a learner of the bundled world has to wait for
+
+        try:
+            return World(name=name, **hub_world.load(device=device, **parts))
+        except OSError as error:
+            if parts:
+                raise
+            print(f"gpt2-imdb is not to be had here ({str(error).splitlines()[0]})")
+            print(
+                "We take the bundled world tiny-reviews instead. On Colab: switch the internet on and run this again."
+            )
+    elif parts:
+        raise ValueError(f"{', '.join(parts)}: only the world 'gpt2-imdb' is put together from parts")
+    name = "tiny-reviews"
     folder = Path(folder) if folder else data_folder()
     verify(folder)
     rows = {

@@ -32,12 +32,15 @@ _QUESTION = re.compile(
 _FIRST_PERSON = re.compile(r"(i|i'm|i've|i'd|i'll|my|we|our|me)\b", re.I)
 
 
+def form(prompt: str) -> str | None:
+    """ "question" or "first person" if the prompt opens like one, else None."""
+    return "question" if _QUESTION.match(prompt) else "first person" if _FIRST_PERSON.match(prompt) else None
+
+
 def prompt_type(prompt: str, gold: GoldReward) -> str:
     """One of TYPES: how a review opens, by its form (question, first person) or else by its gold reward."""
-    if _QUESTION.match(prompt):
-        return "question"
-    if _FIRST_PERSON.match(prompt):
-        return "first person"
+    if kind := form(prompt):
+        return kind
     score = gold.score(prompt) - gold.bias
     return "positive" if score > 0.3 else "negative" if score < -0.3 else "neutral"
 
@@ -128,22 +131,25 @@ def prompts(
     return splits
 
 
-def usable(prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Did it end, is it fit for a classroom, and are its tokens those of the whole text tokenised at once?"""
-    if not completion.finished or not completion.text.strip() or crude_words(prompt + completion.text):
+def usable(prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase, ended: bool = True) -> bool:
+    """Did it end (with `ended`), is it fit for a classroom, and are its tokens those of the whole text at once?"""
+    if (ended and not completion.finished) or not completion.text.strip() or crude_words(prompt + completion.text):
         return False
     prompt_ids, completion_ids = encode(prompt, completion.text, tokenizer)
     whole = [*tokenizer(prompt + completion.text)["input_ids"], tokenizer.eos_token_id]
-    return prompt_ids + completion_ids == whole and completion_ids == completion.ids
+    written = completion.ids if completion.finished else [*completion.ids, tokenizer.eos_token_id]
+    return prompt_ids + completion_ids == whole and completion_ids == written
 
 
 def pairs_and_unpaired(
-    prompt_rows: list[Row], sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: GoldReward, seed: int
-) -> tuple[list[Row], list[Row], dict]:
+    prompt_rows: list[Row], sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: GoldReward, seed: int,
+    ended: bool = True,
+) -> tuple[list[Row], list[Row], dict]:  # fmt: skip
     """For each prompt four completions of `sft` at temperature 1: their labelled pairs, each of them alone with a
     thumb up or down, and a count of what was left out and why.
 
     An unpaired label is a coin too: thumb up with probability σ(r* - the mean r* of all completions here).
+    ended=False also takes completions that were cut at 48 tokens: a model that writes long reviews rarely ends by then.
     """
     texts = [row["prompt"] for row in prompt_rows for _ in range(COMPLETIONS)]
     sampled = generate(sft, tokenizer, texts, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
@@ -151,9 +157,9 @@ def pairs_and_unpaired(
     scores = gold(texts, [c.text for c in sampled]).tolist()
     by_prompt: dict[str, dict[str, float]] = {}
     for prompt, completion, score in zip(texts, sampled, scores, strict=True):
-        if not completion.finished:
+        if ended and not completion.finished:
             dropped["no EOS within 48 tokens"] += 1
-        elif not usable(prompt, completion, tokenizer):
+        elif not usable(prompt, completion, tokenizer, ended):
             dropped["crude word, or not the tokens of the whole text"] += 1
         elif completion.text in by_prompt.setdefault(prompt, {}):
             dropped["same text twice"] += 1
