@@ -41,6 +41,8 @@ def student_copy(solution: NotebookNode) -> NotebookNode:
             cell.source = cut(cut(cell.source, "SOLUTION", CODE_STUB, i), "HIDDEN TESTS", [], i)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        else:
+            cell.source = cell.source.replace("](../../", "](../")  # the copy lies one folder higher
     return clean(student)
 
 

@@ -90,13 +90,17 @@ def test_solutions_hidden_tests_written_answers_and_outputs_are_cut():
             ),
             graded(new_code_cell(test), grade=True, solution=False, locked=True, points=2),
             graded(new_markdown_cell("Because."), grade=True, solution=True, locked=False, points=2),
-            new_markdown_cell("Read on."),
+            new_markdown_cell("Read [on](../../notebooks/06.ipynb)."),
         )
     )
     first, second, third, fourth = student.cells
     assert first.source == "def f(x):\n    y = 1\n    # YOUR CODE HERE\n    raise NotImplementedError()"
     assert first.outputs == [] and first.execution_count is None
-    assert (second.source, third.source, fourth.source) == ("check(f)", "YOUR ANSWER HERE", "Read on.")
+    assert (second.source, third.source, fourth.source) == (
+        "check(f)",
+        "YOUR ANSWER HERE",
+        "Read [on](../notebooks/06.ipynb).",
+    )
 
 
 @pytest.mark.parametrize(
