@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prefcourse.results import data, failures, reward_models, rlhf, rlhf_vs_dpo, variants
+from prefcourse.results import beyond, data, failures, reward_models, rlhf, rlhf_vs_dpo, variants
 from prefcourse.results.data import label_noise
 from prefcourse.results.store import Grid, column, estimate, grid, load, metrics, provenance
 from prefcourse.world import World, load_world
@@ -86,4 +86,5 @@ GRIDS: dict[str, Grid] = {
     **rlhf_vs_dpo.GRIDS,
     **variants.GRIDS,
     **failures.GRIDS,
+    **beyond.GRIDS,
 }

@@ -1,0 +1,262 @@
+"""The grids of lesson 13: online against offline DPO, AI feedback, and the alignment tax.
+
+    online          who writes the pairs: SFT, the policy in training, or one text each; a reference that moves along
+    ai-feedback     who labels them: the gold reward, a constitution, the same without a rule, a language model
+    alignment-tax   what methods cost on held-out text that nobody asked them to change, and three ways to pay less
+
+In the first two grids all runs go through the same loop, `online_dpo`: the same prompts, number of labels and steps,
+the same rate. The arms of a seed differ in one thing only.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from prefcourse import lora
+from prefcourse.annotators import Reward
+from prefcourse.constitution import Constitution
+from prefcourse.evaluate import METRICS, Estimate, bootstrap, evaluate
+from prefcourse.generate import Completion, generate
+from prefcourse.judges import ModelJudge
+from prefcourse.logprobs import sequence_logps
+from prefcourse.online import online_dpo, usable
+from prefcourse.policy_gradient import rloo
+from prefcourse.preferences import Row, collate, encode
+from prefcourse.results.store import Grid, metrics
+from prefcourse.results.variants import Look, draw_pairs, reward_model
+from prefcourse.train import train
+from prefcourse.world import World
+
+ROUNDS, LABELS, BATCH, LR = 6, 256, 16, 1.5e-4  # of `online`: 1,536 labels, 96 steps at a constant rate
+AI_ROUNDS, AI_BETA = 4, 0.1  # of `ai-feedback`
+SHOWN = 4  # texts that are kept
+HELD_OUT = 4  # held-out texts of each test prompt
+MEASURED = (*METRICS, "length", "eos_rate", "repetition")
+GOOD, BAD = " great", " bad"  # the model judge's answers: the best of five pairs on the validation pairs
+ARMS = {"offline": ("sft", "sft"), "online": ("policy", "policy"), "half": ("policy", "sft"),
+        "moving reference": ("policy", "policy")}  # fmt: skip
+
+TAX = {  # what each run is told besides the pairs that its seed draws; 64 steps of 16
+    "SFT on chosen": {"loss": "sft"},
+    "DPO": {"loss": "dpo", "beta": 0.05},
+    "DPO, β = 0.5": {"loss": "dpo", "beta": 0.5},
+    "DPO + SFT loss": {"loss": "dpo_nll", "beta": 0.05, "alpha": 0.3},
+    "DPO, averaged": {"loss": "dpo", "beta": 0.05, "share": 0.5},
+    "DPO, LoRA": {"loss": "dpo", "beta": 0.05, "rank": 8, "lr": 1e-3},
+    "KTO": {"loss": "kto", "beta": 0.05, "batch_size": 2 * BATCH},
+    "RLOO": {"loss": "rloo", "beta": 0.03, "steps": 20},
+}
+
+_kept: dict[tuple, list[Completion] | list[Row]] = {}  # SFT's completions and held-out texts: the runs share them
+
+
+# ------------------------------------------------------------------------------------------- online against offline
+
+
+def online(world: World, arm: str, beta: float, seed: int, split: str = "test") -> dict:
+    """One run of ARMS with labels from the gold reward; path: a point after every round.
+
+    stopped: whether the writers no longer ended their texts, and the run with them, before its last round.
+    """
+    policy, look = copy.deepcopy(world.sft), Look(world, seed, split, every=1, steps=())
+    stopped = False
+    try:
+        climb(world, policy, arm, world.gold, seed, look=look, beta=beta)
+    except RuntimeError:
+        stopped = True
+    last = look.path.pop()  # `finish` measures the end on all prompts
+    return look.finish(policy, last["step"]) | {"stopped": stopped, **_texts(world, policy, seed, split)}
+
+
+def climb(
+    world: World, policy: PreTrainedModel, arm: str, judge: Reward, seed: int, *, look: Look | None = None,
+    beta: float = AI_BETA, rounds: int | None = None, rows: list[Row] | None = None,
+) -> PreTrainedModel:  # fmt: skip
+    """Train `policy` by an arm of ARMS. look: gets a point after each round. rows: gets the pairs of all rounds."""
+    writers = tuple(None if who == "policy" else world.sft for who in ARMS[arm])
+
+    def after_round(number: int, pairs: list[Row]) -> None:
+        if look is not None:
+            look.path.append({"step": number * LABELS // BATCH} | look.point(policy))
+        if rows is not None:
+            rows.extend(pairs)
+
+    prompts = [row["prompt"] for row in world.prompts["train"]]
+    online_dpo(
+        policy, judge, prompts, world.tokenizer, reference=world.sft, writers=writers, moving=arm == "moving reference",
+        rounds=ROUNDS if rounds is None else rounds, labels=LABELS, batch_size=BATCH, lr=LR, beta=beta, seed=seed,
+        after_round=after_round, progress=False,
+    )  # fmt: skip
+    return policy
+
+
+# ------------------------------------------------------------------------------------------- AI feedback
+
+
+def judge_of(world: World, name: str) -> Reward:
+    """The judge `name`: gold, constitution, without RULE, or model, which is SFT itself asked for one more word."""
+    if name == "gold":
+        return world.gold
+    if name == "model":
+        return ModelJudge(world.sft, world.tokenizer, good=GOOD, bad=BAD)
+    whole = Constitution()
+    return whole if name == "constitution" else whole.without(*name.removeprefix("without ").split(" and "))
+
+
+def ai_feedback(world: World, judge: str, arm: str, seed: int, split: str = "test") -> dict:
+    """DPO on labels of a judge, offline or online. rules: how far the policy's texts keep each rule, and SFT's.
+
+    gain_constitution: what the policy's texts gain over SFT's by the whole constitution, in nats. right: the share of
+    labels that put the text with the higher gold reward first.
+    """
+    policy, rows = copy.deepcopy(world.sft), []
+    climb(world, policy, arm, judge_of(world, judge), seed, rounds=AI_ROUNDS, rows=rows)
+    found = evaluate(policy, world, seed=seed, split=split, baseline=_kept.get((world.name, split, seed)))
+    _kept[world.name, split, seed] = found.baseline
+    whole = Constitution()
+    after, before = (
+        whole.by_rule(found.prompts, [c.text for c in side]) for side in (found.completions, found.baseline)
+    )  # (N, K)
+    weights = torch.tensor([rule.weight for rule in whole.rules], dtype=torch.float64)
+    gains = {
+        "gain": bootstrap(found.rewards - found.baseline_rewards),
+        "gain_constitution": bootstrap((after - before) @ weights),
+    }
+    scores = (world.gold([r["prompt"] for r in rows], [r[side] for r in rows]) for side in ("chosen", "rejected"))
+    chosen, rejected = scores
+    rules = {
+        rule.name: [round(x, 4) for x in (before[:, k].mean().item(), after[:, k].mean().item())]
+        for k, rule in enumerate(whole.rules)
+    }
+    return {
+        "metrics": metrics({**found, **gains}, (*MEASURED, *gains)), "rules": rules,
+        "right": round(0.5 + 0.5 * (chosen - rejected).sign().mean().item(), 4),
+        "prompts": found.prompts[:SHOWN], "texts": [c.text for c in found.completions[:SHOWN]],
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- alignment tax
+
+
+def alignment_tax(world: World, method: str, seed: int, split: str = "test") -> dict:
+    """Train by `method` of TAX on the pairs of the seed; metrics as ever, and what `taxes` finds on held-out text."""
+    policy = align(world, method, seed)
+    found = evaluate(policy, world, seed=seed, split=split, baseline=_kept.get((world.name, split, seed)))
+    _kept[world.name, split, seed] = found.baseline
+    more = {"gain": bootstrap(found.rewards - found.baseline_rewards), **taxes(world, policy, split)}
+    return {
+        "metrics": metrics({**found, **more}, (*MEASURED, "forward_kl", *more)),
+        "prompts": found.prompts[:SHOWN], "texts": [c.text for c in found.completions[:SHOWN]],
+    }  # fmt: skip
+
+
+def align(world: World, method: str, seed: int, **changes) -> PreTrainedModel:
+    """A copy of SFT trained as TAX says, `changes` applied."""
+    settings = {"lr": 3e-4, "batch_size": BATCH} | TAX[method] | changes
+    rows, policy = draw_pairs(world, seed), copy.deepcopy(world.sft)
+    loss, share, rank = (settings.pop(name, None) for name in ("loss", "share", "rank"))
+    common = {"reference": world.sft, "seed": seed, "progress": False} | settings
+    if loss == "rloo":
+        prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+        rloo(policy, reward_model(world, rows, seed), prompts, world.tokenizer, k=4, **common)
+        return policy
+    if rank is not None:
+        policy = lora.add_lora(policy, rank=rank, seed=seed)
+    train(policy, rows, world.tokenizer, loss=loss, **{"steps": len(rows) // BATCH} | common)
+    policy = policy.merge_and_unload() if rank is not None else policy
+    return policy if share is None else averaged(policy, world.sft, share)
+
+
+@torch.no_grad()
+def averaged(policy: PreTrainedModel, reference: PreTrainedModel, share: float) -> PreTrainedModel:
+    """A model with weights share · θ + (1 - share) · θ_ref (Wortsman et al. 2022; for the tax: Lin et al. 2024)."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"share lies between 0 and 1, got {share}")
+    middle = copy.deepcopy(policy)
+    for ours, theirs in zip(middle.parameters(), reference.parameters(), strict=True):
+        ours.lerp_(theirs, 1 - share)
+    return middle
+
+
+def held_out_texts(world: World, split: str = "test") -> list[Row]:
+    """Texts in the style that SFT was taught, and that no run has seen: what `base` writes at temperature 0.7.
+
+    HELD_OUT completions of each prompt of `split`; left out are those that do not end or come twice. Columns: prompt,
+    completion, score (the gold reward).
+    """
+    key = ("held out", world.name, split)
+    if key not in _kept:
+        prompts = [row["prompt"] for row in world.prompts[split] for _ in range(HELD_OUT)]
+        written = generate(world.base, world.tokenizer, prompts, temperature=0.7, seed=13)
+        texts = {
+            (p, c.text) for p, c in zip(prompts, written, strict=True) if usable(p, c, world.tokenizer)
+        }  # fmt: skip
+        pairs = sorted(texts)
+        scores = world.gold(*(list(column) for column in zip(*pairs, strict=True))).tolist()
+        _kept[key] = [{"prompt": p, "completion": y, "score": s} for (p, y), s in zip(pairs, scores, strict=True)]
+    return _kept[key]
+
+
+def taxes(world: World, policy: PreTrainedModel, split: str = "test") -> dict[str, Estimate]:
+    """log π_ref - log π of held-out texts, nats per completion: of all, and of thirds by gold reward, lowest first.
+
+    Above 0, the policy finds the texts less likely than SFT does.
+    """
+    rows = held_out_texts(world, split)
+    cost = text_logps(world, world.sft, rows) - text_logps(world, policy, rows)  # (N,)
+    order = np.argsort([row["score"] for row in rows], kind="stable")
+    thirds = zip(("negative", "neutral", "positive"), np.array_split(order, 3), strict=True)
+    return {"tax": bootstrap(cost)} | {f"tax_{name}": bootstrap(cost[torch.as_tensor(part)]) for name, part in thirds}
+
+
+@torch.no_grad()
+def text_logps(world: World, model: PreTrainedModel, rows: Sequence[Row], batch_size: int = 128) -> Tensor:
+    """log π(completion | prompt) of each row, EOS included: (N,) nats."""
+    sequences = [encode(row["prompt"], row["completion"], world.tokenizer) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: sum(map(len, sequences[i])))
+    found = torch.zeros(len(rows))
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        batch = collate([sequences[i] for i in part], world.tokenizer.pad_token_id or 0).to(model.device)
+        found[part] = sequence_logps(model, batch).cpu()
+    return found
+
+
+def _texts(world: World, policy: PreTrainedModel, seed: int, split: str) -> dict[str, list[str]]:
+    """What the policy writes after the first SHOWN prompts."""
+    prompts = [row["prompt"] for row in world.prompts[split]][:SHOWN]
+    written = generate(policy, world.tokenizer, prompts, seed=2 * seed + 1)
+    return {"prompts": prompts, "texts": [c.text for c in written]}
+
+
+GRIDS: dict[str, Grid] = {
+    "online": (
+        f"DPO in {ROUNDS} rounds of {LABELS} labels, by who writes the pairs; 400 test prompts, 200 on the way",
+        [
+            {"arm": arm, "beta": beta, "seed": seed}
+            for seed in range(3)
+            for arm, beta in (("online", 0.1), ("offline", 0.1), ("half", 0.1), ("online", 0.5), ("offline", 0.5),
+                              ("moving reference", 0.5))
+        ],
+        online,
+    ),
+    "ai-feedback": (
+        f"DPO in {AI_ROUNDS} rounds of {LABELS} labels, by who labels the pairs; 400 test prompts",
+        [
+            {"judge": judge, "arm": arm, "seed": seed}
+            for seed in range(3)
+            for judge, arm in (("gold", "offline"), ("constitution", "offline"), ("without tone", "offline"),
+                               ("model", "offline"), ("constitution", "online"), ("model", "online"))
+        ],
+        ai_feedback,
+    ),
+    "alignment-tax": (
+        "log-probability lost on held-out text, by how the model was aligned; 1,024 pairs, 400 test prompts",
+        [{"method": method, "seed": seed} for seed in range(3) for method in TAX],
+        alignment_tax,
+    ),
+}  # fmt: skip
