@@ -28,8 +28,9 @@ Writers = tuple[PreTrainedModel | None, PreTrainedModel | None]
 def online_dpo(
     policy: PreTrainedModel, judge: Reward, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *,
     reference: PreTrainedModel, rounds: int = 8, labels: int = 256, batch_size: int = 16,
-    writers: Writers = (None, None), moving: bool = False, reliability: float = 1.0, lr: float = 2e-4, beta: float = 0.1,
-    max_new_tokens: int = 48, seed: int = 0, after_round: Callable[[int, list[Row]], None] | None = None, progress: bool = True, **settings: Any,
+    writers: Writers = (None, None), moving: bool = False, reliability: float = 1.0, lr: float = 1.5e-4,
+    beta: float = 0.1, max_new_tokens: int = 48, seed: int = 0, progress: bool = True,
+    after_round: Callable[[int, list[Row]], None] | None = None, **settings: Any,
 ) -> History:  # fmt: skip
     """Train `policy` in place for `rounds` × (labels // batch_size) DPO steps; return the history, with a column round.
 

@@ -10,6 +10,13 @@ the numbers in it come from the data.
 """
 
 from prefcourse.plots.ab_tests import coverage, forest, power_curve
+from prefcourse.plots.beyond import (
+    alignment_tax,
+    feedback_effects,
+    online_frontier,
+    sampler_regret,
+    what_labels_ask,
+)
 from prefcourse.plots.comparison import budget, cost_and_quality, regret_by_pairs, wrong_settings
 from prefcourse.plots.data import (
     agreement_and_accuracy,

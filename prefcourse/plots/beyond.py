@@ -1,0 +1,166 @@
+"""Figures of lesson 13: who should write the pairs, online against offline, what judges ask for, the alignment tax."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+
+from prefcourse.plots.failures import Ends, Paths, _lines
+from prefcourse.plots.frontier import GAIN
+from prefcourse.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    KL_LABEL,
+    METHODS,
+    ORANGE,
+    REFERENCE,
+    STYLE,
+    _write_labels,
+)
+
+LINES = ("-", "--", "-.", ":")
+SHOWN = (BLUE, "o"), (ORANGE, "X"), *METHODS  # colour and marker of up to eight methods
+
+
+def sampler_regret(
+    betas: Sequence[float], regrets: Mapping[str, Sequence[float]], shares: Mapping[str, Sequence[float]]
+) -> Figure:
+    """Left: regret times the number of labels, nats, against β. Right: the share of drawn pairs whose texts differ.
+
+    regrets and shares: who writes the pairs → one number for each β. The first is the one that others are compared to.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.3))
+        looks = list(zip([*METHODS[:3], (GREY, "P")], LINES, strict=True))
+        for axes, lines in ((left, regrets), (right, shares)):
+            for (name, values), ((colour, marker), line) in zip(lines.items(), looks, strict=False):
+                axes.plot(betas, values, color=colour, marker=marker, linestyle=line, markersize=7, label=name,
+                          markevery=max(1, len(betas) // 8), markeredgecolor="white")  # fmt: skip
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel("β (nats of reward per nat of KL)")
+        first, other = list(regrets)[:2]
+        times = np.array(regrets[first], float) / np.array(regrets[other], float)
+        left.set_title(f"{other}: {times.min():.1f} to {times.max():.1f} times fewer labels")
+        left.set_ylabel("regret × labels (nats)")
+        left.legend(loc="best")
+        right.set_title("But near-copies waste samples")
+        right.set_ylabel("drawn pairs with two different texts")
+        right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        right.set_ylim(0, 1.02)
+    return fig
+
+
+def online_frontier(paths: Paths, *, labels: int, title: str) -> Figure:
+    """Gain in gold reward against KL, and against the labels spent: pale lines are seeds, bold ones their means.
+
+    paths: arm → one path a seed, points with step, kl and gain. labels: how many one step takes.
+    """
+    spent = {
+        arm: [[{**p, "labels": p["step"] * labels} for p in path] for path in seeds] for arm, seeds in paths.items()
+    }
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.7), sharey=True)
+        _lines(left, spent, "gain", x="kl")
+        _lines(right, spent, "gain", x="labels")
+        for axes in (left, right):
+            axes.axhline(0, **REFERENCE, zorder=1)
+            axes.set_xlim(left=0)
+        left.set_xlabel(KL_LABEL)
+        left.set_ylabel(GAIN)
+        left.set_title("What a nat of KL buys")
+        right.set_xlabel("labels spent")
+        right.set_title("What a label buys")
+        right.legend(loc="upper left")
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
+
+
+def what_labels_ask(effects: Mapping[str, Ends], on: Sequence[str], *, title: str) -> Figure:
+    """By how much the chosen texts exceed the rejected ones in each property, in standard deviations of that property.
+
+    effects: property → value, low, high. on: the properties that the judge looks at; the others are drawn hollow.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        fig, axes = plt.subplots(figsize=(7.6, 1.5 + 0.42 * len(effects)))
+        axes.axvline(0, **REFERENCE)
+        for y, (name, (value, low, high)) in enumerate(effects.items()):
+            judged = name in on
+            colour = BLUE if judged else GREY
+            axes.plot([low, high], [y, y], color=colour, linewidth=1.8)
+            axes.plot(value, y, marker="o", markersize=9, color=colour, markerfacecolor=BLUE if judged else "white")
+        axes.set_yticks(
+            range(len(effects)), [name + (" (judged)" if name in on else "") for name in effects]
+        )  # fmt: skip
+        axes.invert_yaxis()
+        axes.set_xlabel("chosen − rejected (standard deviations)")
+        axes.set_title(title)
+    return fig
+
+
+def feedback_effects(table: Mapping[str, Mapping[str, Ends]], *, units: Mapping[str, str], title: str) -> Figure:
+    """What runs with different judges changed, against SFT: a panel for each property, a row for each judge.
+
+    table: property → judge → value, low, high. units: property → what its axis says.
+    """
+    order = list(next(iter(table.values())))
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titlesize": 10.5}):
+        fig, panels = plt.subplots(
+            1, len(table), figsize=(11.4, 1.7 + 0.34 * len(order)), sharey=True, squeeze=False
+        )  # fmt: skip
+        for axes, (name, found) in zip(panels[0], table.items(), strict=True):
+            axes.axvline(0, **REFERENCE)
+            for y, judge in enumerate(order):
+                value, low, high = found[judge]
+                colour, marker = (BLUE, "o") if low > 0 else (ORANGE, "X") if high < 0 else (INK, "D")
+                axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
+                axes.plot(value, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
+            axes.set_title(name)
+            axes.set_xlabel(units[name], fontsize=9.5)
+            axes.margins(x=0.15)
+        panels[0][0].set_yticks(range(len(order)), order)
+        panels[0][0].invert_yaxis()
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
+
+
+def alignment_tax(
+    runs: Mapping[str, Sequence[tuple[float, float]]], thirds: Mapping[str, Sequence[float]], *, title: str
+) -> Figure:
+    """Left: what methods gained and what they lost on held-out text, a dot a run. Right: the loss by kind of text.
+
+    runs: method → (gain, tax) of each seed, nats. thirds: method → mean tax of the negative, neutral, positive third.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.9), width_ratios=(1.2, 1))
+        labels, dots = [], []
+        for (method, points), (colour, marker) in zip(runs.items(), SHOWN, strict=False):
+            points = np.array(points, float)
+            x, y = points.mean(0)
+            left.plot(*points.T, color=colour, marker=marker, linestyle="none", markersize=4.5, alpha=0.45)
+            left.plot(x, y, color=colour, marker=marker, markersize=10, markeredgecolor="white", zorder=3)
+            labels.append((x, y, method))
+            dots.append(points)
+        left.axhline(0, **REFERENCE, zorder=1)
+        left.margins(0.13)
+        left.set_xlabel(GAIN)
+        left.set_ylabel("tax on held-out text (nats per completion)")
+        left.set_title("Gain and tax, a small dot for each seed")
+        for (method, values), (colour, marker) in zip(thirds.items(), SHOWN, strict=False):
+            right.plot(range(3), values, color=colour, marker=marker, markersize=8, markeredgecolor="white",
+                       label=method, linewidth=1.6)  # fmt: skip
+        right.axhline(0, **REFERENCE, zorder=1)
+        right.set_xticks(range(3), ["negative", "neutral", "positive"])
+        right.margins(x=0.15)
+        right.set_xlabel("third of the held-out texts, by gold reward")
+        falls = [method for method, values in thirds.items() if values[0] > values[-1]]
+        right.set_title(f"Negative texts pay most: {len(falls)} of {len(thirds)} methods")
+        fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _write_labels(left, labels, dots)
+    return fig
