@@ -2,7 +2,8 @@
 
 Rows have prompts of different lengths. Instead of padding them, all rows walk from the first token on together: while
 a row still has prompt tokens left it takes the next of those, afterwards it takes a sampled one. So every row sits at
-the same position, no padding mask is needed, and the keys and values of past tokens are computed once.
+the same position, no padding mask is needed, and the keys and values of past tokens are computed once. A plain GPT-2
+on a CPU is read by `gpt2_step`, in less time; every other model does its own reading here.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
+
+from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def sample_ids(
         )
     if not prompts:
         return []
-    device = model.device
+    device, reader_of = model.device, Gpt2Reader if is_plain_gpt2(model) else _Reader
     uniforms = torch.stack(
         [
             torch.rand(max_new_tokens, generator=torch.Generator().manual_seed((1_000_003 * seed + i) % 2**32))
@@ -84,9 +87,9 @@ def sample_ids(
         rows = by_length[start : start + batch_size]  # the rows still being written, as indices into prompts
         position = len(prompts[rows[0]])  # the shortest prompt is read in one pass
         step_ids = torch.tensor([prompts[i][:position] for i in rows], device=device)  # (B, position)
-        cache = _Cache(model.config, room=len(prompts[rows[-1]]) + max_new_tokens)
+        reader = reader_of(model, room=len(prompts[rows[-1]]) + max_new_tokens)
         while rows:
-            hidden = model.base_model(step_ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+            hidden = reader.read(step_ids)  # (B, width) of the last token
             draw = [k for k, i in enumerate(rows) if len(prompts[i]) <= position]  # the others still read their prompt
             logits = model.get_output_embeddings()(hidden[draw] if len(draw) < len(rows) else hidden)  # (draws, V)
             uniform = uniforms[[rows[k] for k in draw], [len(completions[rows[k]]) for k in draw]].to(device)
@@ -97,9 +100,14 @@ def sample_ids(
                 written.append(token)
                 if token == eos_id or len(written) == max_new_tokens:
                     done.append(k)
-            for hole, last in cache.drop(done, len(rows)):
-                rows[hole] = rows[last]
-            del rows[len(rows) - len(done) :]
+            left, gone = len(rows) - len(done), set(done)
+            holes = [k for k in done if k < left]  # the last rows that go on move into the holes of the others
+            last = [k for k in range(left, len(rows)) if k not in gone]
+            for hole, k in zip(holes, last, strict=True):
+                rows[hole] = rows[k]
+            del rows[left:]
+            if done and rows:
+                reader.drop(holes, last, left)
             tokens = [completions[i][-1] if completions[i] else prompts[i][position] for i in rows]
             step_ids = torch.tensor(tokens, device=device)[:, None]  # (B, 1)
             position += 1
@@ -134,25 +142,26 @@ class _Layer(DynamicLayer):
             self.store[k] = store[:, :left]
 
 
-class _Cache(DynamicCache):
-    """`DynamicCache` with room for a known number of tokens, from which rows can be dropped at little cost."""
+class _Reader:
+    """Reads one batch with a model of any kind, and remembers keys and values."""
 
-    def __init__(self, config, room: int):
-        super().__init__(config=config)
-        self.layers = [_Layer(room) if type(layer) is DynamicLayer else layer for layer in self.layers]
+    def __init__(self, model: PreTrainedModel, room: int):
+        self.body, self.cache = model.base_model, DynamicCache(config=model.config)
+        layers = self.cache.layers
+        self.cache.layers = [_Layer(room) if type(layer) is DynamicLayer else layer for layer in layers]
 
-    def drop(self, done: list[int], rows: int) -> list[tuple[int, int]]:
-        """Forget rows `done` of `rows`. The last ones move into the holes: (hole, row that fills it) for each."""
-        left, gone = rows - len(done), set(done)
-        holes = [k for k in done if k < left]
-        last = [k for k in range(left, rows) if k not in gone]
-        for layer in self.layers if done else ():
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, width) after the last of the tokens (B, t), which follow those read before."""
+        return self.body(ids, past_key_values=self.cache, use_cache=True).last_hidden_state[:, -1]
+
+    def drop(self, holes: list[int], last: list[int], left: int) -> None:
+        """Rows `last` take the place of rows `holes`, and the first `left` rows stay."""
+        for layer in self.cache.layers:
             if isinstance(layer, _Layer):
                 layer.move(holes, last, left)
             else:  # of another kind, such as a sliding window: it copies what stays
                 moved = dict(zip(holes, last, strict=True))
                 layer.batch_select_indices(torch.tensor([moved.get(k, k) for k in range(left)], dtype=torch.long))
-        return list(zip(holes, last, strict=True))
 
 
 def generate(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from prefcourse.generate import generate, next_token, sample_ids
+from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
 
 
 @pytest.fixture(scope="module")
@@ -221,24 +222,79 @@ def test_no_prompts_make_no_completions(model, tokenizer):
     assert generate(model, tokenizer, []) == []
 
 
-def test_past_keys_are_computed_once(model, monkeypatch):
+@pytest.mark.parametrize("way", ["gpt2_step", "the model's own"])
+def test_past_keys_are_computed_once(way, model, monkeypatch):
     """Each step after the first reads one token a row, and finished rows leave the batch."""
-    shapes, body = [], model.base_model.forward
+    shapes = []
+    place, name = (Gpt2Reader, "_pass") if way == "gpt2_step" else (model.base_model, "forward")
+    body = getattr(place, name)
 
-    def spy(input_ids, **settings):
-        shapes.append(tuple(input_ids.shape))
-        return body(input_ids, **settings)
+    def spy(*args, **settings):
+        shapes.append(tuple(args[-1].shape))
+        return body(*args, **settings)
 
-    monkeypatch.setattr(model.base_model, "forward", spy)
-    prompts, settings = [[5, 6], [7, 8, 9]] * 10, {"max_new_tokens": 30, "seed": 1}
-    long = sample_ids(model, prompts, eos_id=-1, **settings)
+    monkeypatch.setattr(place, name, spy)  # a model whose forward was replaced reads for itself
+    assert is_plain_gpt2(model) == (way == "gpt2_step")
+    prompts, settings = [[5, 6 + i] for i in range(10)] + [[7, 8 + i, 9] for i in range(10)], {"max_new_tokens": 30}
+    long = sample_ids(model, prompts, eos_id=-1, seed=1, **settings)
     eos = Counter(token for ids in long for token in ids).most_common(1)[0][0]  # so that some rows end early
     shapes.clear()
-    found = sample_ids(model, prompts, eos_id=eos, **settings)
+    found = sample_ids(model, prompts, eos_id=eos, seed=1, **settings)
     lengths = [len(ids) for ids in found]
     assert shapes[0] == (20, 2) and all(width == 1 for _, width in shapes[1:])
     assert min(lengths) < 30 and shapes[-1][0] < 20
     assert len(shapes) <= 31
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 5}, {"temperature": 0}, {"batch_size": 7}], ids=str)
+def test_the_lean_way_and_the_general_way_give_the_same(model, prompts, monkeypatch, settings):
+    """Rows of several lengths, some of them repeated, that leave one after the other."""
+    prompts = [*prompts, *prompts, *([7, 8, 9 + i] for i in range(20))]
+    settings = {"max_new_tokens": 24, "seed": 3} | settings
+    long = sample_ids(model, prompts, eos_id=-1, **settings)
+    settings["eos_id"] = Counter(token for ids in long for token in set(ids)).most_common(1)[0][0]
+    lean = sample_ids(model, prompts, **settings)
+    monkeypatch.setattr("prefcourse.generate.is_plain_gpt2", lambda _: False)
+    assert sample_ids(model, prompts, **settings) == lean
+    assert len({len(ids) for ids in lean}) > 2
+
+
+def test_what_the_lean_way_reads_is_what_the_model_reads(model):
+    """Hidden states: bit for bit where the first pass is not shared, to rounding where it is."""
+    g = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 300, (30, 9), generator=g)
+    for rows, exact in ((ids, True), (ids[torch.arange(60) % 30], False)):
+        reader = Gpt2Reader(model, room=9)
+        with torch.no_grad():
+            read = [reader.read(part) for part in (rows[:, :4], *(rows[:, k : k + 1] for k in range(4, 9)))]
+            whole = model.base_model(rows).last_hidden_state
+        torch.testing.assert_close(torch.stack(read, 1), whole[:, 3:], atol=1e-4, rtol=1e-4)
+        if not exact:
+            assert reader.past.shape[2] == 60 and torch.equal(read[-1][:30], read[-1][30:])
+
+
+def test_repeated_prompts_share_the_first_pass(model, monkeypatch):
+    rows, body = [], Gpt2Reader._pass
+    monkeypatch.setattr(Gpt2Reader, "_pass", lambda self, ids: rows.append(len(ids)) or body(self, ids))
+    sample_ids(model, [[5, 6 + i % 10] for i in range(40)], max_new_tokens=2, eos_id=-1)
+    assert rows == [10, 40]
+
+
+def test_only_a_plain_gpt2_is_read_the_lean_way(tiny_gpt2):
+    model = tiny_gpt2()
+    assert is_plain_gpt2(model) and not is_plain_gpt2(sliding_window())
+    assert not is_plain_gpt2(tiny_gpt2().train())
+    for part in (model.base_model, model.base_model.h[0], model.base_model.h[1].attn):
+        handle = part.register_forward_hook(lambda *_: None)
+        assert not is_plain_gpt2(model)
+        handle.remove()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_plain_gpt2(model)
+    model.set_attn_implementation("eager")
+    assert not is_plain_gpt2(model)
+    peft = pytest.importorskip("peft")
+    wrapped = peft.get_peft_model(tiny_gpt2(), peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    assert not is_plain_gpt2(wrapped.eval())
 
 
 def sliding_window():
