@@ -1,4 +1,4 @@
-# make setup | lab | run | test | notebooks | exercises | browser | clean
+# make setup | lab | run | test | notebooks | exercises | site | browser | clean
 #
 # On Windows, or without make, README.md has the same steps as plain python and pip lines.
 
@@ -17,7 +17,7 @@ NBVAL := $(TESTS)/bin/pytest -q -p no:cacheprovider --nbval --nbval-current-env 
 OFFLINE := PYTHONPATH="$(CURDIR)/tests/offline" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
            TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PREFCOURSE_PROGRESS="$(CURDIR)/build/progress.json"
 
-.PHONY: help setup lab run test notebooks exercises browser clean
+.PHONY: help setup lab run test notebooks exercises site browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test       everything that CI runs, in a fresh environment"
 	@echo "make notebooks  run all notebooks and write them back"
 	@echo "make exercises  write the students' exercise notebooks from their solutions"
+	@echo "make site       every lesson and exercise as a web page that opens from disk, in build/site"
 	@echo "make browser    install Chromium for the browser test (Debian and Ubuntu, as root); without it that test is skipped"
 	@echo "make clean      remove both environments and the caches (what a bundle run left in build/ stays)"
 
@@ -52,6 +53,10 @@ notebooks: setup
 
 exercises: setup
 	$(VENV)/bin/python -m prefcourse.exercises
+
+site: setup
+	$(VENV)/bin/pip install --quiet latex2mathml -c constraints.txt
+	$(VENV)/bin/python -m prefcourse.site --out build/site
 
 clean:
 	rm -rf $(VENV) $(TESTS) $(COLAB) $(NBGRADER) build/lib build/bdist.* *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -115,5 +120,6 @@ test:
 	$(call stage,pytest on Colab versions,$(COLAB_TESTS)); \
 	$(if $(LESSONS),$(call stage,nbval: lessons,$(OFFLINE) $(NBVAL) $(LESSONS));) \
 	$(call stage,nbval: exercises,$(EXERCISE_TESTS)); \
+	$(call stage,site,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/site_in_browser.py); \
 	$(call stage,nbgrader end to end,$(NBGRADER_TESTS)); \
 	printf '%b' "\nmake test: all stages passed\n$$passed"
