@@ -76,20 +76,24 @@ $(TESTS)/bin/pip install --quiet --no-deps . && \
 rm -rf build/lib build/bdist.*
 endef
 
-# Colab's IPython and widgets in a folder of their own, put before the environment of the tests: the rest is shared.
+# Colab's IPython, widgets, numpy and matplotlib in a folder of their own, before the environment of the tests: the rest
+# is shared.
 COLAB := build/colab-site
 ON_COLAB := $(OFFLINE) PYDEVD_DISABLE_FILE_VALIDATION=1 PYTHONPATH="$(CURDIR)/$(COLAB):$(CURDIR)/tests/offline"
 define COLAB_TESTS
 rm -rf $(COLAB) && $(TESTS)/bin/pip install --quiet --no-deps --target $(COLAB) ipywidgets==7.7.1 ipython==7.34.0 \
-  ipykernel==6.17.1 ipython_genutils==0.2.0 backcall==0.2.0 pickleshare==0.7.5 decorator==4.4.2 && \
+  ipykernel==6.17.1 ipython_genutils==0.2.0 backcall==0.2.0 pickleshare==0.7.5 decorator==4.4.2 \
+  numpy==2.1.3 matplotlib==3.10.0 && \
 $(ON_COLAB) $(TESTS)/bin/pytest -q -p no:cacheprovider \
-  -W ignore::DeprecationWarning tests/test_labelling.py tests/test_lesson.py tests/test_checks.py
+  -W ignore::DeprecationWarning tests/test_labelling.py tests/test_lesson.py tests/test_checks.py tests/test_plots*.py
 endef
 
-# Solutions and student copies, strictly, with our versions and with Colab's at once: one core for each.
+# Solutions and student copies, strictly, with our versions and with Colab's at once: one core for each. With Colab's
+# three lessons as well.
+COLAB_LESSONS := $(wildcard notebooks/00*.ipynb notebooks/02*.ipynb notebooks/06*.ipynb)
 define EXERCISE_TESTS
 $(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) > build/exercises.log 2>&1 & ours=$$!; \
-$(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) > build/exercises-colab.log 2>&1 & colab=$$!; \
+$(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) $(COLAB_LESSONS) > build/exercises-colab.log 2>&1 & colab=$$!; \
 wait $$ours; ours=$$?; wait $$colab; colab=$$?; \
 cat build/exercises.log; echo "-- with Colab's IPython and ipywidgets"; cat build/exercises-colab.log; \
 [ $$ours = 0 ] && [ $$colab = 0 ]

@@ -49,14 +49,16 @@ def _simplex(axes, panel: Mapping, names: Sequence[str], reference: np.ndarray) 
     lines = axes.tricontour(x, y, height, levels=levels, colors="white", linewidths=1.0, linestyles="solid")
     crowded = [reference[None], *(np.atleast_2d(panel[key]) for key in ("path", "best") if key in panel)]
     crowded = np.concatenate(crowded) @ CORNERS  # where no number may stand, (C, 2)
-    for level, line in zip(lines.levels[1:-1:2], lines.get_paths()[1:-1:2], strict=True):
+    places = []
+    for line in lines.get_paths()[1:-1:2]:
         if len(points := line.vertices):
             edge = np.linalg.solve(np.c_[CORNERS, np.ones(3)].T, np.c_[points, np.ones(len(points))].T).min(axis=0)
             free = np.linalg.norm(points[:, None] - crowded, axis=-1).min(axis=-1)
             room = np.minimum(1.6 * edge, free)  # (points,)
             if room.max() > 0.08:
-                place = [tuple(points[room.argmax()])]
-                axes.clabel(lines, [level], manual=place, fontsize=8, colors=INK, inline_spacing=2)
+                places.append(tuple(points[room.argmax()]))
+    # All levels are offered: with a choice of levels, `manual` fails in matplotlib 3.10, which is Colab's.
+    axes.clabel(lines, manual=places, fontsize=8, colors=INK, inline_spacing=2)
     axes.plot(*CORNERS[[0, 1, 2, 0]].T, color=GREY, linewidth=1.0, zorder=3, clip_on=False)
     halo = [mpl.patheffects.withStroke(linewidth=3, foreground="white")]
     if "path" in panel:
