@@ -252,7 +252,9 @@ GRIDS: dict[str, Grid] = {
         [
             {"arm": arm, "beta": beta, "seed": seed}
             for seed in range(3)
-            for arm, beta in (("online", 0.1), ("offline", 0.1), ("half", 0.1), ("online", 0.5), ("moving reference", 0.5))
+            for arm, beta in (
+                ("online", 0.1), ("offline", 0.1), ("half", 0.1), ("online", 0.5), ("moving reference", 0.5)
+            )
         ],
         online,
     ),

@@ -1,0 +1,60 @@
+"""Figures of lesson 13: they draw what they are given, and titles follow from the numbers."""
+
+import numpy as np
+import pytest
+from figures import titles
+
+from prefcourse import plots
+from prefcourse.plots.style import BLUE, INK, ORANGE
+
+PATH = [{"step": 16, "kl": 1.0, "gain": 0.2}, {"step": 32, "kl": 3.0, "gain": 0.6}]
+FARTHER = [{"step": 16, "kl": 3.0, "gain": 0.4}, {"step": 32, "kl": 5.0, "gain": 1.0}]
+
+
+def lines(axes):
+    """label → (x, y) of the lines with a name."""
+    return {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines() if line.get_label()[0] != "_"}
+
+
+def test_the_regret_of_writers_is_compared_with_the_first():
+    regrets = {"offline": [4.0, 9.0], "online": [2.0, 3.0]}
+    fig = plots.sampler_regret([0.1, 1.0], regrets, {"offline": [0.8, 0.8], "online": [0.1, 0.7]})
+    assert titles(fig)[0] == "online: 2.0 to 3.0 times fewer labels"
+    assert lines(fig.axes[0])["offline"] == [[0.1, 4.0], [1.0, 9.0]] and fig.axes[0].get_xscale() == "log"
+    assert lines(fig.axes[1])["online"] == [[0.1, 0.1], [1.0, 0.7]]
+
+
+def test_online_runs_stand_against_kl_and_against_labels():
+    fig = plots.online_frontier({"online": [PATH, FARTHER], "offline": [PATH]}, labels=16, title="Found")
+    left, right = fig.axes
+    assert fig.get_suptitle() == "Found"
+    assert np.allclose(lines(left)["online"], [[2.0, 0.3], [4.0, 0.8]])
+    assert np.allclose(lines(right)["online"], [[256, 0.3], [512, 0.8]]) and len(left.get_lines()) == 3 + 2 + 1
+
+
+def test_properties_that_no_rule_names_are_hollow():
+    effects = {"tone": (0.5, 0.4, 0.6), "gold": (0.2, 0.1, 0.3)}
+    fig = plots.what_labels_ask(effects, ["tone"], title="Found")
+    assert titles(fig) == ["Found"]
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["tone (judged)", "gold"]
+    dots = [line for line in fig.axes[0].get_lines() if line.get_marker() == "o"]
+    assert [dot.get_markerfacecolor() for dot in dots] == [BLUE, "white"]
+
+
+def test_an_interval_says_its_sign_by_its_colour():
+    row = {"a": (1.0, 0.5, 1.5), "b": (-1.0, -1.5, -0.5), "c": (0.1, -0.5, 0.7)}
+    fig = plots.feedback_effects({"gold": row, "tone": row}, units={"gold": "nats", "tone": "points"}, title="Found")
+    assert titles(fig) == ["gold", "tone"] and [axes.get_xlabel() for axes in fig.axes] == ["nats", "points"]
+    dots = [line.get_color() for line in fig.axes[0].get_lines() if line.get_marker() not in ("None", None, "")]
+    assert dots == [BLUE, ORANGE, INK]
+
+
+def test_the_tax_is_drawn_by_run_and_by_third():
+    runs = {"DPO": [(0.5, 4.0), (0.7, 6.0)], "SFT": [(0.1, -0.5), (0.3, -0.1)]}
+    fig = plots.alignment_tax(runs, {"DPO": [7.0, 4.0, 3.0], "SFT": [-0.4, -0.3, -0.2]}, title="Found")
+    left, right = fig.axes
+    assert titles(fig)[1] == "Negative texts pay most: 1 of 2 methods"
+    big = [line.get_xydata().tolist() for line in left.get_lines() if line.get_zorder() == 3]
+    assert big == [[pytest.approx([0.6, 5.0])], [pytest.approx([0.2, -0.3])]]
+    assert lines(right)["SFT"] == [[0, -0.4], [1, -0.3], [2, -0.2]]
+    assert {text.get_text() for text in left.texts} == {"DPO", "SFT"}

@@ -1,0 +1,113 @@
+"""The grids of lesson 13: arms do what they say, the tax is what it says, and the stored runs bear the lesson."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from prefcourse.logprobs import sequence_logps
+from prefcourse.preferences import collate_pairs
+from prefcourse.results import beyond, variants
+from prefcourse.train import train
+
+PROMPTS = ["This movie", "The old film", "I think the story", "We know the cast"]
+
+
+@pytest.fixture(scope="module")
+def writer(tiny_gpt2, tokenizer, pairs):
+    """A model that has learnt to write short sentences and to end them."""
+    model = tiny_gpt2()
+    train(model, pairs, tokenizer, loss="sft", lr=1e-2, steps=60, batch_size=12, progress=False)
+    return model
+
+
+@pytest.fixture
+def world(writer, tokenizer, pairs, monkeypatch):
+    """A world in which the true reward counts the letter o, and runs small enough for it."""
+    sizes = {
+        "ROUNDS": 2,
+        "AI_ROUNDS": 2,
+        "LABELS": 8,
+        "BATCH": 4,
+        "PROBE": 20,
+        "LR": 1e-3,
+        "_kept": {},
+        "GOOD": " great",
+    }
+    for name, value in (sizes | {"BAD": " dull"}).items():
+        monkeypatch.setattr(beyond, name, value)
+    for name, value in {"PAIRS": 16, "PROBE": 20, "_kept": {}}.items():
+        monkeypatch.setattr(variants, name, value)
+    gold = lambda prompts, texts: torch.tensor([2.0 * text.count("o") for text in texts])  # noqa: E731
+    rows = [{"prompt": p} for p in PROMPTS * 10]
+    return SimpleNamespace(
+        name="tiny", sft=writer, base=writer, tokenizer=tokenizer, gold=gold, pairs={"train": pairs},
+        prompts={"train": rows, "test": rows},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", list(beyond.ARMS))
+def test_an_online_run_has_a_point_after_every_round(world, arm):
+    found = beyond.online(world, arm, 0.1, seed=0)
+    assert [point["step"] for point in found["path"]] == [2, 4] and not found["stopped"]
+    assert found["metrics"]["gain"]["value"] == found["path"][-1]["gain"] and len(found["texts"]) == beyond.SHOWN
+
+
+def test_a_run_whose_writer_breaks_down_is_kept_up_to_there(world, monkeypatch):
+    whole = beyond.online_dpo
+
+    def breaks(*args, rounds, after_round, **settings):
+        whole(*args, rounds=1, after_round=after_round, **settings)
+        raise RuntimeError("only 3 of 80 pairs can be used")
+
+    monkeypatch.setattr(beyond, "online_dpo", breaks)
+    found = beyond.online(world, "online", 0.1, seed=0)
+    assert found["stopped"] and [point["step"] for point in found["path"]] == [2]
+
+
+@pytest.mark.parametrize("judge", ["gold", "without tone and voice", "model"])
+def test_ai_feedback_measures_every_rule(world, judge):
+    found = beyond.ai_feedback(world, judge, "offline", seed=0)
+    assert list(found["rules"]) == ["tone", "reason", "voice", "brief", "fresh"] and len(found["path"]) == 2
+    assert 0 <= found["right"] <= 1 and {"gain", "gain_constitution", "kl"} <= set(found["metrics"])
+
+
+def test_a_judge_is_found_by_its_name(world):
+    assert beyond.judge_of(world, "gold") is world.gold
+    assert [rule.name for rule in beyond.judge_of(world, "without tone and voice").rules] == [
+        "reason",
+        "brief",
+        "fresh",
+    ]
+
+
+def test_sft_pays_no_tax_and_a_policy_pays_what_the_texts_lose(world, tiny_gpt2):
+    rows = beyond.held_out_texts(world)
+    assert len({(row["prompt"], row["completion"]) for row in rows}) == len(rows) > 5
+    assert all(found.value == 0 for found in beyond.taxes(world, world.sft).values())
+    other = tiny_gpt2(seed=3)
+    batch = collate_pairs([row | {"chosen": row["completion"], "rejected": " x"} for row in rows], world.tokenizer)
+    with torch.no_grad():
+        lost = [sequence_logps(model, batch)[: len(rows)] for model in (world.sft, other)]
+    found = beyond.taxes(world, other)
+    assert found["tax"].value == pytest.approx((lost[0] - lost[1]).mean().item(), rel=1e-4)
+    low = sorted(range(len(rows)), key=lambda i: rows[i]["score"])[: -(-len(rows) // 3)]
+    assert found["tax_negative"].value == pytest.approx((lost[0] - lost[1])[low].mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", list(beyond.TAX))
+def test_every_method_gives_a_plain_model_that_has_moved(world, method):
+    found = beyond.align(world, method, seed=0, steps=3)
+    moved = [not torch.equal(a, b) for a, b in zip(found.parameters(), world.sft.parameters(), strict=True)]
+    assert any(moved) and type(found) is type(world.sft)
+
+
+def test_an_averaged_model_lies_between(world, tiny_gpt2):
+    other = tiny_gpt2(seed=3)
+    middle = beyond.averaged(other, world.sft, 0.25)
+    for m, a, b in zip(middle.parameters(), other.parameters(), world.sft.parameters(), strict=True):
+        torch.testing.assert_close(m, 0.25 * a + 0.75 * b)
+    assert torch.equal(beyond.averaged(other, world.sft, 1.0).lm_head.weight, other.lm_head.weight)
+    with pytest.raises(ValueError, match="share lies between 0 and 1, got 2"):
+        beyond.averaged(copy.deepcopy(other), world.sft, 2)
