@@ -13,6 +13,7 @@ from prefcourse.agreement import accuracy_bounds
 from prefcourse.annotators import Annotator, panel, questions
 from prefcourse.quality import report
 
+X_MEAN = (math.log2(50) + math.log2(400) + math.log2(1600)) / 3
 WINS = {0.0: [0.70, 0.74, 0.72], 0.2: [0.66, 0.70, 0.68], 0.4: [0.50, 0.58, 0.54]}
 
 
@@ -126,6 +127,22 @@ def test_pairs_needed_has_a_logarithmic_axis():
     assert fits(fig)
     alone = plots.pairs_needed(wins)
     assert len(alone.axes) == 1 and fits(alone)
+
+
+def test_pairs_needed_marks_how_many_are_enough():
+    wins = {50: [0.5, 0.6], 400: [0.6, 0.7], 1600: [0.7, 0.75]}
+    fig = plots.pairs_needed(wins, target=0.6, enough=400, doubling=0.035)
+    [axes] = fig.axes
+    assert titles(fig) == ["The whole interval is above 60% from 400 pairs on"]
+    assert line_through(axes, [400]) == [pytest.approx(0.65)]  # the ring
+    low, high = line_through(axes, [50, 1600])
+    assert (high - low) == pytest.approx(0.035 * 5)
+    assert (low + high) / 2 == pytest.approx(np.mean(list(wins.values())) + 0.035 * (math.log2(80_000) / 2 - X_MEAN))
+    assert axes.get_legend_handles_labels()[1] == ["+0.035 for each doubling", "target 60%"]
+    assert fits(fig)
+    assert titles(plots.pairs_needed(wins, target=0.9)) == [
+        "The whole interval is above 90% at no size up to 1,600 pairs"
+    ]
 
 
 def test_one_seed_has_no_bars():

@@ -165,10 +165,15 @@ def noise_and_win_rate(values: Mapping[float, Sequence[float]]) -> Figure:
     return fig
 
 
-def pairs_needed(values: Mapping[int, Sequence[float]], kl: Mapping[int, Sequence[float]] | None = None) -> Figure:
+def pairs_needed(
+    values: Mapping[int, Sequence[float]], kl: Mapping[int, Sequence[float]] | None = None, *,
+    target: float | None = None, enough: int | None = None, doubling: float | None = None,
+) -> Figure:  # fmt: skip
     """Win rate of the trained policy against the number of pairs, on a logarithmic axis; with `kl` its KL beside it.
 
     The KL comes without intervals: its spread over seeds differs too much between the settings to be pooled.
+    target: a win rate to reach, as a line; then `enough`, the number of pairs that reaches it, is marked and stands in
+    the title, None for "none does". doubling: the slope of a line through all runs, in win rate per doubling of pairs.
     """
     with mpl.rc_context(STYLE):
         fig, panels = plt.subplots(1, 1 if kl is None else 2, figsize=_size(kl), squeeze=False)
@@ -178,6 +183,19 @@ def pairs_needed(values: Mapping[int, Sequence[float]], kl: Mapping[int, Sequenc
         _no_better(left, means)
         left.set_title(f"Win rate {first[0]:.0%} with {few} pairs, {last[0]:.0%} with {many:,}")
         left.set_ylabel(WIN_RATE)
+        if doubling is not None:
+            x, y = np.array([(math.log2(n), win) for n, wins in values.items() for win in wins]).T
+            at = np.array([few, many])
+            line = dict(color=PURPLE, linewidth=1.6, zorder=2, label=f"{doubling:+.3f} for each doubling")
+            left.plot(at, y.mean() + doubling * (np.log2(at) - x.mean()), "--", **line)
+        if target is not None:
+            found = f"from {enough:,} pairs on" if enough else f"at no size up to {many:,} pairs"
+            left.set_title(f"The whole interval is above {target:.0%} {found}")
+            left.axhline(target, color=INK, linewidth=1.2, label=f"target {target:.0%}")
+        if enough is not None:
+            left.plot(enough, means[enough][0], "o", color="none", markersize=17, markeredgecolor=INK, zorder=4)
+        if target is not None or doubling is not None:
+            left.legend(loc="upper left")
         _percent(left.yaxis)
         if kl is not None:
             (_, first), *_, (_, last) = _seeds(right, kl, *METHODS[1], bars=False).items()

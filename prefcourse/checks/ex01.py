@@ -1,0 +1,294 @@
+"""Checks of exercise notebook 01: preference data. Here the project, with the desk at which a pipeline buys labels."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.start01 import annotator, ceiling_with_lapses, key, six_hundred_labels, split, split_report
+
+__all__ = [
+    "Desk", "annotator", "ceiling_with_lapses", "doubling", "key", "pairs_enough", "pipeline", "pipeline_report",
+    "six_hundred_labels", "split", "split_report",
+]  # fmt: skip
+
+# ---------------------------------------------------------------------------------------------- the pipeline
+
+
+class Desk:
+    """Where a pipeline buys labels: `desk(i)` asks one annotator about candidate i and returns "A" or "B".
+
+    difference: r(A) - r(B) of each candidate, (N,), nats. Each call asks another person, who lapses with probability
+    `lapse` and costs one label; `bought` lists the labels as (i, label).
+    """
+
+    def __init__(self, difference: Sequence[float], lapse: float, seed: int):
+        self._difference, self._lapse, self._rng = difference, lapse, random.Random(seed)
+        self.bought: list[tuple[int, str]] = []
+
+    def __call__(self, i: int) -> str:
+        p = (1 - self._lapse) / (1 + math.exp(-self._difference[i])) + self._lapse / 2
+        self.bought.append((i, "A" if self._rng.random() < p else "B"))
+        return self.bought[-1][1]
+
+
+def _pair(prompt: str, one: str, other: str) -> tuple:
+    return key(prompt), frozenset((one.strip(), other.strip()))
+
+
+def _usable(candidate: dict, held_out: set[str]) -> bool:
+    a, b = candidate["a"].strip(), candidate["b"].strip()
+    return bool(a and b and a != b and key(candidate["prompt"]) not in held_out)
+
+
+def pipeline_report(rows: list[dict], candidates: list[dict], desk: Desk, held_out: set[str], budget: int) -> dict:
+    """Whether a pipeline kept its contract, gate by gate: what is checked, and what the notebook prints."""
+    pairs = [_pair(c["prompt"], c["a"], c["b"]) for c in candidates]
+    votes: dict[tuple, int] = {}
+    for i, label in desk.bought:
+        text = (pairs[i], candidates[i]["a" if label == "A" else "b"].strip())
+        votes[text] = votes.get(text, 0) + 1
+    kept = [_pair(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
+    count = [
+        [votes.get((k, row[side].strip()), 0) for side in ("chosen", "rejected")]
+        for k, row in zip(kept, rows, strict=True)
+    ]
+    worth = {p for p, c in zip(pairs, candidates, strict=True) if _usable(c, held_out)}
+    return {
+        f"buys no more than {budget} labels": len(desk.bought) <= budget,
+        "and at least half as many as it could": 2 * len(desk.bought) >= min(budget, len(worth)) and bool(rows),
+        "keeps the prompts of the test set out": not any(k[0] in held_out for k in kept),
+        "keeps only two different texts that are not empty": all(len(k[1]) == 2 and "" not in k[1] for k in kept),
+        "keeps each pair once": len(set(kept)) == len(kept),
+        "pays only for pairs that it can use": all(_usable(candidates[i], held_out) for i, _ in desk.bought),
+        "makes rows of candidates alone": set(kept) <= set(pairs),
+        "calls chosen what has more votes": all(won > lost for won, lost in count),
+    }
+
+
+def _collections(draw: torch.Generator) -> list[Case]:
+    def case(prompts: int, budget: int) -> Case:
+        candidates = []
+        for p in range(prompts):
+            texts = [f" is number {k} of {p}." for k in range(4)]
+            ends = [(0, 1), (2, 3), (1, 0), (0, 0)][
+                : 2 + p % 3
+            ]  # some pairs come twice, turned round; some are one text
+            candidates += [{"prompt": f"Film {p}" + " " * (p % 2), "a": texts[i], "b": texts[j]} for i, j in ends]
+            if p % 4 == 0:
+                candidates.append({"prompt": f"Film {p}", "a": texts[0], "b": "  "})
+        order = torch.randperm(len(candidates), generator=draw).tolist()
+        return {
+            "candidates": [candidates[i] for i in order],
+            "held_out": {key(f"FILM {p}") for p in range(0, prompts, 3)},
+            "budget": budget,
+            "seed": int(torch.randint(1000, (), generator=draw)),
+        }
+
+    budgets = torch.randint(16, 30, (2,), generator=draw).tolist()
+    return [case(30, 12), case(45, 31), *(case(40, budget) for budget in budgets)]
+
+
+def _inspected(answer: Callable, candidates: list[dict], held_out: set[str], budget: int, seed: int) -> dict:
+    difference = np.random.default_rng(seed).normal(size=len(candidates))
+    desk = Desk(difference.tolist(), lapse=0.4, seed=seed)
+    return pipeline_report(answer(candidates, desk, held_out, budget, seed), candidates, desk, held_out, budget)
+
+
+def _collect(candidates, ask, held_out, budget, seed, *, gates=True, late=False, leak=False, twice=False, votes=1,
+             keep=lambda a, b: a != b, spend=True):  # fmt: skip
+    """One way to keep the contract; each keyword breaks one part of it."""
+    rows, seen, bought = [], set(), 0
+    order = list(range(len(candidates)))
+    random.Random(seed).shuffle(order)
+    for i in order:
+        c = candidates[i]
+        a, b, pair = c["a"].strip(), c["b"].strip(), _pair(c["prompt"], c["a"], c["b"])
+        refused = (gates and not (a and b and a != b)) or (key(c["prompt"]) in held_out and not leak)
+        if (refused and not late) or (pair in seen and not twice):
+            continue
+        if spend and bought + votes > budget:
+            break
+        for_a = sum(ask(i) == "A" for _ in range(votes))
+        bought += votes
+        seen.add(pair)
+        if not refused and keep(for_a, votes - for_a):
+            chosen, rejected = ("a", "b") if for_a >= votes - for_a else ("b", "a")
+            rows.append({"prompt": c["prompt"], "chosen": c[chosen], "rejected": c[rejected]})
+    return rows
+
+
+@exercise(
+    cases=_collections,
+    points=3,
+    observe=_inspected,
+    hint="the part of the contract that is False stands above. Go through the candidates in a random order; refuse "
+    "before you pay; count the labels; write the row from the votes.",
+)
+def pipeline(candidates, ask, held_out, budget, seed):
+    """A pipeline from candidates to rows, within a budget of labels."""
+    return _collect(candidates, ask, held_out, budget, seed)
+
+
+@pipeline.mutant("your pipeline buys more labels than it may: count the calls of ask, and stop before the budget ends.")
+def no_budget(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, seed, spend=False)
+
+
+@pipeline.mutant("prompts of the test set are among your rows: compare key(prompt) with held_out before you ask.")
+def leaks(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, seed, leak=True)
+
+
+@pipeline.mutant("you ask first and refuse afterwards. The gates that need no label come before the desk.")
+def refuses_late(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, seed, late=True)
+
+
+@pipeline.mutant("empty texts or twice the same text get through: strip both sides and compare them.")
+def no_text_gate(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, seed, gates=False)
+
+
+@pipeline.mutant("a pair comes twice, perhaps with its sides exchanged: remember the key and the set of both texts.")
+def duplicates(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, seed, twice=True)
+
+
+@pipeline.mutant("some of your rows have no majority: a tie is no label. Leave the pair out, or ask an odd number.")
+def ties(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, seed, votes=2, keep=lambda a, b: True)
+
+
+# ---------------------------------------------------------------------------------------------- how many are enough
+
+
+def _wins(draw: torch.Generator) -> list[Case]:
+    rising = {50: [0.51, 0.65, 0.60], 200: [0.60, 0.64, 0.68], 800: [0.69, 0.70, 0.71], 1600: [0.70, 0.74, 0.78]}
+    dips = {100: [0.66, 0.67, 0.68], 400: [0.52, 0.56, 0.60], 1600: [0.72, 0.73, 0.74]}
+    never = {100: [0.52, 0.58], 200: [0.54, 0.60]}
+
+    def case(seeds: int, target: float, t: float) -> Case:
+        sizes = (50, 100, 200, 400, 800)
+        noise = 0.02 * torch.randn(len(sizes), seeds, generator=draw, dtype=torch.float64)
+        return {
+            "wins": {n: (0.55 + 0.04 * i + noise[i]).tolist() for i, n in enumerate(sizes)}, "target": target, "t": t
+        }  # fmt: skip
+
+    return [
+        {"wins": rising, "target": 0.6, "t": 2.306},
+        {"wins": dips, "target": 0.6, "t": 2.447},
+        {"wins": never, "target": 0.65, "t": 4.303},
+        case(4, 0.6, 2.131),
+        case(5, 0.65, 2.086),
+    ]
+
+
+def _enough(wins, target, t, ddof=1, pooled=True, root=True, every=True, means=False, last=None):
+    spread = {n: np.std(w, ddof=ddof) for n, w in wins.items()}
+    if pooled:
+        spread = dict.fromkeys(wins, math.sqrt(np.mean([s**2 for s in spread.values()])))
+    t = last or t
+    low = {n: float(np.mean(w) - t * spread[n] / (math.sqrt(len(w)) if root else 1)) for n, w in wins.items()}
+    reached = {n: (np.mean(wins[n]) if means else low[n]) >= target for n in wins}
+    fits = [n for n in wins if (all(reached[m] for m in wins if m >= n) if every else reached[n])]
+    return (min(fits) if fits else None), low
+
+
+@exercise(
+    cases=_wins,
+    points=2,
+    hint="first one spread for all sizes, the root of the mean of the variances (divided by seeds - 1); then the lower "
+    "ends, mean - t · spread / √seeds; then go from the largest n down while the lower end reaches the target.",
+)
+def pairs_enough(wins, target, t):
+    """The number of pairs from which on the win rate is above a target, and the lower ends that say so."""
+    return _enough(wins, target, t)
+
+
+@pairs_enough.mutant(
+    "you compare the mean with the target. A mean of a few seeds is above it by luck often enough: take the lower end."
+)
+def means_only(wins, target, t):
+    return _enough(wins, target, t, means=True)
+
+
+@pairs_enough.mutant("your interval holds single runs. That of the mean is narrower: divide the spread by √seeds.")
+def single_runs(wins, target, t):
+    return _enough(wins, target, t, root=False)
+
+
+@pairs_enough.mutant("a variance divided by the number of seeds is too small: divide by seeds - 1 (ddof=1).")
+def biased_variance(wins, target, t):
+    return _enough(wins, target, t, ddof=0)
+
+
+@pairs_enough.mutant(
+    "each size has its own spread in your answer. A few seeds say little about it: pool the variances."
+)
+def not_pooled(wins, target, t):
+    return _enough(wins, target, t, pooled=False)
+
+
+@pairs_enough.mutant("a larger number of pairs fails the target again. Ask for the n from which on all sizes reach it.")
+def first_crossing(wins, target, t):
+    return _enough(wins, target, t, every=False)
+
+
+@pairs_enough.mutant("you take 1.96. With a few seeds the spread is itself uncertain: use the t that is given.")
+def normal_interval(wins, target, t):
+    return _enough(wins, target, t, last=1.96)
+
+
+def _curves(draw: torch.Generator) -> list[Case]:
+    return [{"wins": {50: [0.50, 0.52], 100: [0.55, 0.57], 400: [0.68, 0.60]}}] + [
+        {"wins": case["wins"]} for case in _wins(draw)[3:]
+    ]
+
+
+def _slope(wins, scale=math.log2, lost=2, on_means=False, divided=True):
+    runs = [(scale(n), w) for n, some in wins.items() for w in ([np.mean(some)] if on_means else some)]
+    x, y = np.array(runs).T
+    x, y = x - x.mean(), y - y.mean()
+    slope = float(x @ y / (x @ x))
+    spread = math.sqrt(float(((y - slope * x) ** 2).sum()) / (len(x) - lost))
+    return slope, spread / math.sqrt(float(x @ x)) if divided else spread
+
+
+@exercise(
+    cases=_curves,
+    points=2,
+    hint="x = log2 of the number of pairs, y = win rate, one point for each run, both minus their means: slope = Σxy / "
+    "Σx², and its standard error √(Σ(y - slope · x)² / (runs - 2)) / √Σx².",
+)
+def doubling(wins):
+    """The gain in win rate for each doubling of the pairs, with its standard error."""
+    return _slope(wins)
+
+
+@doubling.mutant("your slope is for each factor e: the gain for each doubling takes the logarithm to base 2.")
+def natural_logarithm(wins):
+    return _slope(wins, scale=math.log)
+
+
+@doubling.mutant("your slope is for each pair. The curve is fitted against log2 n, where every doubling is one step.")
+def linear_in_n(wins):
+    return _slope(wins, scale=float)
+
+
+@doubling.mutant("the slope is right. For its error two numbers were fitted, slope and height: divide by runs - 2.")
+def divided_by_runs(wins):
+    return _slope(wins, lost=0)
+
+
+@doubling.mutant("you fit the means. The slope is the same, its error is not: each run is one point.")
+def fitted_to_means(wins):
+    return _slope(wins, on_means=True)
+
+
+@doubling.mutant("the slope is right. Your second number is the spread of the runs; divide it by √Σx².")
+def spread_of_runs(wins):
+    return _slope(wins, divided=False)
