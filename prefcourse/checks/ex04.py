@@ -56,6 +56,11 @@ def own_included(log_pi, log_ref, rewards, beta):
     return _rloo(log_pi, log_ref, rewards, beta, lambda u: u - u.mean(-1, keepdim=True))
 
 
+@rloo_loss.mutant("there is no baseline: subtract from each u the mean of its K - 1 siblings.")
+def no_baseline(log_pi, log_ref, rewards, beta):
+    return _rloo(log_pi, log_ref, rewards, beta, lambda u: u)
+
+
 @rloo_loss.mutant(
     "the loss is right and its gradient is not: u must be detached. Its derivative is 0 on average and noise in every "
     "sample (step 2)."

@@ -28,8 +28,10 @@ def _worlds(draw: torch.Generator) -> list[Case]:
 def _seen(answer, reference, reward, beta) -> dict[str, object] | None:
     """Policy and value by name; where one is not a number, that in words, for nan is not even equal to nan."""
     found = answer(reference, reward, beta)
+    if found is None:
+        return None
     if not isinstance(found, tuple | list) or len(found) != 2:
-        return found
+        raise TypeError("return two tensors: π* of shape (X, Y), then J* of shape (X,)")
     broken = [bool(torch.as_tensor(part).isnan().any()) for part in found]
     return {
         name: "not a number" if bad else part for name, part, bad in zip(("policy", "J*"), found, broken, strict=True)

@@ -88,6 +88,17 @@ def swapped(policy, optimizer, seen, stored, beta):
     return _step(policy, optimizer, seen, stored, beta, lambda h, beta: -logsigmoid(-beta * h).mean())
 
 
+@step.mutant(
+    "you take every second row for a pair. The chosen ones are the first B rows, the rejected ones the last B."
+)
+def interleaved(policy, optimizer, seen, stored, beta):
+    def loss(h, beta):
+        c, r = (sequence_logps(policy, seen) - stored).view(-1, 2).unbind(-1)
+        return -logsigmoid(beta * (c - r)).mean()
+
+    return _step(policy, optimizer, seen, stored, beta, loss)
+
+
 @step.mutant("the reference is missing: subtract `stored` from the log-probs before you take the difference.")
 def no_reference(policy, optimizer, seen, stored, beta):
     return _step(policy, optimizer, seen, torch.zeros_like(stored), beta)

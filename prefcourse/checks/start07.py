@@ -110,6 +110,15 @@ def eos_not_in_mask(sequences, eos_id):
     return ids, mask & (ids != eos_id)
 
 
+@batch.mutant(
+    "your mask is ids != eos_id. It covers the prompt, and it loses the EOS that ends the completion, which has the id "
+    "of the padding: build the mask from the lengths."
+)
+def ids_compared(sequences, eos_id):
+    ids, _ = batch.reference(sequences, eos_id)
+    return ids, ids != eos_id
+
+
 @batch.mutant("your mask covers the prompt too: the loss may look at the completion and its EOS only.")
 def prompt_in_mask(sequences, eos_id):
     made = ended([([], prompt + completion) for prompt, completion in sequences], eos_id)
