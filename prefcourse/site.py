@@ -8,6 +8,7 @@ readers speak without a script from elsewhere.
 """
 
 import argparse
+import base64
 import copy
 import html
 import re
@@ -178,6 +179,14 @@ def build(root: Path, out: Path) -> list[Path]:
     return [index, *written]
 
 
+def front_door(root: Path) -> bytes:
+    """The README's picture: that of the cell with the tag `front-door` in lesson 08."""
+    (lesson,) = (root / "notebooks").glob("08_*.ipynb")
+    cells = nbformat.read(lesson, as_version=4).cells
+    (cell,) = (cell for cell in cells if "front-door" in cell.metadata.get("tags", []))
+    return base64.b64decode(next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m prefcourse.site", description=__doc__.splitlines()[0])
@@ -185,7 +194,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("build/site"), help="where the pages go (default: %(default)s)"
     )
+    parser.add_argument(
+        "--front-door", action="store_true", help="write the README's picture, data/results/front-door.png"
+    )
     options = parser.parse_args(arguments)
+    if options.front_door:
+        (options.root / "data/results/front-door.png").write_bytes(front_door(options.root))
+        return 0
     try:
         pages = build(options.root, options.out)
     except (ValueError, ImportError, OSError) as error:

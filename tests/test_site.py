@@ -4,6 +4,7 @@
 """
 
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -57,6 +58,13 @@ def test_pages_have_alt_texts_formulas_navigation_and_nothing_from_elsewhere(cou
         for a in BeautifulSoup(p.read_text(), "html.parser").find_all("a"):
             target, _, anchor = a["href"].partition("#")
             assert (p.parent / target).exists() and (target or anchor)
+
+
+def test_the_readmes_picture_is_that_of_lesson_08():
+    root = Path(__file__).resolve().parents[1]
+    assert (root / "data/results/front-door.png").read_bytes() == site.front_door(root), (
+        "run `python -m prefcourse.site --front-door`"
+    )
 
 
 def test_a_formula_that_cannot_be_turned_names_its_notebook(course, capsys):
