@@ -37,3 +37,19 @@ def test_gains_at_kl_say_by_colour_and_marker_what_the_interval_allows():
     assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()] == ["a", "b", "c"]
     points = [[line.get_marker() for line in axes.get_lines() if line.get_marker() != "None"] for axes in fig.axes]
     assert points == [["o", "X"], ["D", "D"]]
+
+
+def test_kl_against_beta_draws_curves_in_the_order_of_beta_with_their_intervals():
+    panels = {
+        "table": {"π*": {1.0: (0.2, 0.2, 0.2), 0.1: (2.0, 2.0, 2.0)}},
+        "runs": {"10 steps": {0.1: (1.0, 0.5, 2.0), 1.0: (1.0, 0.9, 1.1)}, "120 steps": {0.1: (9.0, 5.0, 12.0)}},
+    }
+    fig = plots.kl_against_beta(panels, title="Found")
+    assert titles(fig) == ["table", "runs"] and fig.get_suptitle() == "Found"
+    left, right = fig.axes
+    assert left.get_lines()[0].get_xdata().tolist() == [0.1, 1.0]
+    assert left.get_lines()[0].get_ydata().tolist() == [2.0, 0.2]
+    assert {left.get_xscale(), left.get_yscale(), right.get_xscale(), right.get_yscale()} == {"log"}
+    assert [line.get_label() for line in right.get_lines()] == ["10 steps", "120 steps"]
+    band = right.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.5, 2.0)

@@ -124,3 +124,29 @@ def gains_at_kl(table: Mapping[float, Mapping[str, Ends]], *, title: str, label:
         fig.supxlabel(label, fontsize=10.5)
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
     return fig
+
+
+def kl_against_beta(panels: Mapping[str, Mapping[str, Mapping[float, Ends]]], *, title: str) -> Figure:
+    """KL against β on logarithmic axes: what β does in a run that is short, long, or at its optimum.
+
+    panels: heading → name of a curve → β → KL with the ends of its interval (three equal numbers: no interval). All
+    must be above 0. Each panel has its own axes.
+    """
+    looks = [(GREY, "o", ":"), (BLUE, "s", "--"), (ORANGE, "^", "-"), (INK, "D", "-.")]
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
+        fig, row = plt.subplots(1, len(panels), figsize=(1.2 + 4.8 * len(panels), 4.6), squeeze=False)
+        for axes, (heading, found) in zip(row[0], panels.items(), strict=True):
+            for (name, by_beta), (colour, marker, line) in zip(found.items(), looks, strict=False):
+                betas = sorted(by_beta)
+                value, low, high = np.array([by_beta[b] for b in betas], dtype=float).T
+                axes.fill_between(betas, low, high, color=colour, alpha=0.15, linewidth=0)
+                axes.plot(betas, value, color=colour, marker=marker, linestyle=line, linewidth=1.8, markersize=7,
+                          markeredgecolor="white", label=name)  # fmt: skip
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xlabel("β (logarithmic)")
+            axes.set_title(heading)
+            axes.legend(loc="best")
+        row[0][0].set_ylabel(KL_LABEL)
+        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    return fig
