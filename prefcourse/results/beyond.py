@@ -2,7 +2,7 @@
 
     online          who writes the pairs: SFT, the policy in training, or one text each; a reference that moves along
     ai-feedback     who labels them: the gold reward, a constitution, the same without a rule, a language model
-    alignment-tax   what methods cost on held-out text that nobody asked them to change, and three ways to pay less
+    alignment-tax   what methods cost on held-out text that nobody asked them to change, and four ways to pay less
 
 In the first two grids all runs go through the same loop, `online_dpo`: the same prompts, number of labels and steps,
 the same rate. The arms of a seed differ in one thing only.
@@ -11,6 +11,7 @@ the same rate. The arms of a seed differ in one thing only.
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +22,18 @@ from prefcourse import lora
 from prefcourse.annotators import Reward
 from prefcourse.constitution import Constitution
 from prefcourse.evaluate import METRICS, Estimate, bootstrap, evaluate
-from prefcourse.generate import Completion, generate
+from prefcourse.generate import generate
 from prefcourse.judges import ModelJudge
 from prefcourse.logprobs import sequence_logps
 from prefcourse.online import online_dpo, usable
-from prefcourse.policy_gradient import rloo
 from prefcourse.preferences import Row, collate, encode
 from prefcourse.results.store import Grid, metrics
-from prefcourse.results.variants import PROBE, Look, draw_pairs, reward_model
+from prefcourse.results.variants import PROBE, Look, draw_pairs
 from prefcourse.train import train
 from prefcourse.world import World
 
 ROUNDS, LABELS, BATCH, LR = 6, 256, 16, 1.5e-4  # of `online`: 1,536 labels, 96 steps at a constant rate
-AI_ROUNDS, AI_BETA = 3, 0.1  # of `ai-feedback`
+AI_ROUNDS, AI_BETA = 2, 0.1  # of `ai-feedback`
 SHOWN = 4  # texts that are kept
 HELD_OUT = 4  # held-out texts of each test prompt
 MEASURED = (*METRICS, "length", "eos_rate", "repetition")
@@ -46,11 +46,11 @@ TAX = {  # what each run is told besides the pairs that its seed draws; 64 steps
     "DPO": {"loss": "dpo", "beta": 0.05},
     "DPO, β = 0.5": {"loss": "dpo", "beta": 0.5},
     "DPO + SFT loss": {"loss": "dpo_nll", "beta": 0.05, "alpha": 0.3},
-    "DPO, averaged": {"loss": "dpo", "beta": 0.05, "share": 0.5},
+    "DPO, averaged": {"of": "DPO", "share": 0.5},
     "DPO, LoRA": {"loss": "dpo", "beta": 0.05, "rank": 8, "lr": 1e-3},
 }
 
-_kept: dict[tuple, list[Completion] | list[Row]] = {}  # SFT's completions and held-out texts: the runs share them
+_kept: dict[tuple, Any] = {}  # SFT's completions, held-out texts, and policies to average: the runs share them
 
 
 # ------------------------------------------------------------------------------------------- online against offline
@@ -168,20 +168,23 @@ def alignment_tax(world: World, method: str, seed: int, split: str = "test") -> 
 
 
 def align(world: World, method: str, seed: int, **changes) -> PreTrainedModel:
-    """A copy of SFT trained as TAX says, `changes` applied."""
+    """A copy of SFT trained as TAX says, `changes` applied; or the average of SFT and such a model."""
+    key = ("policy", world.name, method, seed, *changes.items())
+    if key in _kept:
+        return _kept[key]
     settings = {"lr": 3e-4, "batch_size": BATCH} | TAX[method] | changes
+    if "of" in settings:
+        return averaged(align(world, settings["of"], seed, **changes), world.sft, settings["share"])
     rows, policy = draw_pairs(world, seed), copy.deepcopy(world.sft)
-    loss, share, rank = (settings.pop(name, None) for name in ("loss", "share", "rank"))
-    common = {"reference": world.sft, "seed": seed, "progress": False} | settings
-    if loss == "rloo":
-        prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-        rloo(policy, reward_model(world, rows, seed), prompts, world.tokenizer, k=4, **common)
-        return policy
+    rank = settings.pop("rank", None)
     if rank is not None:
         policy = lora.add_lora(policy, rank=rank, seed=seed)
-    train(policy, rows, world.tokenizer, loss=loss, **{"steps": len(rows) // BATCH} | common)
+    common = {"reference": world.sft, "steps": len(rows) // BATCH, "seed": seed, "progress": False}
+    train(policy, rows, world.tokenizer, **common | settings)
     policy = policy.merge_and_unload() if rank is not None else policy
-    return policy if share is None else averaged(policy, world.sft, share)
+    if any(other.get("of") == method for other in TAX.values()):
+        _kept[key] = policy
+    return policy
 
 
 @torch.no_grad()
@@ -219,8 +222,10 @@ def taxes(world: World, policy: PreTrainedModel, split: str = "test") -> dict[st
 
     Above 0, the policy finds the texts less likely than SFT does.
     """
-    rows = held_out_texts(world, split)
-    cost = text_logps(world, world.sft, rows) - text_logps(world, policy, rows)  # (N,)
+    rows, key = held_out_texts(world, split), ("held out logps", world.name, split)
+    if key not in _kept:
+        _kept[key] = text_logps(world, world.sft, rows)
+    cost = _kept[key] - text_logps(world, policy, rows)  # (N,)
     order = np.argsort([row["score"] for row in rows], kind="stable")
     thirds = zip(("negative", "neutral", "positive"), np.array_split(order, 3), strict=True)
     return {"tax": bootstrap(cost)} | {f"tax_{name}": bootstrap(cost[torch.as_tensor(part)]) for name, part in thirds}
