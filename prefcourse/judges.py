@@ -6,8 +6,8 @@
     pairs = PairJudge(model, tokenizer, principle="Choose the response that is friendlier about the film.")
     pairs(prompts, first, second)                           # (B,) log-odds that `first` is better
 
-All of them read a probability off the model and sample nothing, so a judgement costs one pass over the text (Lee et al.
-2023, Sec. 2.2). The first two are rewards like `world.gold`. The last sees both texts at once, in both orders: a judge
+All of them read a probability off the model and sample nothing, so a judgement costs one pass over the text (Lee et
+al. 2023). The first two are rewards like `world.gold`. The last sees both texts at once, in both orders: a judge
 that favours the first place would otherwise put that into the labels (Zheng et al. 2023, Sec. 3.3).
 """
 
