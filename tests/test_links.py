@@ -49,6 +49,17 @@ def test_links_lead_somewhere(path):
     assert broken(path) == []
 
 
+LESSONS = sorted(ROOT.glob("notebooks/*.ipynb"))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_the_readme_has_the_lesson_with_its_minutes_and_exercises(path):
+    (row,) = re.findall(rf"^\| {path.stem[:2]} \| .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    minutes = re.search(r"(\d+) minutes to read", markdown(path))[1]
+    assert f"(notebooks/{path.name})" in row and f"(exercises/{path.name})" in row
+    assert f"| {minutes} |" in row
+
+
 def test_the_test_finds_what_is_broken(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
