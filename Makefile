@@ -76,6 +76,24 @@ $(TESTS)/bin/pip install --quiet --no-deps . && \
 rm -rf build/lib build/bdist.*
 endef
 
+# $(call both,command,command): two at once, a core for each, which is faster than one after the other with two threads.
+# What they say is shown when both are done.
+define both
+{ $(1); } > build/first.log 2>&1 & first=$$!; { $(2); } > build/second.log 2>&1 & second=$$!; \
+wait $$first; first=$$?; wait $$second; second=$$?; \
+cat build/first.log; echo "-- at the same time:"; cat build/second.log; [ $$first = 0 ] && [ $$second = 0 ]
+endef
+
+define PYTEST
+$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5 tests/test_[a-l]*.py,\
+$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5 tests/test_[m-z]*.py)
+endef
+
+define LESSON_TESTS
+$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(wildcard notebooks/0[0-7]*.ipynb),\
+$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(wildcard notebooks/0[89]*.ipynb notebooks/1*.ipynb))
+endef
+
 # Colab's IPython, widgets, numpy and matplotlib in a folder of their own, before the environment of the tests: the rest
 # is shared.
 COLAB := build/colab-site
@@ -92,11 +110,8 @@ endef
 # three lessons as well.
 COLAB_LESSONS := $(wildcard notebooks/00*.ipynb notebooks/02*.ipynb notebooks/06*.ipynb)
 define EXERCISE_TESTS
-$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) > build/exercises.log 2>&1 & ours=$$!; \
-$(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) $(COLAB_LESSONS) > build/exercises-colab.log 2>&1 & colab=$$!; \
-wait $$ours; ours=$$?; wait $$colab; colab=$$?; \
-cat build/exercises.log; echo "-- with Colab's IPython and ipywidgets"; cat build/exercises-colab.log; \
-[ $$ours = 0 ] && [ $$colab = 0 ]
+$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES),\
+$(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) $(COLAB_LESSONS))
 endef
 
 # nbgrader has an environment of its own, which sees that of the tests behind it: torch is not installed twice.
@@ -120,9 +135,9 @@ test:
 	@passed=; \
 	$(call stage,fresh environment,$(INSTALL)); \
 	$(call stage,ruff,$(TESTS)/bin/ruff check . && $(TESTS)/bin/ruff format --check .); \
-	$(call stage,pytest,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5); \
+	$(call stage,pytest,$(PYTEST)); \
 	$(call stage,pytest on Colab versions,$(COLAB_TESTS)); \
-	$(if $(LESSONS),$(call stage,nbval: lessons,$(OFFLINE) $(NBVAL) $(LESSONS));) \
+	$(call stage,nbval: lessons,$(LESSON_TESTS)); \
 	$(call stage,nbval: exercises,$(EXERCISE_TESTS)); \
 	$(call stage,site,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/site_in_browser.py); \
 	$(call stage,nbgrader end to end,$(NBGRADER_TESTS)); \
