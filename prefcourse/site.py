@@ -31,7 +31,7 @@ CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 TAG = re.compile(r"\\tag\{((?:[^{}]|\{[^{}]*\})*)\}")
 PLACE = "formula-{}-formula"
 STYLE = """
-body { max-width: 62rem; margin: 0 auto; padding: 0 1rem; }
+body { max-width: 72rem; margin: 0 auto; padding: 0 1rem; }
 nav.course { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; padding: .8rem 0; font-family: sans-serif; }
 nav.course a { color: #005a9c; }
 a.skip { position: absolute; left: -999px; } a.skip:focus { position: static; }
