@@ -162,9 +162,12 @@ def mean_for_sum_of_tokens(token_logps, prompt_tokens, completion_tokens):
     return _masked_sum(token_logps, prompt_tokens, completion_tokens) / completion_tokens
 
 
-@sequence_logps.mutant("you add up the whole batch. One number for each row is asked for: sum over the last axis only.")
-def batch_sum(token_logps, prompt_tokens, completion_tokens):
-    return _masked_sum(token_logps, prompt_tokens, completion_tokens).sum()
+@sequence_logps.mutant(
+    "a slice cannot begin at another place in each row. Compare torch.arange(T), the places, with the lengths, and you "
+    "have a mask for all rows at once."
+)
+def one_slice_for_all(token_logps, prompt_tokens, completion_tokens):
+    return token_logps[:, prompt_tokens : prompt_tokens + completion_tokens].sum(-1)
 
 
 # ---------------------------------------------------------------------------------------------- a prediction
@@ -231,9 +234,9 @@ def multiplies(logits, temperature):
     return (logits * temperature).softmax(-1) if temperature > 0 else _coldest(logits)
 
 
-@tempered.mutant("your numbers do not sum to 1: after the division comes the softmax, which normalises.")
+@tempered.mutant("your numbers do not sum to 1: π to the power 1/T is only *proportional* to π_T. Divide by the sum.")
 def not_normalised(logits, temperature):
-    return (logits / temperature).exp() if temperature > 0 else _coldest(logits)
+    return logits.softmax(-1) ** (1 / temperature) if temperature > 0 else _coldest(logits)
 
 
 @tempered.mutant(

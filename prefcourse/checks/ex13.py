@@ -32,12 +32,12 @@ def _models(draw: torch.Generator) -> list[Case]:
     return cases
 
 
-def _plan(shapes, rank, parameters, count=lambda a, b: a + b, trained=16, beside=4, frozen=4, lora_frozen=1, unit=MB):
+def _plan(shapes, rank, parameters, count=lambda a, b: a + b, trained=16, beside=4, lora_frozen=1, unit=MB):
     adapters = rank * sum(count(a, b) for a, b in shapes)
     return {
         "adapters": adapters,
         "full": parameters * (16 + beside) / unit,
-        "lora": (adapters * trained + lora_frozen * parameters * frozen) / unit,
+        "lora": (adapters * trained + lora_frozen * parameters * 4) / unit,
     }
 
 
@@ -79,10 +79,10 @@ def adapters_frozen(shapes, rank, parameters):
 
 
 @lora_plan.mutant(
-    "your frozen base model takes 16 bytes a number. Nothing in it is trained: 4 bytes, the weight alone."
+    "your megabytes have 1,048,576 bytes. Here they have a million, as in the lesson and on a disk's label."
 )
-def base_trained(shapes, rank, parameters):
-    return _plan(shapes, rank, parameters, frozen=16)
+def mebibytes(shapes, rank, parameters):
+    return _plan(shapes, rank, parameters, unit=2**20)
 
 
 @lora_plan.mutant("`full` has a reference beside it, which is frozen: 4 more bytes for each parameter.")
