@@ -1,0 +1,322 @@
+"""Checks of exercise notebook 08: β and the KL trade-off."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.questions import choice
+
+T975 = {1: 12.706, 2: 4.303, 3: 3.182}  # Student's t by degrees of freedom
+
+# ---------------------------------------------------------------------------------------------- the exact curve
+
+
+def _worlds(draw: torch.Generator) -> list[Case]:
+    def case(replies: int) -> Case:
+        return {
+            "reference": torch.randn(replies, generator=draw, dtype=torch.float64).softmax(-1),
+            "reward": 2 * torch.randn(replies, generator=draw, dtype=torch.float64),
+            "betas": torch.rand(4, generator=draw, dtype=torch.float64) + 0.3,
+        }
+
+    fixed = {
+        "reference": torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64),
+        "reward": torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64),
+        "betas": torch.tensor([2.0, 0.5], dtype=torch.float64),
+    }
+    return [fixed, case(4), case(6)]
+
+
+def _optimum(reference: Tensor, reward: Tensor, betas: Tensor) -> Tensor:
+    return (reference.log() + reward / betas[:, None]).softmax(-1)  # (B, Y)
+
+
+def _columns(policy: Tensor, reference: Tensor, reward: Tensor, betas: Tensor, divergence=None, sign=-1) -> Tensor:
+    kl = (policy * (policy / reference).log()).sum(-1) if divergence is None else divergence
+    mean = (policy * reward).sum(-1)
+    return torch.stack([mean, kl, mean + sign * betas * kl], -1)
+
+
+@exercise(
+    cases=_worlds,
+    points=3,
+    hint="print the policies first, (B, Y): π_ref(y) e^{r(y)/β}, each row divided by its sum. Then E[r] = Σ π r and "
+    "KL = Σ π log(π/π_ref), row by row.",
+)
+def curve(reference, reward, betas):
+    """Reward, KL and J of the best policy for each β."""
+    return _columns(_optimum(reference, reward, betas), reference, reward, betas)
+
+
+@curve.mutant("you multiply the reward by β. β is the price of KL: a large one must keep π near the reference, so r/β.")
+def times_beta(reference, reward, betas):
+    return _columns(_optimum(reference, reward, 1 / betas), reference, reward, betas)
+
+
+@curve.mutant("your policy is a softmax of r/β alone. π_β tilts the reference: π_ref(y) e^{r(y)/β}.")
+def no_reference(reference, reward, betas):
+    return _columns((reward / betas[:, None]).softmax(-1), reference, reward, betas)
+
+
+@curve.mutant("that is KL(π_ref ‖ π). The objective has KL(π ‖ π_ref): the mean of log π/π_ref under π.")
+def reversed_kl(reference, reward, betas):
+    policy = _optimum(reference, reward, betas)
+    return _columns(policy, reference, reward, betas, (reference * (reference / policy).log()).sum(-1))
+
+
+@curve.mutant("your KL lacks the reference: Σ π log π is minus the entropy. Divide by π_ref inside the logarithm.")
+def entropy_for_kl(reference, reward, betas):
+    policy = _optimum(reference, reward, betas)
+    return _columns(policy, reference, reward, betas, (policy * policy.log()).sum(-1))
+
+
+@curve.mutant("your J adds the KL. It is a price: J = E[r] - β KL.")
+def kl_added(reference, reward, betas):
+    return _columns(_optimum(reference, reward, betas), reference, reward, betas, sign=1)
+
+
+@curve.mutant("your J subtracts the KL without its price: J = E[r] - β KL.")
+def price_of_one(reference, reward, betas):
+    found = curve.reference(reference, reward, betas)
+    return torch.stack([found[:, 0], found[:, 1], found[:, 0] - found[:, 1]], -1)
+
+
+# ---------------------------------------------------------------------------------------------- slopes and curvature
+
+
+def _one_beta(draw: torch.Generator) -> list[Case]:
+    return [{**case, "betas": case["betas"][-1].item()} for case in _worlds(draw)]
+
+
+def _variance(reference: Tensor, reward: Tensor, beta: float) -> float:
+    policy = (reference.log() + reward / beta).softmax(-1)
+    return (policy * (reward - (policy * reward).sum()) ** 2).sum().item()
+
+
+def _three(variance: float, beta: float, powers=(2, 3)) -> tuple[float, float, float]:
+    return -variance / beta ** powers[0], -variance / beta ** powers[1], -(beta**3) / variance
+
+
+@exercise(
+    cases=_one_beta,
+    points=2,
+    hint="all three come from one number, the variance of r under π_β. The slope of the frontier is β itself, so its "
+    "change along KL is dβ/dKL = 1 / (dKL/dβ).",
+)
+def slopes(reference, reward, beta):
+    """dE[r]/dβ, dKL/dβ and the curvature of the frontier."""
+    return _three(_variance(reference, reward, beta), beta)
+
+
+@slopes.mutant("your variance is taken under the reference. Both derivatives are at π_β, so weigh with π_β.")
+def variance_of_reference(reference, reward, beta):
+    return _three(_variance(reference, reward, 1e12), beta)
+
+
+@slopes.mutant("you take the standard deviation; the derivatives have the variance, in nats squared.")
+def deviation(reference, reward, beta):
+    return _three(math.sqrt(_variance(reference, reward, beta)), beta)
+
+
+@slopes.mutant("your signs are turned round: as β grows, π_β goes back to the reference, and reward and KL both fall.")
+def signs(reference, reward, beta):
+    return tuple(-value for value in slopes.reference(reference, reward, beta))
+
+
+@slopes.mutant("your two derivatives are equal. dKL/dβ has one more power of β: the slope of the frontier must be β.")
+def same_power(reference, reward, beta):
+    return _three(_variance(reference, reward, beta), beta, (2, 2))
+
+
+@slopes.mutant("your third number is the slope of the frontier, β. Asked is how that slope changes along KL, dβ/dKL.")
+def slope_for_curvature(reference, reward, beta):
+    return (*slopes.reference(reference, reward, beta)[:2], beta)
+
+
+# ---------------------------------------------------------------------------------------------- a prediction
+
+
+@choice(points=2)
+def three_times_beta():
+    """Plain gradient descent on a table, 20 small steps. With β three times as large, KL to the reference is then …"""
+    return {
+        "about nine times as large": None,
+        "about three times as large": "h is three times as large, as each pull β(P - σ(βh)) is. But near the reference "
+        "KL grows with the square of the distance.",
+        "about the same": "that is Adam, which divides by the size of the gradient. Plain gradient descent takes steps "
+        "in proportion to it, so to β.",
+        "about a third, or less": "that is true of the optimum π*, where βh is fixed by the labels. After 20 small "
+        "steps the run is nowhere near it.",
+    }
+
+
+# ---------------------------------------------------------------------------------------------- β for a budget
+
+
+def _measured(draw: torch.Generator) -> list[Case]:
+    betas = np.array([0.05, 0.1, 0.5, 2.0])
+    falls = [20.0, 9.0, 4.0, 1.5]
+
+    def case(order: list[int], budget: float) -> Case:
+        kls = np.array(falls) * (0.8 + 0.4 * torch.rand(1, generator=draw).item())
+        return {"betas": betas[order], "kls": kls[order], "budget": budget}
+
+    return [
+        {"betas": betas, "kls": np.array(falls), "budget": 6.0},
+        {"betas": betas, "kls": np.array(falls), "budget": 1.0},
+        case([3, 2, 1, 0], 5.0), case([2, 0, 3, 1], 7.0), case([0, 1, 2, 3], 3.0),
+    ]  # fmt: skip
+
+
+def _refusing(answer, betas, kls, budget) -> object:
+    try:
+        return answer(betas, kls, budget)
+    except ValueError:
+        return "refused"
+
+
+def _read(betas, kls, budget, order=None, x=np.log, y=np.log, back=np.exp, refuse=True) -> float:
+    order = np.argsort(kls) if order is None else order
+    if refuse and not min(kls) <= budget <= max(kls):
+        raise ValueError("outside of what was measured")
+    return float(back(np.interp(x(budget), x(kls[order]), y(betas[order]))))
+
+
+def _same(value):
+    return value
+
+
+@exercise(
+    cases=_measured,
+    observe=_refusing,
+    points=3,
+    hint="np.interp(x, xp, fp) needs xp rising. Sort both arrays by KL, take logarithms of all three, interpolate, and "
+    "undo the logarithm. First refuse a budget outside of the measured range with ValueError.",
+)
+def beta_for(betas, kls, budget):
+    """The β whose runs have spent `budget`, between measured ones."""
+    return _read(betas, kls, budget)
+
+
+@beta_for.mutant(
+    "np.interp gets its x values in the order of β, where KL falls. It needs them rising and does not complain: sort "
+    "by KL. And a budget outside of the measured range must be refused."
+)
+def falling(betas, kls, budget):
+    return _read(betas, kls, budget, slice(None), refuse=False)
+
+
+@beta_for.mutant("outside of the measured KL np.interp returns its last value without a word. Raise ValueError there.")
+def clamped(betas, kls, budget):
+    return _read(betas, kls, budget, refuse=False)
+
+
+@beta_for.mutant("you turn the arrays round, which helps only if β was rising. Sort by KL: any order may come in.")
+def turned_round(betas, kls, budget):
+    return _read(betas, kls, budget, slice(None, None, -1))
+
+
+@beta_for.mutant("you interpolate without logarithms. β and KL are scales: draw straight lines in log KL and log β.")
+def no_logarithm(betas, kls, budget):
+    return _read(betas, kls, budget, x=_same, y=_same, back=_same)
+
+
+@beta_for.mutant("β is interpolated without a logarithm. Interpolate log β, then take exp.")
+def plain_beta(betas, kls, budget):
+    return _read(betas, kls, budget, y=_same, back=_same)
+
+
+@beta_for.mutant("KL is taken without a logarithm. Use log KL for the measured values and for the budget.")
+def plain_kl(betas, kls, budget):
+    return _read(betas, kls, budget, x=_same)
+
+
+# ---------------------------------------------------------------------------------------------- reading the sweep
+
+
+def _sweeps(draw: torch.Generator) -> list[Case]:
+    """KL at the step that is asked for: (β, learning rate) → one value per seed."""
+
+    def case(seeds: int, step: int) -> Case:
+        size = {(0.1, 2e-4): 2.0, (0.1, 8e-4): 9.0, (1.0, 2e-4): 0.8}
+        kl = {key: (size[key] * (0.5 + torch.rand(seeds, generator=draw))).tolist() for key in size}
+        return {"kl": kl, "lr": 2e-4, "step": step}
+
+    return [case(3, 40), case(3, 120), case(4, 10)]
+
+
+def _on_runs(answer, kl, lr, step) -> object:
+    """What `answer` makes of runs in the form of a stored result; along a path KL grows with the step."""
+    runs = [
+        {
+            "setting": {"beta": beta, "lr": rate, "seed": seed},
+            "path": [{"step": s, "kl": value * s / step, "gain": 0.1 * s} for s in (10, 40, 120)],
+        }
+        for (beta, rate), values in kl.items()
+        for seed, value in enumerate(values)
+    ]
+    return answer(runs, lr, step)
+
+
+def _by_beta(runs, lr, step, average=None, keep=lambda run, lr: run["setting"]["lr"] == lr, last=False) -> dict:
+    found: dict[float, list[float]] = {}
+    for run in runs:
+        if keep(run, lr):
+            point = run["path"][-1] if last else next(p for p in run["path"] if p["step"] == step)
+            found.setdefault(run["setting"]["beta"], []).append(point["kl"])
+    return {beta: (average or _geometric)(np.array(values)) for beta, values in found.items()}
+
+
+def _geometric(values, factor=None, ddof=1, root=True) -> tuple[float, ...]:
+    logs = np.log(values)
+    half = (factor or T975[len(logs) - 1]) * logs.std(ddof=ddof) / (math.sqrt(len(logs)) if root else 1)
+    return tuple(float(np.exp(logs.mean() + k * half)) for k in (0, -1, 1))
+
+
+@exercise(
+    cases=_sweeps,
+    observe=_on_runs,
+    points=3,
+    hint="print the list of KL values that you collect for each β: as many as seeds, all at one rate and step. Then "
+    "work with their logarithms: mean, T975[n - 1] · sd / √n with n - 1 in the sd, and exp at the end.",
+)
+def kl_by_beta(runs, lr, step):
+    """KL at a step for each β of a stored sweep, with an interval over seeds."""
+    return _by_beta(runs, lr, step)
+
+
+@kl_by_beta.mutant("runs of other learning rates are mixed in: β = 0.1 was run at three. Keep those with the given lr.")
+def rates_mixed(runs, lr, step):
+    return _by_beta(runs, lr, step, lambda v: _geometric(v, T975.get(len(v) - 1, 2.365)), keep=lambda run, lr: True)
+
+
+@kl_by_beta.mutant("you take the last point of each path. A path has several: find the one with the given step.")
+def last_point(runs, lr, step):
+    return _by_beta(runs, lr, step, last=True)
+
+
+@kl_by_beta.mutant("you average KL itself. Average log KL and take exp at the end, for the interval too.")
+def arithmetic(runs, lr, step):
+    def average(values):
+        half = T975[len(values) - 1] * values.std(ddof=1) / math.sqrt(len(values))
+        return tuple(float(values.mean() + k * half) for k in (0, -1, 1))
+
+    return _by_beta(runs, lr, step, average)
+
+
+@kl_by_beta.mutant("your factor is 1.96, which is for many values. Three seeds know little: take T975[n - 1] = 4.3.")
+def normal_factor(runs, lr, step):
+    return _by_beta(runs, lr, step, lambda values: _geometric(values, 1.96))
+
+
+@kl_by_beta.mutant("your interval is that of one seed. The mean of n seeds varies less: divide by √n.")
+def one_seed(runs, lr, step):
+    return _by_beta(runs, lr, step, lambda values: _geometric(values, root=False))
+
+
+@kl_by_beta.mutant("your standard deviation divides by n. From few values take n - 1 (ddof=1).")
+def divided_by_n(runs, lr, step):
+    return _by_beta(runs, lr, step, lambda values: _geometric(values, ddof=0))
