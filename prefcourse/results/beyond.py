@@ -260,7 +260,8 @@ GRIDS: dict[str, Grid] = {
             for arm, beta in (
                 ("online", 0.1), ("offline", 0.1), ("half", 0.1), ("online", 0.5), ("moving reference", 0.5)
             )
-        ],
+        ]
+        + [{"arm": arm, "beta": 0.1, "seed": seed} for seed in (3, 4) for arm in ("online", "offline")],
         online,
     ),
     "ai-feedback": (
