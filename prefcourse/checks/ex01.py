@@ -47,6 +47,7 @@ def _usable(candidate: dict, held_out: set[str]) -> bool:
 def pipeline_report(rows: list[dict], candidates: list[dict], desk: Desk, held_out: set[str], budget: int) -> dict:
     """Whether a pipeline kept its contract, gate by gate: what is checked, and what the notebook prints."""
     pairs = [_pair(c["prompt"], c["a"], c["b"]) for c in candidates]
+    exact = {(c["prompt"], frozenset((c["a"], c["b"]))) for c in candidates}
     votes: dict[tuple, int] = {}
     for i, label in desk.bought:
         text = (pairs[i], candidates[i]["a" if label == "A" else "b"].strip())
@@ -64,7 +65,9 @@ def pipeline_report(rows: list[dict], candidates: list[dict], desk: Desk, held_o
         "keeps only two different texts that are not empty": all(len(k[1]) == 2 and "" not in k[1] for k in kept),
         "keeps each pair once": len(set(kept)) == len(kept),
         "pays only for pairs that it can use": all(_usable(candidates[i], held_out) for i, _ in desk.bought),
-        "makes rows of candidates alone": set(kept) <= set(pairs),
+        "leaves prompts and texts as they were": all(
+            (row["prompt"], frozenset((row["chosen"], row["rejected"]))) in exact for row in rows
+        ),
         "calls chosen what has more votes": all(won > lost for won, lost in count),
     }
 
@@ -88,8 +91,17 @@ def _collections(draw: torch.Generator) -> list[Case]:
             "seed": int(torch.randint(1000, (), generator=draw)),
         }
 
+    texts = [
+        *(("Film 1", " fine.", " dull."), ("Film 2", " good.", " "), ("Film  2", " good.", "good. ")),
+        *(("FILM 3", " fine.", " dull."), ("film 1", " dull.", " fine."), ("Film 4", " great.", " so so.")),
+    ]
+    small = [dict(zip(("prompt", "a", "b"), text, strict=True)) for text in texts]
     budgets = torch.randint(16, 30, (2,), generator=draw).tolist()
-    return [case(30, 12), case(45, 31), *(case(40, budget) for budget in budgets)]
+    return [
+        {"candidates": small, "held_out": {"film 3"}, "budget": 10, "seed": 0},
+        case(45, 31),
+        *(case(40, budget) for budget in budgets),
+    ]
 
 
 def _inspected(answer: Callable, candidates: list[dict], held_out: set[str], budget: int, seed: int) -> dict:
@@ -156,6 +168,14 @@ def no_text_gate(candidates, ask, held_out, budget, seed):
 @pipeline.mutant("a pair comes twice, perhaps with its sides exchanged: remember the key and the set of both texts.")
 def duplicates(candidates, ask, held_out, budget, seed):
     return _collect(candidates, ask, held_out, budget, seed, twice=True)
+
+
+@pipeline.mutant(
+    "your rows are not the candidates' texts. Strip to compare; the space at a text's beginning stays in the row."
+)
+def texts_changed(candidates, ask, held_out, budget, seed):
+    rows = _collect(candidates, ask, held_out, budget, seed)
+    return [{name: text.strip() for name, text in row.items()} for row in rows]
 
 
 @pipeline.mutant("some of your rows have no majority: a tie is no label. Leave the pair out, or ask an odd number.")

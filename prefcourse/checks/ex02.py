@@ -59,6 +59,13 @@ def prefixes_alike(policy_tables, reference_tables):
     return torch.stack([one, two.mean(), three.mean()])
 
 
+@position_kls.mutant(
+    "you add up the KLs of all prefixes, as if each were written always. Weigh each with its probability."
+)
+def prefixes_added_up(policy_tables, reference_tables):
+    return torch.stack([kls.sum() for kls in _token_kls(policy_tables, reference_tables)])
+
+
 @position_kls.mutant("position 3: the prefix has two tokens. Its probability is π(a) π(b | a), not π(b | a) alone.")
 def half_a_prefix(policy_tables, reference_tables):
     first, second = policy_tables[0].exp(), policy_tables[1].exp()

@@ -72,6 +72,11 @@ def no_reliability(difference, reliability, lapse, u):
     return (u < (1 - lapse) * _sigmoid(difference) + lapse / 2).astype(int)
 
 
+@annotator.mutant("these are the probabilities of A, no clicks: compare u with them, and return 1 where u is smaller.")
+def probabilities(difference, reliability, lapse, u):
+    return (1 - lapse) * _sigmoid(reliability * difference) + lapse / 2
+
+
 @annotator.mutant("your coin falls the wrong way: u lies below P(A) with probability P(A), so A is where u < P(A).")
 def other_way(difference, reliability, lapse, u):
     return 1 - annotator.reference(difference, reliability, lapse, u)
