@@ -42,11 +42,12 @@ def test_properties_that_no_rule_names_are_hollow():
 
 
 def test_an_interval_says_its_sign_by_its_colour():
-    row = {"a": (1.0, 0.5, 1.5), "b": (-1.0, -1.5, -0.5), "c": (0.1, -0.5, 0.7)}
+    row = {"a": (1.0, 0.5, 1.5, 0.8, 1.2), "b": (-1.0, -1.5, -0.5), "c": (0.1, -0.5, 0.7)}
     fig = plots.feedback_effects({"gold": row, "tone": row}, units={"gold": "nats", "tone": "points"}, title="Found")
     assert titles(fig) == ["gold", "tone"] and [axes.get_xlabel() for axes in fig.axes] == ["nats", "points"]
-    dots = [line.get_color() for line in fig.axes[0].get_lines() if line.get_marker() not in ("None", None, "")]
-    assert dots == [BLUE, ORANGE, INK]
+    dots = [line for line in fig.axes[0].get_lines() if line.get_marker() not in ("None", None, "")]
+    assert [dot.get_color() for dot in dots if dot.get_alpha() is None] == [BLUE, ORANGE, INK]
+    assert dots[0].get_xdata().tolist() == [0.8, 1.2] and dots[0].get_alpha() == 0.5
 
 
 def test_the_tax_is_drawn_by_run_and_by_third():

@@ -103,10 +103,12 @@ def what_labels_ask(effects: Mapping[str, Ends], on: Sequence[str], *, title: st
     return fig
 
 
-def feedback_effects(table: Mapping[str, Mapping[str, Ends]], *, units: Mapping[str, str], title: str) -> Figure:
+def feedback_effects(
+    table: Mapping[str, Mapping[str, Sequence[float]]], *, units: Mapping[str, str], title: str
+) -> Figure:
     """What runs with different judges changed, against SFT: a panel for each property, a row for each judge.
 
-    table: property → judge → value, low, high. units: property → what its axis says.
+    table: property → judge → value, low, high, and then one number a seed, drawn pale. units: property → its axis.
     """
     order = list(next(iter(table.values())))
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titlesize": 10.5}):
@@ -116,7 +118,8 @@ def feedback_effects(table: Mapping[str, Mapping[str, Ends]], *, units: Mapping[
         for axes, (name, found) in zip(panels[0], table.items(), strict=True):
             axes.axvline(0, **REFERENCE)
             for y, judge in enumerate(order):
-                value, low, high = found[judge]
+                value, low, high, *seeds = found[judge]
+                axes.plot(seeds, [y] * len(seeds), color=GREY, marker="o", markersize=5, alpha=0.5, linestyle="none")
                 colour, marker = (BLUE, "o") if low > 0 else (ORANGE, "X") if high < 0 else (INK, "D")
                 axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
                 axes.plot(value, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
