@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from prefcourse.evaluate import over_seeds
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import collate_pairs
-from prefcourse.results import beyond, variants
+from prefcourse.results import beyond, load, variants
 from prefcourse.train import train
 
 PROMPTS = ["This movie", "The old film", "I think the story", "We know the cast"]
@@ -111,3 +112,43 @@ def test_an_averaged_model_lies_between(world, tiny_gpt2):
     assert torch.equal(beyond.averaged(other, world.sft, 1.0).lm_head.weight, other.lm_head.weight)
     with pytest.raises(ValueError, match="share lies between 0 and 1, got 2"):
         beyond.averaged(copy.deepcopy(other), world.sft, 2)
+
+
+# ------------------------------------------------------------------------------------------- what is stored
+
+
+def ends(grid, metric, **wanted):
+    """One number a seed."""
+    found = [run for run in load(grid)["runs"] if wanted.items() <= run["setting"].items()]
+    assert len(found) >= 3 and not any(run.get("stopped") for run in found)
+    return [run["metrics"][metric]["value"] for run in found]
+
+
+def test_online_gains_more_than_offline_from_the_same_labels_in_every_seed():
+    gains = [ends("online", "gain", arm=arm, beta=0.1) for arm in ("online", "offline")]
+    assert len(gains[0]) == 5 and all(a > b for a, b in zip(*gains, strict=True))
+
+
+def test_without_a_fixed_reference_nothing_holds_the_policy():
+    fixed, moving = (ends("online", "kl", arm=arm, beta=0.5) for arm in ("online", "moving reference"))
+    assert min(moving) > 10 > max(fixed)
+
+
+def test_sft_as_judge_is_as_good_as_golds_coin_and_the_tone_rule_carries_the_gain():
+    gains = {
+        judge: ends("ai-feedback", "gain", judge=judge) for judge in ("gold", "constitution", "without tone", "model")
+    }
+    assert min(gains["gold"] + gains["model"]) > 0.2
+    less = {name: over_seeds([a - b for a, b in zip(gains[name], gains["gold"], strict=True)]) for name in gains}
+    assert abs(less["model"].value) < 0.1 and less["constitution"].high < 0
+    assert all(a < b for a, b in zip(gains["without tone"], gains["constitution"], strict=True))
+
+
+def test_negative_texts_pay_most_and_averaging_is_a_larger_beta():
+    for method in beyond.TAX:
+        thirds = [ends("alignment-tax", f"tax_{name}", method=method) for name in ("negative", "neutral", "positive")]
+        assert all(a > b > 0 and a > c > 0 for a, b, c in zip(*thirds, strict=True))
+    plain, averaged, larger = (
+        ends("alignment-tax", "tax", method=m) for m in ("DPO", "DPO, averaged", "DPO, β = 0.5")
+    )  # fmt: skip
+    assert all(a < 0.4 * p and b < 0.4 * p for p, a, b in zip(plain, averaged, larger, strict=True))
