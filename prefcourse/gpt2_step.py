@@ -8,6 +8,7 @@ tokens share the first pass. `generate.sample_ids` uses it where `is_plain_gpt2`
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from transformers import PreTrainedModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block, GPT2LMHeadModel, GPT2Model
 
@@ -23,8 +24,8 @@ def is_plain_gpt2(model: PreTrainedModel) -> bool:
         return False
     if model.config.add_cross_attention or model.config._attn_implementation != "sdpa":
         return False
-    if torch.is_autocast_enabled("cpu"):
-        return False
+    if torch.is_autocast_enabled("cpu") or _global_forward_hooks or _global_forward_pre_hooks:
+        return False  # somebody counts calls of modules, such as `costs.Meter`
     if not all(type(block) is GPT2Block and type(block.attn) is GPT2Attention for block in model.base_model.h):
         return False
     return not any(

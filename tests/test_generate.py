@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 
+from prefcourse.costs import Meter
 from prefcourse.generate import generate, next_token, sample_ids
 from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
 
@@ -290,6 +291,9 @@ def test_only_a_plain_gpt2_is_read_the_lean_way(tiny_gpt2):
         handle.remove()
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_plain_gpt2(model)
+    with Meter():  # counts the calls of all modules, by a hook of torch's own
+        assert not is_plain_gpt2(model)
+    assert is_plain_gpt2(model)
     model.set_attn_implementation("eager")
     assert not is_plain_gpt2(model)
     peft = pytest.importorskip("peft")
