@@ -31,7 +31,8 @@ def doctor(args: argparse.Namespace) -> int:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         precision = str(choose_precision("auto", device)).removeprefix("torch.")
-        print(f"device        {device}, {torch.get_num_threads()} threads, precision {precision}")
+        threads = torch.get_num_threads()
+        print(f"device        {device}, {threads} thread{'s' * (threads != 1)}, precision {precision}")
         verify(data_folder())
         print("data          all files are there and whole")
     except (ImportError, FileNotFoundError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The labelling app in JupyterLab, in a real browser: mouse, keyboard, undo, reload, and the labels on the disk.
+"""JupyterLab in a real browser: a lesson's slider redraws its figure; the labelling app puts labels on the disk.
 
 Needs Chromium (`apt-get install chromium`, or PREFCOURSE_CHROMIUM=/path/to/it); without one the test is skipped and
 says so.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -22,7 +23,11 @@ from prefcourse.labels import read_labels
 CHROMIUM = os.environ.get("PREFCOURSE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
-QUIET = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # cells out of sight are there, too
+}
+LESSON = Path(__file__).resolve().parents[1] / "notebooks" / "05_the_closed_form.ipynb"
 CELL = """
 from prefcourse.rewards import GoldReward
 from prefcourse.widgets import label_pairs
@@ -37,9 +42,10 @@ def lab(tmp_path):
     """JupyterLab on a free port, in an empty folder with one notebook; gives its address."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=[new_code_cell(CELL.strip())], metadata=kernel), tmp_path / "label.ipynb")
+    shutil.copy(LESSON, tmp_path / "lesson.ipynb")
     config = tmp_path / "config"
     (config / "labconfig").mkdir(parents=True)
-    (config / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(QUIET))
+    (config / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,13 +70,12 @@ def lab(tmp_path):
     server.wait()
 
 
-def run_all(page, address):
-    """Open the notebook anew and run its cell; returns once the app is there."""
-    page.goto(f"{address}/lab/tree/label.ipynb?reset")
+def run_all(page, address, name="label"):
+    """Open a notebook anew and run its cells."""
+    page.goto(f"{address}/lab/tree/{name}.ipynb?reset")
     page.wait_for_function("window.jupyterapp && window.jupyterapp.shell.currentWidget?.sessionContext")
     page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.get_by_role("button", name="A is better (a)").wait_for(timeout=60_000)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium, or set PREFCOURSE_CHROMIUM")
@@ -107,3 +112,30 @@ def test_labelling_in_jupyterlab(lab, tmp_path):
         browser.close()
     records = read_labels(tmp_path / "labels.jsonl")
     assert [r["label"] for r in records] == ["A", "B", "A", "B"] and len({r["prompt"] for r in records}) == 4
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium, or set PREFCOURSE_CHROMIUM")
+def test_a_lesson_runs_in_jupyterlab_and_its_slider_redraws_the_figure(lab):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1300, "height": 1000})
+        page.set_default_timeout(90_000)
+        run_all(page, lab, "lesson")
+        figure = page.locator(".jupyter-widgets img").first
+        figure.wait_for()
+        page.wait_for_function("document.querySelectorAll('.jp-InputPrompt').length > 10")
+        page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.info")
+        before = figure.get_attribute("src")
+        handle = page.locator(".widget-slider .noUi-handle").first
+        handle.focus()
+        handle.press("ArrowRight")
+        page.wait_for_function(
+            "before => { const i = document.querySelector('.jupyter-widgets img'); return i && i.src !== before; }",
+            arg=before,
+        )
+        figure.evaluate("image => image.decode()")
+        assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+        assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        browser.close()
