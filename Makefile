@@ -41,8 +41,9 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 
 setup: $(VENV)/.ready
 
+# In a container one is root as a rule, and JupyterLab wants to be told that this is meant.
 lab: setup
-	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 run: setup
 	$(VENV)/bin/python -m prefcourse train
