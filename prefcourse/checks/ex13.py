@@ -1,12 +1,12 @@
 """Checks of exercise notebook 13: adapters, AI labels, the alignment tax, a judge with a favourite place."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.made_up_judge import PlacedJudge, placed_judge
 from prefcourse.checks.questions import choice
 
 MB = 1e6  # bytes
@@ -252,31 +252,6 @@ def sum_over_texts(reference, policy, mask):
 
 
 # ---------------------------------------------------------------------------------------------- the bug
-
-
-@dataclass(frozen=True)
-class PlacedJudge:
-    """A judge that likes good texts and one of the two places: log-odds that the text in first place is better, (B,).
-
-    worth: text → nats. place: prompt → by how many nats the first place is preferred, whatever stands there.
-    """
-
-    worth: dict[str, float]
-    place: dict[str, float]
-
-    def __call__(self, prompts: Sequence[str], one: Sequence[str], two: Sequence[str]) -> Tensor:
-        odds = [self.worth[a] - self.worth[b] + self.place[x] for x, a, b in zip(prompts, one, two, strict=True)]
-        return torch.tensor(odds, dtype=torch.float64)
-
-
-def placed_judge(draw: torch.Generator, pairs: int, favour: float, slope: float = 1.0) -> Case:
-    """A judge of made-up texts, and pairs for it. favour: nats for the first place, more or less by prompt."""
-    worth = slope * torch.randn(2 * pairs, generator=draw, dtype=torch.float64)
-    place = favour + 0.5 * torch.randn(pairs, generator=draw, dtype=torch.float64)
-    prompts = [f"prompt {k}" for k in range(pairs)]
-    texts = [f"text {k}" for k in range(2 * pairs)]
-    judge = PlacedJudge(dict(zip(texts, worth.tolist(), strict=True)), dict(zip(prompts, place.tolist(), strict=True)))
-    return {"ask": judge, "prompts": prompts, "first": texts[:pairs], "second": texts[pairs:]}
 
 
 def _placed(draw: torch.Generator) -> list[Case]:
