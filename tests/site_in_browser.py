@@ -1,16 +1,14 @@
 """The whole site, built; and axe, the accessibility checker, on its index and three pages where there is Chromium."""
 
-import os
-import shutil
 from pathlib import Path
 
+import chromium
 import pytest
 from bs4 import BeautifulSoup
 
 from prefcourse import site
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = os.environ.get("PREFCOURSE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 LOOKED_AT = ("notebooks/06_the_dpo_loss", "notebooks/10_evaluation_and_ab_tests", "exercises/06_the_dpo_loss")
 
 
@@ -34,17 +32,14 @@ def test_every_notebook_is_a_page_whose_images_have_alt_texts(pages):
                 assert (path.parent / target).exists(), f"{name}: {target}"
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: make browser, or set PREFCOURSE_CHROMIUM")
+@chromium.needed
 def test_axe_finds_no_barrier(pages):
     from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium.browser() as browser:
         for name in ("index", *LOOKED_AT):
             page = browser.new_page()
             page.goto(pages[name].as_uri())
             report = Axe().run(page)
             assert report.violations_count == 0, f"{name}: {report.generate_report()}"
             page.close()
-        browser.close()

@@ -14,15 +14,13 @@ import time
 import urllib.request
 from pathlib import Path
 
+import chromium
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from prefcourse.labels import read_labels
 
-CHROMIUM = os.environ.get("PREFCOURSE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # cells out of sight are there, too
@@ -78,12 +76,9 @@ def run_all(page, address, name="label"):
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium, or set PREFCOURSE_CHROMIUM")
+@chromium.needed
 def test_labelling_in_jupyterlab(lab, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium.browser() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 800})
         page.set_default_timeout(60_000)
         run_all(page, lab)
@@ -109,17 +104,13 @@ def test_labelling_in_jupyterlab(lab, tmp_path):
         page.get_by_text("All 4 pairs are labelled").wait_for()
         page.get_by_text("The true reward of this world chooses as you did").wait_for()
         page.screenshot(path=tmp_path / "end.png")
-        browser.close()
     records = read_labels(tmp_path / "labels.jsonl")
     assert [r["label"] for r in records] == ["A", "B", "A", "B"] and len({r["prompt"] for r in records}) == 4
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium, or set PREFCOURSE_CHROMIUM")
+@chromium.needed
 def test_a_lesson_runs_in_jupyterlab_and_its_slider_redraws_the_figure(lab):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium.browser() as browser:
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(90_000)
         run_all(page, lab, "lesson")
@@ -138,4 +129,3 @@ def test_a_lesson_runs_in_jupyterlab_and_its_slider_redraws_the_figure(lab):
         figure.evaluate("image => image.decode()")
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
         assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-        browser.close()
