@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
+from prefcourse.preferences import encode
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,17 @@ class Completion:
     text: str
     ids: list[int]
     finished: bool
+
+
+def usable(prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase, open_ended: bool = False) -> bool:
+    """Can it stand in a pair: did it end, does it say something, will its text be read as the tokens it was drawn as?
+
+    open_ended: it need not have ended; see `World.open_ended`.
+    """
+    if not completion.text.strip() or not (completion.finished or open_ended):
+        return False
+    drawn = completion.ids if completion.finished else [*completion.ids, tokenizer.eos_token_id]
+    return encode(prompt, completion.text, tokenizer)[1] == drawn
 
 
 def next_token(

@@ -2,10 +2,14 @@
 
     world = load_world("gpt2-imdb", device="cuda")                           # the defaults, `HUB`
     world = load_world("gpt2-imdb", sft="me/my-gpt2@1f3c…", prompts="reviews/")     # a name, name@revision, or folder
+    PREFCOURSE_WORLD=gpt2-imdb PREFCOURSE_SFT=me/my-gpt2@1f3c… jupyter lab          # the same for all lessons
 
 It has the parts of `tiny-reviews`, so code for the one runs on the other. The pairs are made here, as for the bundled
 world: four completions of each prompt by `sft`, labelled by a coin that the gold reward loads. That takes a minute or
 two on a GPU; the result is kept in the cache folder, and used again for the same models, revisions and settings.
+
+What differs is that a model of whole reviews hardly ever ends one within 48 tokens. So completions that were cut there
+count (`World.open_ended`), and in training an EOS stands after both sides of a pair, as in the DPO paper's own code.
 """
 
 import hashlib
@@ -53,6 +57,12 @@ class ClassifierGold(ClassifierJudge):
         without = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
         falls = (self.score(text) - self([""] * len(words), without)).tolist()
         return sorted(zip(words, falls, strict=True), key=lambda part: -abs(part[1]))
+
+
+def from_environment() -> dict[str, str]:
+    """The parts that PREFCOURSE_BASE, PREFCOURSE_SFT, PREFCOURSE_GOLD and PREFCOURSE_PROMPTS name."""
+    found = {part: os.environ.get(f"PREFCOURSE_{part.upper()}") for part in HUB}
+    return {part: name for part, name in found.items() if name}
 
 
 def positive_label(names: Sequence[str]) -> str:
@@ -181,7 +191,7 @@ def make_rows(
     prompts = openings(read_reviews(names["prompts"]), tokenizer, gold, per_type, seed)
     found = {"prompts": prompts, "pairs": {}, "unpaired": {}}
     for k, (split, rows) in enumerate(prompts.items()):
-        pairs, unpaired, _ = pairs_and_unpaired(rows, sft, tokenizer, gold, seed=seed + k, ended=False)
+        pairs, unpaired, _ = pairs_and_unpaired(rows, sft, tokenizer, gold, seed=seed + k, open_ended=True)
         found["pairs"][split], found["unpaired"][split] = pairs, unpaired
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,4 +234,4 @@ def load(
         judge = load_gold(names["gold"], device)
     with torch.no_grad(), named("prompts", names["prompts"]):
         rows = make_rows(names, models["sft"], tokenizer, judge, per_type or PER_TYPE, seed)
-    return {"tokenizer": tokenizer, **models, "gold": judge, **rows}
+    return {"tokenizer": tokenizer, **models, "gold": judge, **rows, "open_ended": True}

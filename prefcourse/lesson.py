@@ -28,7 +28,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from prefcourse import plots
-from prefcourse.world import quiet
+from prefcourse.world import WORLDS, current_world, quiet
 
 STAGES = {
     "base": "base model",
@@ -41,6 +41,7 @@ STAGES = {
     "evaluate": "evaluation",
 }
 PIPELINE = "base → sft → pairs → objective → ( reward → rl | dpo ) → evaluate"
+BUNDLED = WORLDS[0]  # whose numbers the lessons assert
 NO_MATHS = "tex2jax_ignore mathjax_ignore"  # a dollar sign in a sample is a dollar sign
 GREY = "rgba(128, 128, 128, 0.55)"
 
@@ -102,17 +103,28 @@ def within(name: str, value, low: float, high: float) -> None:
     """Assert `low <= value <= high` and print the verdict with the band, without the value: its digits vary.
 
     For numbers that come out of training or sampling. `value` is a number or anything with a `.value`, such as an
-    Estimate. Raises AssertionError with the value.
+    Estimate. Raises AssertionError with the value. The bands are those of the bundled world: in another one the value
+    is shown beside the band, and nothing is asserted.
     """
     value = float(getattr(value, "value", value))
+    if (world := current_world()) != BUNDLED:
+        print(f"○ {name}: {value:.4g} in {world} ({low:g} to {high:g} in {BUNDLED})")
+        return
     if not low <= value <= high:
         raise AssertionError(f"✗ {name}: {value:.6g} lies outside {low:g} to {high:g}")
     print(f"✓ {name}: between {low:g} and {high:g}")
 
 
 def check(name: str, condition) -> None:
-    """Assert `condition` (a bool, or a tensor of which all elements must be true) and print the verdict."""
-    if not bool(torch.as_tensor(condition).all()):
+    """Assert `condition` (a bool, or a tensor of which all elements must be true) and print the verdict.
+
+    What a lesson found in the bundled world need not hold in another one: there it is shown, and not asserted.
+    """
+    holds = bool(torch.as_tensor(condition).all())
+    if not holds and (world := current_world()) != BUNDLED:
+        print(f"○ {name}: not so in {world}, only in {BUNDLED}")
+        return
+    if not holds:
         raise AssertionError(f"✗ {name}: this does not hold")
     print(f"✓ {name}")
 

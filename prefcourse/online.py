@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefcourse.agreement import A
 from prefcourse.annotators import Annotator, Questions, Reward
 from prefcourse.devices import progress_bar
-from prefcourse.generate import Completion, generate
+from prefcourse.generate import generate, usable
 from prefcourse.history import History
-from prefcourse.preferences import Row, encode
+from prefcourse.preferences import Row
 from prefcourse.train import train
 
 ATTEMPTS = 10  # how often we draw more prompts for pairs that cannot be used
@@ -29,7 +29,7 @@ def online_dpo(
     policy: PreTrainedModel, judge: Reward, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *,
     reference: PreTrainedModel, rounds: int = 8, labels: int = 256, batch_size: int = 16,
     writers: Writers = (None, None), moving: bool = False, reliability: float = 1.0, lr: float = 1.5e-4,
-    beta: float = 0.1, max_new_tokens: int = 48, seed: int = 0, progress: bool = True,
+    beta: float = 0.1, max_new_tokens: int = 48, open_ended: bool = False, seed: int = 0, progress: bool = True,
     after_round: Callable[[int, list[Row]], None] | None = None, **settings: Any,
 ) -> History:  # fmt: skip
     """Train `policy` in place for `rounds` × (labels // batch_size) DPO steps; return the history, with a column round.
@@ -37,6 +37,7 @@ def online_dpo(
     judge: a reward; a pair's label is a coin of probability σ(reliability · (s_a - s_b)).
     writers: who writes the first and the second completion; None is the policy as it is at the start of the round.
     moving: each round takes the policy at its start as reference. Then nothing holds the policy near `reference`.
+    open_ended: completions that were cut at max_new_tokens count too; see `World.open_ended`.
     after_round: called with the number of the round, from 1, and its pairs, when the round is over.
     settings: further arguments of `prefcourse.train.train`, such as loss="ipo". The optimiser starts anew every round.
 
@@ -54,7 +55,7 @@ def online_dpo(
         authors = [policy if writer is None else writer for writer in writers]
         rows = fresh_pairs(
             authors, judge, prompts, tokenizer, labels=labels, reliability=reliability, seed=1_000 * seed + number,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens, open_ended=open_ended,
         )  # fmt: skip
         found = train(
             policy, rows, tokenizer, reference=None if moving else reference, steps=labels // batch_size,
@@ -68,13 +69,14 @@ def online_dpo(
 
 def fresh_pairs(
     writers: Sequence[PreTrainedModel], judge: Reward, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *,
-    labels: int, reliability: float = 1.0, seed: int = 0, max_new_tokens: int = 48,
+    labels: int, reliability: float = 1.0, seed: int = 0, max_new_tokens: int = 48, open_ended: bool = False,
 ) -> list[Row]:  # fmt: skip
     """`labels` pairs for prompts in random order: a completion by each of two writers, and which one `judge` prefers.
 
     Columns: prompt, chosen, rejected, chosen_score, rejected_score. A prompt may come again when all have been used.
-    Left out are pairs of two equal texts, and completions without EOS or whose text has other tokens. Raises
-    RuntimeError if ten times as many prompts do not give enough: then a writer has degenerated or runs out of tokens.
+    Left out are pairs of two equal texts, and completions whose text has other tokens or, unless open_ended, that did
+    not end. Raises RuntimeError if ten times as many prompts do not give enough: then a writer has degenerated or runs
+    out of tokens.
     """
     if not prompts or len(writers) != 2:
         raise ValueError(f"give prompts and two writers, got {len(prompts)} prompts and {len(writers)} writers")
@@ -92,22 +94,13 @@ def fresh_pairs(
         found += [
             (prompt, a.text, b.text)
             for prompt, a, b in zip(asked, *sides, strict=True)
-            if usable(prompt, a, tokenizer) and usable(prompt, b, tokenizer) and a.text != b.text
+            if a.text != b.text and all(usable(prompt, side, tokenizer, open_ended) for side in (a, b))
         ]
         if len(found) >= labels:
             return _labelled(found[:labels], judge, reliability, seed)
     raise RuntimeError(
         f"only {len(found)} of {drawn} pairs can be used ({labels} needed): the texts are equal or do not end within "
         f"{max_new_tokens} tokens. Look at samples; a smaller learning rate or a larger beta keeps the language."
-    )
-
-
-def usable(prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Did it end, does it say something, and will its text be read as the tokens that were sampled?"""
-    return bool(
-        completion.finished
-        and completion.text.strip()
-        and encode(prompt, completion.text, tokenizer)[1] == completion.ids
     )
 
 

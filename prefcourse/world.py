@@ -24,6 +24,7 @@ from prefcourse.rewards import GoldReward
 
 WORLDS = ("tiny-reviews", "gpt2-imdb")
 SPLITS = ("train", "validation", "test")
+_current = WORLDS[0]  # the world that `load_world` loaded last
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class World:
     prompts: dict[str, list[Row]]  # columns prompt, type
     pairs: dict[str, list[Row]]  # columns prompt, chosen, rejected, chosen_score, rejected_score, probability
     unpaired: dict[str, list[Row]]  # columns prompt, completion, label, score
+    open_ended: bool = False  # sft rarely ends a text within 48 tokens, so a completion that was cut there counts too
 
 
 def quiet() -> None:
@@ -104,24 +106,33 @@ def load_model(folder: str | Path, revision: str | None = None) -> PreTrainedMod
     return AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
 
 
+def current_world() -> str:
+    """The name of the world that was loaded last; "tiny-reviews" before any."""
+    return _current
+
+
 def load_world(
     name: str | None = None, *, folder: str | Path | None = None, device: str = "cpu", **parts: str | Path
 ) -> World:
     """Load a world by name; without one, what the environment's PREFCOURSE_WORLD names, or else "tiny-reviews".
 
     folder: another copy of the bundled files. parts: for "gpt2-imdb", what `hub_world.load` takes (base, sft, gold,
-    prompts: a hub name, name@revision, or a folder). If the hub cannot be reached and no part was named, we say so and
-    load the bundled world instead.
+    prompts: a hub name, name@revision, or a folder; also from PREFCOURSE_BASE and so on). If the hub cannot be reached
+    and no part was named, we say so and load the bundled world instead.
     Raises ValueError for an unknown name, FileNotFoundError or ValueError for missing or damaged files.
     """
+    global _current
     name = name or os.environ.get("PREFCOURSE_WORLD") or "tiny-reviews"
     if name not in WORLDS:
         raise ValueError(f"there is no world {name!r}; the worlds are: {', '.join(WORLDS)}")
     if name == "gpt2-imdb":
         from prefcourse import hub_world  # it needs more libraries than a learner of the bundled world has to wait for
 
+        parts = hub_world.from_environment() | parts
         try:
-            return World(name=name, **hub_world.load(device=device, **parts))
+            world = World(name=name, **hub_world.load(device=device, **parts))
+            _current = name
+            return world
         except OSError as error:
             if parts:
                 raise
@@ -131,7 +142,7 @@ def load_world(
             )
     elif parts:
         raise ValueError(f"{', '.join(parts)}: only the world 'gpt2-imdb' is put together from parts")
-    name = "tiny-reviews"
+    name = _current = "tiny-reviews"
     folder = Path(folder) if folder else data_folder()
     verify(folder)
     rows = {

@@ -294,12 +294,12 @@ def test_typicality_is_the_mean_log_probability_of_a_token(tiny_gpt2, tokenizer)
         assert found == pytest.approx(logps.mean().item(), abs=1e-5)
 
 
-def test_what_is_usable(tokenizer):
+def test_what_fits_into_the_pairs(tokenizer):
     from prefcourse.generate import Completion
 
     def usable(text, ids=None, finished=True, prompt="This movie"):
         ids = [*tokenizer(text)["input_ids"], 0] if ids is None else ids
-        return samples.usable(prompt, Completion(text, ids, finished), tokenizer)
+        return samples.fit(prompt, Completion(text, ids, finished), tokenizer)
 
     assert usable(" is boring.")
     assert not usable(" is boring.", finished=False)

@@ -1,59 +1,26 @@
 """The world gpt2-imdb, on a small local copy in the hub's layout: nothing is fetched."""
 
-import random
+import copy
 
 import pytest
+import stand_in
 import torch
 from datasets import Dataset
-from transformers import (
-    AutoTokenizer,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-)
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from prefcourse import hub_world
 from prefcourse.generate import generate
 from prefcourse.hub_world import ClassifierGold, load_gold, positive_label, split_name
 from prefcourse.train import train
-from prefcourse.world import data_folder, load_world
+from prefcourse.world import current_world, load_world
 
 PER_TYPE = {"train": 6, "validation": 2, "test": 2}
-WORDS = ("film", "story", "actor", "scene", "music", "ending", "plot", "cast", "director", "script")
-STARTS = ("The {} was good and", "A {} that", "I loved the {} because", "Why is the {} so", "My friend saw the {} and")
-
-
-def review(rng):
-    start = rng.choice(STARTS).format(f"{rng.choice(WORDS)} with the {rng.choice(WORDS)}")
-    return f"{start} {rng.choice(WORDS)} of the {rng.choice(WORDS)} is a good one.<br /><br />It was   long."
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """Folders as the hub lays them out: base (random), sft (the bundled one), a tiny classifier, and reviews."""
-    folder = tmp_path_factory.mktemp("hub")
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(data_folder() / "sft")
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_layer=1, n_embd=16, n_head=2)).save_pretrained(
-        folder / "base"
-    )
-    tokenizer.save_pretrained(folder / "base")
-    config = DistilBertConfig(
-        vocab_size=len(tokenizer), dim=16, n_layers=1, n_heads=2, hidden_dim=32,
-        id2label={0: "POSITIVE", 1: "NEGATIVE"}, label2id={"POSITIVE": 0, "NEGATIVE": 1}, pad_token_id=0,
-    )  # fmt: skip
-    DistilBertForSequenceClassification(config).save_pretrained(folder / "gold")
-    tokenizer.save_pretrained(folder / "gold")
-    rng = random.Random(0)
-    (folder / "reviews" / "plain_text").mkdir(parents=True)
-    texts = [review(rng) for _ in range(800)]
-    Dataset.from_dict({"text": texts, "label": [0] * len(texts)}).to_parquet(
-        str(folder / "reviews" / "plain_text" / "train-00000-of-00001.parquet")
-    )
-    return {
-        "base": folder / "base", "sft": data_folder() / "sft", "gold": folder / "gold", "prompts": folder / "reviews"
-    }  # fmt: skip
+    """Folders as the hub lays them out, with models that have hardly learnt anything."""
+    return stand_in.write(tmp_path_factory.mktemp("hub"), steps=80)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +52,7 @@ def test_it_has_the_parts_of_the_bundled_world(world):
 
 
 def test_the_lessons_code_trains_and_samples_on_it(world):
-    policy = load_world().sft
+    policy = copy.deepcopy(world.sft)
     history = train(
         policy, world.pairs["train"], world.tokenizer, reference=world.sft, steps=2, batch_size=4, progress=False
     )
@@ -140,17 +107,30 @@ def test_offline_the_defaults_fall_back_and_say_so_but_a_named_part_is_an_error(
         load_world("tiny-reviews", sft="me/model")
 
 
-def test_the_environment_chooses_the_world(monkeypatch):
+def test_the_environment_chooses_the_world_and_its_parts(hub, monkeypatch):
     monkeypatch.setenv("PREFCOURSE_WORLD", "mars")
     with pytest.raises(ValueError, match="no world 'mars'"):
+        load_world()
+    monkeypatch.setenv("PREFCOURSE_WORLD", "gpt2-imdb")
+    for part, path in hub.items():
+        monkeypatch.setenv(f"PREFCOURSE_{part.upper()}", str(path))
+    assert load_world(per_type=PER_TYPE).name == current_world() == "gpt2-imdb"
+    assert load_world("tiny-reviews").name == current_world() == "tiny-reviews"
+    monkeypatch.setenv("PREFCOURSE_SFT", "nobody/nowhere")
+    with pytest.raises(OSError, match="sft = nobody/nowhere: "):  # named by the learner: no other world in its place
         load_world()
 
 
 def test_parts_that_do_not_fit_are_named(hub, tmp_path):
     other = tmp_path / "other"
     GPT2LMHeadModel(GPT2Config(vocab_size=100, n_layer=1, n_embd=16, n_head=2)).save_pretrained(other)
-    with pytest.raises(ValueError, match="vocabularies of 100 and 4096"):
+    with pytest.raises(ValueError, match="vocabularies of 100 and 1001"):
         load_world("gpt2-imdb", **hub | {"base": other})
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=1001, n_layer=1, n_embd=16, n_head=2)).save_pretrained(other)
+    AutoTokenizer.from_pretrained(hub["sft"]).save_pretrained(other)
+    with pytest.raises(ValueError, match=r"none of \d+ completions can be used .*is sft trained on text"):
+        load_world("gpt2-imdb", **hub | {"sft": other}, per_type=PER_TYPE)
     with pytest.raises(FileNotFoundError, match=r"no train-\*\.parquet"):
         load_world("gpt2-imdb", **hub | {"prompts": tmp_path}, per_type=PER_TYPE)
     with pytest.raises(ValueError, match=r"only \d+ openings of the type"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefcourse import lesson
+from prefcourse import lesson, world
 from prefcourse.lesson import check, close, masked, setup, show, show_samples, strip, within
 
 
@@ -150,6 +150,20 @@ def test_check(capsys):
 
 
 # ---------------------------------------------------------------------------------------------- displays
+
+
+def test_another_world_is_shown_and_not_measured_by_the_bundled_one(capsys, monkeypatch):
+    monkeypatch.setattr(world, "_current", "gpt2-imdb")
+    within("gain", 3.14159, 1.0, 2.5)
+    check("the gain is large", False)
+    check("the gain is positive", True)
+    assert capsys.readouterr().out.splitlines() == [
+        "○ gain: 3.142 in gpt2-imdb (1 to 2.5 in tiny-reviews)",
+        "○ the gain is large: not so in gpt2-imdb, only in tiny-reviews",
+        "✓ the gain is positive",
+    ]
+    with pytest.raises(AssertionError, match="gain by hand"):  # two ways to one number agree in every world
+        close("gain by hand", 1.0, 1.1)
 
 
 def test_show_carries_the_alt_text_and_closes_the_figure(displayed):

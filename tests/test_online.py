@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from prefcourse import losses
-from prefcourse.generate import Completion
+from prefcourse.generate import Completion, usable
 from prefcourse.judges import ClassifierJudge
 from prefcourse.logprobs import sequence_logps
-from prefcourse.online import fresh_pairs, online_dpo, usable
+from prefcourse.online import fresh_pairs, online_dpo
 from prefcourse.preferences import check_rows, collate_pairs
 from prefcourse.train import train
 
@@ -59,11 +59,15 @@ def test_only_texts_that_ended_and_are_read_as_they_were_written_are_used(tokeni
     assert not usable("It", Completion(" is great", ids, False), tokenizer)
     assert not usable("It", Completion(" ", [*tokenizer(" ")["input_ids"], 0], True), tokenizer)
     assert not usable("It", Completion(" is great", [*ids, 5, 0], True), tokenizer)
+    assert usable("It", Completion(" is great", ids, False), tokenizer, open_ended=True)
+    assert not usable("It", Completion(" is great", [*ids, 5], False), tokenizer, open_ended=True)
 
 
 def test_a_writer_that_never_ends_is_an_error_that_says_so(writer, tokenizer):
     with pytest.raises(RuntimeError, match=r"pairs can be used .* do not end within 1 tokens"):
         fresh_pairs((writer, writer), long, PROMPTS, tokenizer, labels=20, max_new_tokens=1)
+    rows = fresh_pairs((writer, writer), long, PROMPTS, tokenizer, labels=2, max_new_tokens=2, open_ended=True)
+    assert len(rows) == 2
 
 
 def test_one_round_is_dpo_on_the_policys_own_pairs(writer, tokenizer):

@@ -44,7 +44,7 @@ def world(writer, tokenizer, pairs, monkeypatch):
     rows = [{"prompt": p} for p in PROMPTS * 10]
     return SimpleNamespace(
         name="tiny", sft=writer, base=writer, tokenizer=tokenizer, gold=gold, pairs={"train": pairs},
-        prompts={"train": rows, "test": rows},
+        prompts={"train": rows, "test": rows}, open_ended=False,
     )  # fmt: skip
 
 

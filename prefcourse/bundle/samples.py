@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.bundle.corpus import crude_words, short_reviews
 from prefcourse.devices import progress_bar
-from prefcourse.generate import Completion, generate, sample_ids
+from prefcourse.generate import Completion, generate, sample_ids, usable
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import Row, collate, encode
 from prefcourse.rewards import GoldReward
@@ -131,25 +131,23 @@ def prompts(
     return splits
 
 
-def usable(prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase, ended: bool = True) -> bool:
-    """Did it end (with `ended`), is it fit for a classroom, and are its tokens those of the whole text at once?"""
-    if (ended and not completion.finished) or not completion.text.strip() or crude_words(prompt + completion.text):
+def fit(prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase, open_ended: bool = False) -> bool:
+    """Is it `usable`, fit for a classroom, and are its tokens and the prompt's those of the whole text at once?"""
+    if not usable(prompt, completion, tokenizer, open_ended) or crude_words(prompt + completion.text):
         return False
     prompt_ids, completion_ids = encode(prompt, completion.text, tokenizer)
-    whole = [*tokenizer(prompt + completion.text)["input_ids"], tokenizer.eos_token_id]
-    written = completion.ids if completion.finished else [*completion.ids, tokenizer.eos_token_id]
-    return prompt_ids + completion_ids == whole and completion_ids == written
+    return prompt_ids + completion_ids == [*tokenizer(prompt + completion.text)["input_ids"], tokenizer.eos_token_id]
 
 
 def pairs_and_unpaired(
     prompt_rows: list[Row], sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: GoldReward, seed: int,
-    ended: bool = True,
+    open_ended: bool = False,
 ) -> tuple[list[Row], list[Row], dict]:  # fmt: skip
     """For each prompt four completions of `sft` at temperature 1: their labelled pairs, each of them alone with a
     thumb up or down, and a count of what was left out and why.
 
     An unpaired label is a coin too: thumb up with probability σ(r* - the mean r* of all completions here).
-    ended=False also takes completions that were cut at 48 tokens: a model that writes long reviews rarely ends by then.
+    open_ended: take also completions that were cut at 48 tokens.
     """
     texts = [row["prompt"] for row in prompt_rows for _ in range(COMPLETIONS)]
     sampled = generate(sft, tokenizer, texts, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
@@ -157,15 +155,17 @@ def pairs_and_unpaired(
     scores = gold(texts, [c.text for c in sampled]).tolist()
     by_prompt: dict[str, dict[str, float]] = {}
     for prompt, completion, score in zip(texts, sampled, scores, strict=True):
-        if ended and not completion.finished:
+        if not (completion.finished or open_ended):
             dropped["no EOS within 48 tokens"] += 1
-        elif not usable(prompt, completion, tokenizer, ended):
+        elif not fit(prompt, completion, tokenizer, open_ended):
             dropped["crude word, or not the tokens of the whole text"] += 1
         elif completion.text in by_prompt.setdefault(prompt, {}):
             dropped["same text twice"] += 1
         else:
             by_prompt[prompt][completion.text] = score
 
+    if not any(by_prompt.values()):
+        raise ValueError(f"none of {len(texts):,} completions can be used ({dict(dropped)}): is sft trained on text?")
     pairs, unpaired = [], []
     middle = sum(s for found in by_prompt.values() for s in found.values()) / sum(map(len, by_prompt.values()))
     for prompt, found in by_prompt.items():

@@ -22,10 +22,10 @@ from prefcourse import lora
 from prefcourse.annotators import Reward
 from prefcourse.constitution import Constitution
 from prefcourse.evaluate import METRICS, Estimate, bootstrap, evaluate
-from prefcourse.generate import generate
+from prefcourse.generate import generate, usable
 from prefcourse.judges import ModelJudge
 from prefcourse.logprobs import sequence_logps
-from prefcourse.online import online_dpo, usable
+from prefcourse.online import online_dpo
 from prefcourse.preferences import Row, collate, encode
 from prefcourse.results.store import Grid, metrics
 from prefcourse.results.variants import PROBE, Look, draw_pairs
@@ -89,7 +89,7 @@ def climb(
     online_dpo(
         policy, judge, prompts, world.tokenizer, reference=world.sft, writers=writers, moving=arm == "moving reference",
         rounds=ROUNDS if rounds is None else rounds, labels=LABELS, batch_size=BATCH, lr=LR, beta=beta, seed=seed,
-        after_round=after_round, progress=False,
+        after_round=after_round, open_ended=world.open_ended, progress=False,
     )  # fmt: skip
     return policy
 
@@ -201,16 +201,18 @@ def averaged(policy: PreTrainedModel, reference: PreTrainedModel, share: float) 
 def held_out_texts(world: World, split: str = "test") -> list[Row]:
     """Texts in the style that SFT was taught, and that no run has seen: what `base` writes at temperature 0.7.
 
-    HELD_OUT completions of each prompt of `split`; left out are those that do not end or come twice. Columns: prompt,
-    completion, score (the gold reward).
+    HELD_OUT completions of each prompt of `split`; left out are those that are not `usable` or come twice. Columns:
+    prompt, completion, score (the gold reward).
     """
     key = ("held out", world.name, split)
     if key not in _kept:
         prompts = [row["prompt"] for row in world.prompts[split] for _ in range(HELD_OUT)]
         written = generate(world.base, world.tokenizer, prompts, temperature=0.7, seed=13)
         texts = {
-            (p, c.text) for p, c in zip(prompts, written, strict=True) if usable(p, c, world.tokenizer)
-        }  # fmt: skip
+            (p, c.text)
+            for p, c in zip(prompts, written, strict=True)
+            if usable(p, c, world.tokenizer, world.open_ended)
+        }
         pairs = sorted(texts)
         scores = world.gold(*(list(column) for column in zip(*pairs, strict=True))).tolist()
         _kept[key] = [{"prompt": p, "completion": y, "score": s} for (p, y), s in zip(pairs, scores, strict=True)]

@@ -152,7 +152,7 @@ def length_bias(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> floa
     c = 0.0
     for _ in range(20):  # maximise Σ log σ(c gap)
         p = 1 / (1 + np.exp(-c * gap))
-        c += ((1 - p) * gap).sum() / (p * (1 - p) * gap**2).sum()
+        c += ((1 - p) * gap).sum() / max((p * (1 - p) * gap**2).sum(), 1e-12)  # without gaps c stays 0
     return float(c)
 
 
