@@ -70,11 +70,18 @@ browser:
 
 # The package is installed as a wheel, not linked: the tests see what a user of the wheel sees, the bundled data included.
 define INSTALL
-rm -rf $(TESTS) build/lib build/bdist.* && \
+rm -rf $(TESTS) build/wheel build/lib build/bdist.* && \
 $(PYTHON) -m venv $(TESTS) && \
-$(TESTS)/bin/pip install --quiet -r tests/requirements.txt -c constraints.txt && \
-$(TESTS)/bin/pip install --quiet --no-deps . && \
+$(TESTS)/bin/pip install --quiet -r requirements.txt -c constraints.txt && \
+$(TESTS)/bin/pip wheel --quiet --no-deps --wheel-dir build/wheel . && \
+$(TESTS)/bin/pip install --quiet --no-deps build/wheel/*.whl && \
 rm -rf build/lib build/bdist.*
+endef
+
+# Before the packages of the tests are there: what a user of the wheel would miss is missed here, too.
+define WHEEL_TEST
+$(OFFLINE) $(TESTS)/bin/python tests/wheel_elsewhere.py && \
+$(TESTS)/bin/pip install --quiet -r tests/requirements.txt -c constraints.txt
 endef
 
 # $(call both,command,command): two at once, a core for each, which is faster than one after the other with two threads.
@@ -135,6 +142,7 @@ endef
 test:
 	@passed=; \
 	$(call stage,fresh environment,$(INSTALL)); \
+	$(call stage,wheel elsewhere,$(WHEEL_TEST)); \
 	$(call stage,ruff,$(TESTS)/bin/ruff check . && $(TESTS)/bin/ruff format --check .); \
 	$(call stage,pytest,$(PYTEST)); \
 	$(call stage,pytest on Colab versions,$(COLAB_TESTS)); \

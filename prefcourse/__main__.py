@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import sys
 from pathlib import Path
@@ -35,11 +36,31 @@ def doctor(args: argparse.Namespace) -> int:
         print(f"device        {device}, {threads} thread{'s' * (threads != 1)}, precision {precision}")
         verify(data_folder())
         print("data          all files are there and whole")
+        if args.hub or os.environ.get("PREFCOURSE_WORLD") == "gpt2-imdb":
+            ok &= _hub_parts()
     except (ImportError, FileNotFoundError, ValueError) as error:
         ok = False
         print(f"problem       {error}")
     print("All is well." if ok else "Something is missing: see above.")
     return 0 if ok else 1
+
+
+def _hub_parts() -> bool:
+    """Say for each part of the world gpt2-imdb whether it can be had, and what to do if one cannot."""
+    from prefcourse import hub_world
+
+    names, ok = hub_world.HUB | hub_world.from_environment(), True
+    for part, name in names.items():
+        there, how = hub_world.reach(part, name)
+        ok &= there
+        print(f"{part:13} {name}: {how}" if there else f"{part:13} {name} cannot be had: {how}")
+    if not ok:
+        print(
+            "              Check the names and the connection. On a machine without one, download the parts elsewhere\n"
+            "              and name the folders: PREFCOURSE_BASE, PREFCOURSE_SFT, PREFCOURSE_GOLD, PREFCOURSE_PROMPTS.\n"
+            "              The bundled world needs none of them."
+        )
+    return ok
 
 
 def bundle_command(args: argparse.Namespace) -> int:
@@ -97,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="prefcourse", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("doctor", help="what is installed, what is missing, and what to do")
+    add.add_argument("--hub", action="store_true", help="also whether the parts of the world gpt2-imdb can be had")
     add.set_defaults(run=doctor)
 
     jobs.add_train(commands)

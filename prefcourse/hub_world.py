@@ -65,6 +65,27 @@ def from_environment() -> dict[str, str]:
     return {part: name for part, name in found.items() if name}
 
 
+def reach(part: str, name: str) -> tuple[bool, str]:
+    """Can `name` be had as `part` of the world, and if so from where; nothing is downloaded. For `doctor`."""
+    import huggingface_hub
+
+    plain, revision = split_name(name)
+    if Path(plain).is_dir():
+        return True, "a folder, there"
+    kind = "dataset" if part == "prompts" else "model"
+    try:
+        found = huggingface_hub.HfApi().repo_info(plain, repo_type=kind, revision=revision, timeout=10)
+        return True, f"on the hub, revision {found.sha[:8]}"
+    except Exception as error:  # the hub's own errors, and those of the libraries under it, have no common class
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    kept = huggingface_hub.try_to_load_from_cache(
+        plain, "README.md" if kind == "dataset" else "config.json", revision=revision, repo_type=kind
+    )
+    if isinstance(kept, str):
+        return True, "in the hub's cache on this machine, at least in part; the hub cannot be asked"
+    return False, why
+
+
 def positive_label(names: Sequence[str]) -> str:
     """The class that means "positive", by its name: class numbers differ between models.
 

@@ -122,7 +122,9 @@ def load_world(
     Raises ValueError for an unknown name, FileNotFoundError or ValueError for missing or damaged files.
     """
     global _current
-    name = name or os.environ.get("PREFCOURSE_WORLD") or "tiny-reviews"
+    if name is None and folder is None:
+        name = os.environ.get("PREFCOURSE_WORLD")
+    name = name or "tiny-reviews"
     if name not in WORLDS:
         raise ValueError(f"there is no world {name!r}; the worlds are: {', '.join(WORLDS)}")
     if name == "gpt2-imdb":

@@ -76,6 +76,19 @@ def test_doctor_names_what_is_missing(monkeypatch, capsys, tmp_path):
     assert out.endswith("Something is missing: see above.\n")
 
 
+def test_doctor_says_whether_the_real_world_can_be_had(monkeypatch, capsys, tmp_path):
+    for part in ("SFT", "GOLD", "PROMPTS"):
+        monkeypatch.setenv(f"PREFCOURSE_{part}", str(tmp_path))
+    assert main(["doctor", "--hub"]) == 1  # the tests run offline, and base comes from the hub
+    out = capsys.readouterr().out
+    assert "openai-community/gpt2@607a30d7" in out and "cannot be had" in out and "name the folders" in out
+    assert out.count("a folder, there") == 3
+    monkeypatch.setenv("PREFCOURSE_BASE", str(tmp_path))
+    monkeypatch.setenv("PREFCOURSE_WORLD", "gpt2-imdb")
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("All is well.\n")
+
+
 # ------------------------------------------------------------------------------------------- train and evaluate
 
 

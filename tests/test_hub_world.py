@@ -1,6 +1,7 @@
 """The world gpt2-imdb, on a small local copy in the hub's layout: nothing is fetched."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import stand_in
@@ -138,3 +139,21 @@ def test_parts_that_do_not_fit_are_named(hub, tmp_path):
     Dataset.from_dict({"review": ["a"]}).to_parquet(str(tmp_path / "train-0.parquet"))
     with pytest.raises(ValueError, match="no column 'text' \\(there is review\\)"):
         load_world("gpt2-imdb", **hub | {"prompts": tmp_path}, per_type=PER_TYPE)
+
+
+def test_where_a_part_can_be_had_from(hub, monkeypatch):
+    assert hub_world.reach("sft", str(hub["sft"])) == (True, "a folder, there")
+    there, why = hub_world.reach("sft", "me/model@abc")
+    assert not there and why
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **kwargs: "config.json")
+    assert "in the hub's cache" in hub_world.reach("sft", "me/model@abc")[1]
+    asked = []
+
+    def repo_info(self, name, **settings):
+        asked.append((name, settings["repo_type"], settings["revision"]))
+        return SimpleNamespace(sha="0123456789abcdef")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", repo_info)
+    assert hub_world.reach("prompts", "me/texts@abc") == (True, "on the hub, revision 01234567")
+    assert hub_world.reach("gold", "me/model")[0]
+    assert asked == [("me/texts", "dataset", "abc"), ("me/model", "model", None)]
