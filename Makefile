@@ -1,4 +1,4 @@
-# make setup | lab | run | test | notebooks | exercises | site | browser | clean
+# make setup | lab | run | test | notebooks | exercises | site | browser | stand-in | clean
 #
 # On Windows, or without make, README.md has the same steps as plain python and pip lines.
 
@@ -17,7 +17,7 @@ NBVAL := $(TESTS)/bin/pytest -q -p no:cacheprovider --nbval --nbval-current-env 
 OFFLINE := PYTHONPATH="$(CURDIR)/tests/offline" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
            TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PREFCOURSE_PROGRESS="$(CURDIR)/build/progress.json"
 
-.PHONY: help setup lab run test notebooks exercises site browser clean
+.PHONY: help setup lab run test notebooks exercises site browser stand-in clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make notebooks  run all notebooks and write them back"
 	@echo "make exercises  write the students' exercise notebooks from their solutions"
 	@echo "make site       every lesson and exercise as a web page that opens from disk, in build/site"
+	@echo "make stand-in   run every lesson on a small copy of the world gpt2-imdb, after make test"
 	@echo "make browser    install Chromium for the browser test (Debian and Ubuntu, as root); without it that test is skipped"
 	@echo "make clean      remove both environments and the caches (what a bundle run left in build/ stays)"
 
@@ -122,6 +123,14 @@ $(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES),\
 $(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) $(COLAB_LESSONS))
 endef
 
+# Every lesson that loads a world, on the small copy of gpt2-imdb that tests/stand_in.py makes.
+ON_STAND_IN := $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider tests/lessons_on_stand_in.py
+define STAND_IN_TESTS
+rm -rf build/stand-in && $(OFFLINE) $(TESTS)/bin/python tests/stand_in.py build/stand-in && \
+$(call both,$(ON_STAND_IN) -k "00 or 01 or 03 or 04 or 07 or 08",\
+$(ON_STAND_IN) -k "not (00 or 01 or 03 or 04 or 07 or 08)")
+endef
+
 # nbgrader has an environment of its own, which sees that of the tests behind it: torch is not installed twice.
 NBGRADER := build/nbgrader-venv
 define NBGRADER_TESTS
@@ -148,6 +157,11 @@ test:
 	$(call stage,pytest on Colab versions,$(COLAB_TESTS)); \
 	$(call stage,nbval: lessons,$(LESSON_TESTS)); \
 	$(call stage,nbval: exercises,$(EXERCISE_TESTS)); \
+	$(call stage,lessons on a stand-in,$(STAND_IN_TESTS)); \
 	$(call stage,site,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/site_in_browser.py); \
 	$(call stage,nbgrader end to end,$(NBGRADER_TESTS)); \
 	printf '%b' "\nmake test: all stages passed\n$$passed"
+
+# The stage alone, in the environment that `make test` made.
+stand-in:
+	@$(STAND_IN_TESTS)

@@ -35,7 +35,7 @@ def test_it_runs_to_its_end(path, environment, monkeypatch):
     notebook.cells.append(nbformat.v4.new_code_cell(WHICH))
     for cell in notebook.cells:
         cell.metadata["tags"] = ["raises-exception"]  # go on after an error, so that all are seen at once
-    notebooks.execute(notebook, path.parent)
+    notebooks.execute(notebook, path.parent, timeout=120)
     out = Path(environment["PREFCOURSE_CACHE"]).parent / path.name
     nbformat.write(notebook, out)
     errors = [

@@ -30,7 +30,7 @@ from prefcourse.world import data_folder
 
 EOS = "<|endoftext|>"
 REVIEWS = Path("reviews", "plain_text", "train-00000-of-00001.parquet")
-WIDTH, CHUNK = 64, 64  # of the stand-in's GPT-2: hidden units, and tokens of one training text
+WIDTH, CHUNK = 32, 64  # of the stand-in's GPT-2: hidden units, and tokens of one training text
 
 
 def reviews() -> list[str]:
@@ -67,7 +67,7 @@ def write_language_models(texts: list[str], folder: Path, steps: int) -> None:
     tokenizer.save_pretrained(folder / "sft")
     size = len(tokenizer)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=size, n_layer=2, n_embd=WIDTH, n_head=2, n_positions=256, bos_token_id=size - 1,
+        GPT2Config(vocab_size=size, n_layer=1, n_embd=WIDTH, n_head=2, n_positions=256, bos_token_id=size - 1,
                    eos_token_id=size - 1, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
     )  # fmt: skip
     spaced = tokenizer([f" {text}" for text in texts])["input_ids"]
