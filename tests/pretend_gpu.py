@@ -1,0 +1,212 @@
+"""A second device for tests on a machine without one: it computes on the CPU and is as strict as a GPU.
+
+    import pretend_gpu; pretend_gpu.start()         # from here on torch says that there is a GPU
+
+A tensor that goes to "cuda" is wrapped. The wrapper reports the device "meta" (a name that torch's autograd accepts
+without a GPU), counts as another device, and holds the numbers. An operation on wrapped and plain tensors together is
+the error that a GPU would raise; so are `numpy()` on a wrapped one and indexing a plain tensor by a wrapped one. What it
+cannot show: speed, memory, 16-bit precision, and kernels that round in another way.
+"""
+
+import contextlib
+import copy
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from transformers import PreTrainedModel
+
+aten = torch.ops.aten
+OTHER = torch.device("meta")
+ANY_DEVICE = {aten.copy_.default, aten._to_copy.default}  # both move numbers between devices
+INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+
+
+class OnDevice(torch.Tensor):
+    """A tensor of the pretended device; `held` has its numbers, on the CPU."""
+
+    @staticmethod
+    def __new__(cls, held):
+        wrapped = torch.Tensor._make_wrapper_subclass(
+            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+            layout=held.layout, device=OTHER,
+        )  # fmt: skip
+        wrapped.held = held
+        return wrapped
+
+    def __deepcopy__(self, memo):
+        if id(self) not in memo:
+            twin = OnDevice(self.held.detach().clone())
+            if isinstance(self, torch.nn.Parameter):
+                twin = torch.nn.Parameter(twin, requires_grad=self.requires_grad)
+            memo[id(self)] = twin
+        return memo[id(self)]
+
+    def __repr__(self):
+        return f"OnDevice({self.held})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {})
+
+
+def compute(func, args, kwargs):
+    """`func` on the held numbers; raises RuntimeError for tensors on two devices, as a GPU does."""
+    seen, wrapped = [], {}
+
+    def unwrap(value):
+        if isinstance(value, OnDevice):
+            seen.append((True, value))
+            wrapped[id(value.held)] = value
+            return value.held
+        if isinstance(value, torch.Tensor):
+            seen.append((False, value))
+        return value
+
+    moved, target = kwargs.get("device"), None
+    if moved is not None:
+        target = torch.device(moved).type != "cpu"
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    plain_args, plain_kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
+    if func is aten._local_scalar_dense.default:
+        return func(*plain_args, **plain_kwargs)
+    both = {on for on, value in seen if value.dim() > 0 or on}
+    if func in INDEXING and isinstance(args[0], OnDevice):
+        both = {on for on, value in seen[:1]}  # a plain index into a tensor of the device is allowed
+    if len(both) > 1 and func not in ANY_DEVICE:
+        shapes = ", ".join(f"{'device' if on else 'cpu'} {tuple(value.shape)}" for on, value in seen)
+        raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got {shapes}")
+    found = func(*plain_args, **plain_kwargs)
+    on_device = isinstance(args[0], OnDevice) if func is aten.copy_.default else any(on for on, _ in seen)
+    on_device = on_device if target is None else target
+
+    def wrap(value):
+        if not isinstance(value, torch.Tensor) or not on_device:
+            return value
+        return wrapped[id(value)] if id(value) in wrapped else OnDevice(value)
+
+    return tree_map(wrap, found)
+
+
+def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    """softmax(QKᵀ / √d) V, written out: torch would look for the kernel of a device that is not there."""
+    scores = query @ key.transpose(-2, -1) * (scale or query.shape[-1] ** -0.5)
+    if is_causal:
+        later = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(scores.shape[-1] - scores.shape[-2] + 1)
+        scores = scores.masked_fill(later, float("-inf"))
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1) @ value
+
+
+def index(part):
+    """A part of an index into a tensor of the device: lists and plain tensors are allowed, and move there."""
+    if isinstance(part, list):
+        part = torch.tensor(part, dtype=None if part else torch.long)
+    return OnDevice(part) if isinstance(part, torch.Tensor) and not isinstance(part, OnDevice) else part
+
+
+class Redirect(TorchFunctionMode):
+    """Sends what asks for "cuda" to the pretended device."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return attention(*args, **kwargs)
+        if func is torch.Tensor.cuda:
+            return moved(args[0])
+        if func is torch.Tensor.__format__ and isinstance(args[0], OnDevice):
+            return format(args[0].held, *args[1:])
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], OnDevice):
+            args = (args[0], tree_map(index, args[1], is_leaf=lambda part: isinstance(part, list)), *args[2:])
+        if func is torch.Tensor.tolist and isinstance(args[0], OnDevice):
+            return args[0].held.tolist()
+        if func is torch.Tensor.to:
+            return self.to(*args, **kwargs)
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type == "cpu":
+            return func(*args, **kwargs)
+        return moved(func(*args, **kwargs | {"device": "cpu"}))
+
+
+    @staticmethod
+    def to(tensor, *args, device=None, dtype=None, **rest):
+        """Tensor.to with a device, a dtype, both, or another tensor."""
+        for value in args:
+            if isinstance(value, torch.dtype):
+                dtype = value
+            elif isinstance(value, torch.Tensor):
+                device, dtype = ("cuda" if isinstance(value, OnDevice) else "cpu"), value.dtype
+            elif isinstance(value, str | torch.device):
+                device = value
+        plain = {"dtype": dtype} if dtype is not None else {}
+        if device is None:
+            return tensor.to(**plain) if plain else tensor
+        if torch.device(device).type == "cpu":
+            return tensor.to(device="cpu", **plain)
+        tensor = moved(tensor)
+        return tensor.to(**plain) if plain else tensor
+
+
+class Move(torch.autograd.Function):
+    """To the device; the gradient comes back."""
+
+    @staticmethod
+    def forward(ctx, plain):
+        return OnDevice(plain.detach().clone())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.held if isinstance(gradient, OnDevice) else gradient
+
+
+def moved(tensor):
+    return tensor if isinstance(tensor, OnDevice) else Move.apply(tensor)
+
+
+def start():
+    """From here on there is a GPU, or so it seems."""
+    torch.cuda.is_available = lambda: True
+    torch.cuda.is_bf16_supported = lambda including_emulation=True: False
+    torch.autocast = lambda device_type, *args, **kwargs: contextlib.nullcontext()
+    plain_init = torch.optim.AdamW.__init__
+
+    def init(self, *args, fused=None, **kwargs):  # its fused kernel is for the devices that torch knows
+        plain_init(self, *args, **kwargs)
+
+    torch.optim.AdamW.__init__ = init
+    plain_to = PreTrainedModel.to
+
+    def to(self, *args, **kwargs):
+        model = plain_to(self, *args, **kwargs)
+        model.tie_weights()  # real devices keep the two names of one weight together
+        return model
+
+    PreTrainedModel.to = to
+    Redirect().__enter__()
+
+
+def test_it_is_as_strict_as_a_gpu():
+    """pytest tests/pretend_gpu.py, which changes torch for the rest of the process."""
+    start()
+    weight = torch.nn.Linear(3, 2).to("cuda")
+    x = torch.ones(4, 3)
+    try:
+        weight(x)
+    except RuntimeError as error:
+        assert "same device" in str(error)
+    else:
+        raise AssertionError("a plain tensor went through a layer on the device")
+    y = weight(x.to("cuda")).sum()
+    y.backward()
+    assert isinstance(weight.weight.grad, OnDevice) and weight.weight.grad.tolist() == [[4.0] * 3] * 2
+    assert isinstance(y.item(), float) and not isinstance(y.cpu(), OnDevice)
+    twin = copy.deepcopy(weight)
+    torch.optim.AdamW(weight.parameters(), lr=0.1).step()
+    assert (twin.weight - weight.weight).abs().min().item() > 0.05
+    for wrong in (lambda: y.detach().numpy(), lambda: x[torch.tensor([0], device="cuda")]):
+        try:
+            wrong()
+        except (RuntimeError, TypeError):
+            continue
+        raise AssertionError("a tensor of the device was used like one of the CPU")
