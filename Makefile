@@ -1,4 +1,4 @@
-# make setup | lab | run | test | notebooks | exercises | site | browser | stand-in | clean
+# make setup | lab | run | test | notebooks | exercises | site | browser | stand-in | pretend-gpu | clean
 #
 # On Windows, or without make, README.md has the same steps as plain python and pip lines.
 
@@ -17,7 +17,7 @@ NBVAL := $(TESTS)/bin/pytest -q -p no:cacheprovider --nbval --nbval-current-env 
 OFFLINE := PYTHONPATH="$(CURDIR)/tests/offline" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
            TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PREFCOURSE_PROGRESS="$(CURDIR)/build/progress.json"
 
-.PHONY: help setup lab run test notebooks exercises site browser stand-in clean
+.PHONY: help setup lab run test notebooks exercises site browser stand-in pretend-gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,7 +28,8 @@ help:
 	@echo "make notebooks  run all notebooks and write them back"
 	@echo "make exercises  write the students' exercise notebooks from their solutions"
 	@echo "make site       every lesson and exercise as a web page that opens from disk, in build/site"
-	@echo "make stand-in   run every lesson on a small copy of the world gpt2-imdb, after make test"
+	@echo "make stand-in   after make test: every lesson on a small copy of the world gpt2-imdb, on a pretended GPU"
+	@echo "make pretend-gpu  after make test: every lesson as it is, on a pretended GPU"
 	@echo "make browser    install Chromium for the browser test (Debian and Ubuntu, as root); without it that test is skipped"
 	@echo "make clean      remove both environments and the caches (what a bundle run left in build/ stays)"
 
@@ -123,12 +124,13 @@ $(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES),\
 $(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) $(COLAB_LESSONS))
 endef
 
-# Every lesson that loads a world, on the small copy of gpt2-imdb that tests/stand_in.py makes.
-ON_STAND_IN := $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider tests/lessons_on_stand_in.py
+# Every lesson that loads a world: on the small copy of gpt2-imdb that tests/stand_in.py makes, and on a device that is
+# as strict as a GPU (tests/pretend_gpu.py).
+ELSEWHERE := $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider tests/lessons_elsewhere.py
+FIRST_HALF := 00 or 01 or 03 or 04 or 07
 define STAND_IN_TESTS
 rm -rf build/stand-in && $(OFFLINE) $(TESTS)/bin/python tests/stand_in.py build/stand-in && \
-$(call both,$(ON_STAND_IN) -k "00 or 01 or 03 or 04 or 07 or 08",\
-$(ON_STAND_IN) -k "not (00 or 01 or 03 or 04 or 07 or 08)")
+$(call both,$(ELSEWHERE) -k "in_another_world and ($(FIRST_HALF))",$(ELSEWHERE) -k "in_another_world and not ($(FIRST_HALF))")
 endef
 
 # nbgrader has an environment of its own, which sees that of the tests behind it: torch is not installed twice.
@@ -157,11 +159,15 @@ test:
 	$(call stage,pytest on Colab versions,$(COLAB_TESTS)); \
 	$(call stage,nbval: lessons,$(LESSON_TESTS)); \
 	$(call stage,nbval: exercises,$(EXERCISE_TESTS)); \
-	$(call stage,lessons on a stand-in,$(STAND_IN_TESTS)); \
+	$(call stage,lessons elsewhere,$(STAND_IN_TESTS)); \
 	$(call stage,site,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/site_in_browser.py); \
 	$(call stage,nbgrader end to end,$(NBGRADER_TESTS)); \
 	printf '%b' "\nmake test: all stages passed\n$$passed"
 
-# The stage alone, in the environment that `make test` made.
+# In the environment that `make test` made: that stage alone, and all lessons as they are on the pretended GPU.
 stand-in:
 	@$(STAND_IN_TESTS)
+
+pretend-gpu:
+	@$(call both,$(ELSEWHERE) -k "on_another_device and ($(FIRST_HALF))",\
+	$(ELSEWHERE) -k "on_another_device and not ($(FIRST_HALF))")

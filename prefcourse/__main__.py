@@ -56,8 +56,8 @@ def _hub_parts() -> bool:
         print(f"{part:13} {name}: {how}" if there else f"{part:13} {name} cannot be had: {how}")
     if not ok:
         print(
-            "              Check the names and the connection. On a machine without one, download the parts elsewhere\n"
-            "              and name the folders: PREFCOURSE_BASE, PREFCOURSE_SFT, PREFCOURSE_GOLD, PREFCOURSE_PROMPTS.\n"
+            "              Check names and connection. On a machine without one, download the parts elsewhere, then\n"
+            "              name the folders: PREFCOURSE_BASE, PREFCOURSE_SFT, PREFCOURSE_GOLD, PREFCOURSE_PROMPTS.\n"
             "              The bundled world needs none of them."
         )
     return ok

@@ -4,8 +4,8 @@
 
 A tensor that goes to "cuda" is wrapped. The wrapper reports the device "meta" (a name that torch's autograd accepts
 without a GPU), counts as another device, and holds the numbers. An operation on wrapped and plain tensors together is
-the error that a GPU would raise; so are `numpy()` on a wrapped one and indexing a plain tensor by a wrapped one. What it
-cannot show: speed, memory, 16-bit precision, and kernels that round in another way.
+the error that a GPU would raise; so are `numpy()` on a wrapped one, and indexing a plain one by a wrapped one. What
+this cannot show: speed, memory, 16-bit precision, and kernels that round in another way.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import copy
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
@@ -126,8 +127,8 @@ class Redirect(TorchFunctionMode):
         device = kwargs.get("device")
         if device is None or torch.device(device).type == "cpu":
             return func(*args, **kwargs)
-        return moved(func(*args, **kwargs | {"device": "cpu"}))
-
+        made = func(*args, **kwargs | {"device": "cpu"})
+        return OnDevice(made.detach()).requires_grad_(made.requires_grad) if made.is_leaf else moved(made)
 
     @staticmethod
     def to(tensor, *args, device=None, dtype=None, **rest):
@@ -146,6 +147,16 @@ class Redirect(TorchFunctionMode):
             return tensor.to(device="cpu", **plain)
         tensor = moved(tensor)
         return tensor.to(**plain) if plain else tensor
+
+
+class Compute(TorchDispatchMode):
+    """Catches what torch itself makes on the device, such as the zero in the gradient of a maximum."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if kwargs.get("device") is not None or any(issubclass(kind, OnDevice) for kind in types):
+            return compute(func, args, kwargs)
+        return func(*args, **kwargs)
 
 
 class Move(torch.autograd.Function):
@@ -183,6 +194,7 @@ def start():
         return model
 
     PreTrainedModel.to = to
+    Compute().__enter__()
     Redirect().__enter__()
 
 
@@ -201,6 +213,9 @@ def test_it_is_as_strict_as_a_gpu():
     y.backward()
     assert isinstance(weight.weight.grad, OnDevice) and weight.weight.grad.tolist() == [[4.0] * 3] * 2
     assert isinstance(y.item(), float) and not isinstance(y.cpu(), OnDevice)
+    z = torch.zeros(3, device="cuda", requires_grad=True)
+    torch.maximum(z, z * 2).clamp(min=0).sum().backward()
+    assert isinstance(z.grad, OnDevice)
     twin = copy.deepcopy(weight)
     torch.optim.AdamW(weight.parameters(), lr=0.1).step()
     assert (twin.weight - weight.weight).abs().min().item() > 0.05
