@@ -53,40 +53,37 @@ class OnDevice(torch.Tensor):
 
 def compute(func, args, kwargs):
     """`func` on the held numbers; raises RuntimeError for tensors on two devices, as a GPU does."""
-    seen, wrapped = [], {}
+    seen, wrapped = [], {}  # (on the device?, tensor) of every tensor; id of held numbers → their wrapper
 
     def unwrap(value):
-        if isinstance(value, OnDevice):
-            seen.append((True, value))
-            wrapped[id(value.held)] = value
-            return value.held
         if isinstance(value, torch.Tensor):
-            seen.append((False, value))
+            on = isinstance(value, OnDevice)
+            seen.append((on, value))
+            if on:
+                wrapped[id(value.held)] = value
+                return value.held
+        elif type(value) in (list, tuple):
+            return type(value)([unwrap(part) for part in value])
         return value
 
-    moved, target = kwargs.get("device"), None
-    if moved is not None:
-        target = torch.device(moved).type != "cpu"
+    def wrap(value):
+        if isinstance(value, torch.Tensor):
+            return wrapped.get(id(value)) if id(value) in wrapped else OnDevice(value)
+        return type(value)([wrap(part) for part in value]) if type(value) in (list, tuple) else value
+
+    target = None
+    if kwargs.get("device") is not None:
+        target = torch.device(kwargs["device"]).type != "cpu"
         kwargs = kwargs | {"device": torch.device("cpu")}
-    plain_args, plain_kwargs = tree_map(unwrap, args), tree_map(unwrap, kwargs)
-    if func is aten._local_scalar_dense.default:
-        return func(*plain_args, **plain_kwargs)
-    both = {on for on, value in seen if value.dim() > 0 or on}
-    if func in INDEXING and isinstance(args[0], OnDevice):
-        both = {on for on, value in seen[:1]}  # a plain index into a tensor of the device is allowed
-    if len(both) > 1 and func not in ANY_DEVICE:
+    plain_args, plain_kwargs = [unwrap(value) for value in args], {name: unwrap(kwargs[name]) for name in kwargs}
+    both = {on for on, value in seen if on or value.dim() > 0}  # a plain number may be combined with anything
+    if len(both) > 1 and func not in ANY_DEVICE and not (func in INDEXING and seen[0][0]):
         shapes = ", ".join(f"{'device' if on else 'cpu'} {tuple(value.shape)}" for on, value in seen)
         raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got {shapes}")
     found = func(*plain_args, **plain_kwargs)
-    on_device = isinstance(args[0], OnDevice) if func is aten.copy_.default else any(on for on, _ in seen)
-    on_device = on_device if target is None else target
-
-    def wrap(value):
-        if not isinstance(value, torch.Tensor) or not on_device:
-            return value
-        return wrapped[id(value)] if id(value) in wrapped else OnDevice(value)
-
-    return tree_map(wrap, found)
+    if target is None:
+        target = seen[0][0] if func is aten.copy_.default else any(on for on, _ in seen)
+    return wrap(found) if target else found
 
 
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
