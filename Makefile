@@ -95,8 +95,8 @@ cat build/first.log; echo "-- at the same time:"; cat build/second.log; [ $$firs
 endef
 
 define PYTEST
-$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5 tests/test_[a-l]*.py,\
-$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5 tests/test_[m-z]*.py)
+$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5 tests/test_[a-i]*.py,\
+$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5 tests/test_[j-z]*.py)
 endef
 
 define LESSON_TESTS
