@@ -49,6 +49,15 @@ def test_links_lead_somewhere(path):
     assert broken(path) == []
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if p.suffix == ".ipynb"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_notebook_opens_itself_on_colab_and_installs_from_the_same_repository(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    (found,) = re.findall(r"\[Open in Colab\]\(https://colab\.research\.google\.com/github/([^)]*)\)", text)
+    repository, _, place = found.partition("/blob/main/")
+    assert place == path.relative_to(ROOT).as_posix()
+    assert f'REPOSITORY, TAG = "https://github.com/{repository}", "main"' in text
+
+
 LESSONS = sorted(ROOT.glob("notebooks/*.ipynb"))
 
 

@@ -1,8 +1,11 @@
 """The package as it is installed: complete, with its data, without dependencies of its own."""
 
+import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -28,6 +31,20 @@ def test_constraints_are_exact_versions_of_everything_required():
     constraints = names("constraints.txt")
     assert all(re.fullmatch(r"==[0-9][0-9A-Za-z.]*", version) for version in constraints.values()), constraints
     assert set(names("requirements.txt")) | set(names("tests/requirements.txt")) <= set(constraints)
+
+
+def test_the_pinned_versions_take_the_oldest_python_that_we_promise():
+    """Debian 12 has Python 3.11.2, and a package that wants 3.11.5 cannot be installed there."""
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=") + ".0"
+    refused = []
+    for name in names("constraints.txt"):
+        try:
+            wanted = importlib.metadata.metadata(name).get("Requires-Python")
+        except importlib.metadata.PackageNotFoundError:
+            continue  # pinned for another system, or for an environment of its own
+        if wanted and oldest not in SpecifierSet(wanted):
+            refused.append(f"{name} wants Python {wanted}")
+    assert not refused
 
 
 def test_torch_is_bounded_above():
