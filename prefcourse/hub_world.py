@@ -30,7 +30,7 @@ from prefcourse.preferences import Row
 
 HUB = {
     "base": "openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcd7e",
-    "sft": "lvwerra/gpt2-imdb@main",
+    "sft": "lvwerra/gpt2-imdb@main",  # `doctor --hub` says which revision that is: PREFCOURSE_SFT=…@revision pins it
     "gold": "lvwerra/distilbert-imdb@0fc02cd68445b599a9cb2da2368050e7fb31d29a",
     "prompts": "stanfordnlp/imdb@e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
 }  # name@revision
@@ -75,7 +75,7 @@ def reach(part: str, name: str) -> tuple[bool, str]:
     kind = "dataset" if part == "prompts" else "model"
     try:
         found = huggingface_hub.HfApi().repo_info(plain, repo_type=kind, revision=revision, timeout=10)
-        return True, f"on the hub, revision {found.sha[:8]}"
+        return True, f"on the hub, revision {found.sha}"
     except Exception as error:  # the hub's own errors, and those of the libraries under it, have no common class
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     kept = huggingface_hub.try_to_load_from_cache(

@@ -154,6 +154,6 @@ def test_where_a_part_can_be_had_from(hub, monkeypatch):
         return SimpleNamespace(sha="0123456789abcdef")
 
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", repo_info)
-    assert hub_world.reach("prompts", "me/texts@abc") == (True, "on the hub, revision 01234567")
+    assert hub_world.reach("prompts", "me/texts@abc") == (True, "on the hub, revision 0123456789abcdef")
     assert hub_world.reach("gold", "me/model")[0]
     assert asked == [("me/texts", "dataset", "abc"), ("me/model", "model", None)]
