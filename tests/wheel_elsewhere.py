@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LESSON = ROOT / "notebooks" / "00_start_here.ipynb"
+LESSON = ROOT / "notebooks" / "06_the_dpo_loss.ipynb"
 TRAIN = ["train", "--steps", "8", "--output", "run"]
 
 
