@@ -144,14 +144,14 @@ def load_world(
             )
     elif parts:
         raise ValueError(f"{', '.join(parts)}: only the world 'gpt2-imdb' is put together from parts")
-    name = _current = "tiny-reviews"
+    name = "tiny-reviews"
     folder = Path(folder) if folder else data_folder()
     verify(folder)
     rows = {
         part: {split: read_rows(folder / part / f"{split}.jsonl", columns) for split in SPLITS}
         for part, columns in (("prompts", ("prompt", "type")), ("pairs", PAIRED), ("unpaired", UNPAIRED))
     }
-    return World(
+    world = World(
         name=name,
         tokenizer=AutoTokenizer.from_pretrained(folder / "sft"),
         base=load_model(folder / "base").to(device),
@@ -159,3 +159,5 @@ def load_world(
         gold=GoldReward.load(folder / "gold.json"),
         **rows,
     )
+    _current = name
+    return world

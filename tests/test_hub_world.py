@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from prefcourse import hub_world
+from prefcourse import world as world_module
 from prefcourse.generate import generate
 from prefcourse.hub_world import ClassifierGold, load_gold, positive_label, split_name
 from prefcourse.train import train
@@ -27,6 +28,7 @@ def hub(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFCOURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(world_module, "_current", "tiny-reviews")  # what other tests assert depends on it
     return tmp_path / "cache"
 
 
