@@ -43,7 +43,6 @@ def student_copy(solution: NotebookNode) -> NotebookNode:
             cell.outputs, cell.execution_count = [], None
         else:
             cell.source = cell.source.replace("](../../", "](../")  # the copy lies one folder higher
-            cell.source = cell.source.replace("/blob/main/exercises/solutions/", "/blob/main/exercises/")  # on Colab
     return clean(student)
 
 

@@ -50,11 +50,13 @@ def test_links_lead_somewhere(path):
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.suffix == ".ipynb"], ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_notebook_opens_itself_on_colab_and_installs_from_the_same_repository(path):
+def test_a_notebook_opens_on_colab_and_installs_from_the_same_repository(path):
+    """A solution opens the exercises: nbgrader copies its text unchanged for students."""
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
-    (found,) = re.findall(r"\[Open in Colab\]\(https://colab\.research\.google\.com/github/([^)]*)\)", text)
+    colab = re.escape("in Colab](https://colab.research.google.com/github/")
+    (found,) = re.findall(rf"\[Open (?:the exercises )?{colab}(.*?)\)", text)
     repository, _, place = found.partition("/blob/main/")
-    assert place == path.relative_to(ROOT).as_posix()
+    assert place == path.relative_to(ROOT).as_posix().replace("/solutions/", "/")
     assert f'REPOSITORY, TAG = "https://github.com/{repository}", "main"' in text
 
 
