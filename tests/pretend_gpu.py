@@ -13,6 +13,7 @@ import copy
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
@@ -104,50 +105,8 @@ def index(part):
     return OnDevice(part) if isinstance(part, torch.Tensor) and not isinstance(part, OnDevice) else part
 
 
-class Redirect(TorchFunctionMode):
-    """Sends what asks for "cuda" to the pretended device."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            return attention(*args, **kwargs)
-        if func is torch.Tensor.cuda:
-            return moved(args[0])
-        if func is torch.Tensor.__format__ and isinstance(args[0], OnDevice):
-            return format(args[0].held, *args[1:])
-        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], OnDevice):
-            args = (args[0], tree_map(index, args[1], is_leaf=lambda part: isinstance(part, list)), *args[2:])
-        if func is torch.Tensor.tolist and isinstance(args[0], OnDevice):
-            return args[0].held.tolist()
-        if func is torch.Tensor.to:
-            return self.to(*args, **kwargs)
-        device = kwargs.get("device")
-        if device is None or torch.device(device).type == "cpu":
-            return func(*args, **kwargs)
-        made = func(*args, **kwargs | {"device": "cpu"})
-        return OnDevice(made.detach()).requires_grad_(made.requires_grad) if made.is_leaf else moved(made)
-
-    @staticmethod
-    def to(tensor, *args, device=None, dtype=None, **rest):
-        """Tensor.to with a device, a dtype, both, or another tensor."""
-        for value in args:
-            if isinstance(value, torch.dtype):
-                dtype = value
-            elif isinstance(value, torch.Tensor):
-                device, dtype = ("cuda" if isinstance(value, OnDevice) else "cpu"), value.dtype
-            elif isinstance(value, str | torch.device):
-                device = value
-        plain = {"dtype": dtype} if dtype is not None else {}
-        if device is None:
-            return tensor.to(**plain) if plain else tensor
-        if torch.device(device).type == "cpu":
-            return tensor.to(device="cpu", **plain)
-        tensor = moved(tensor)
-        return tensor.to(**plain) if plain else tensor
-
-
 class Compute(TorchDispatchMode):
-    """Catches what torch itself makes on the device, such as the zero in the gradient of a maximum."""
+    """Catches what autograd itself makes on the device, such as the zero in the gradient of a maximum."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -172,6 +131,68 @@ def moved(tensor):
     return tensor if isinstance(tensor, OnDevice) else Move.apply(tensor)
 
 
+def to_device(tensor, *args, device=None, dtype=None, **rest):
+    """Tensor.to with a device, a dtype, both, or another tensor."""
+    for value in args:
+        if isinstance(value, torch.dtype):
+            dtype = value
+        elif isinstance(value, torch.Tensor):
+            device, dtype = ("cuda" if isinstance(value, OnDevice) else "cpu"), value.dtype
+        elif isinstance(value, str | torch.device):
+            device = value
+    plain = {"dtype": dtype} if dtype is not None else {}
+    if device is None:
+        return tensor.to(**plain) if plain else tensor
+    if torch.device(device).type == "cpu":
+        return tensor.to(device="cpu", **plain)
+    tensor = moved(tensor)
+    return tensor.to(**plain) if plain else tensor
+
+
+def indexed(access):
+    """`access`, Tensor.__getitem__ or __setitem__, with the index on the device if the tensor is there."""
+
+    def on_device(tensor, where, *value):
+        if isinstance(tensor, OnDevice):
+            where = tree_map(index, where, is_leaf=lambda part: isinstance(part, list))
+        return access(tensor, where, *value)
+
+    return on_device
+
+
+def held(tensor):
+    return tensor.held if isinstance(tensor, OnDevice) else tensor
+
+
+SPECIAL = {
+    torch.nn.functional.scaled_dot_product_attention: attention,
+    torch.Tensor.cuda: moved,
+    torch.Tensor.to: to_device,
+    torch.Tensor.tolist: lambda tensor: held(tensor).tolist(),
+    torch.Tensor.__format__: lambda tensor, spec: format(held(tensor), spec),
+    torch.Tensor.__getitem__: indexed(torch.Tensor.__getitem__),
+    torch.Tensor.__setitem__: indexed(torch.Tensor.__setitem__),
+}
+GRADIENTS = {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+
+
+class Redirect(TorchFunctionMode):
+    """Sends what asks for "cuda" to the pretended device."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in SPECIAL:
+            return SPECIAL[func](*args, **kwargs)
+        if func in GRADIENTS:
+            with Compute():
+                return func(*args, **kwargs)
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type == "cpu":
+            return func(*args, **kwargs)
+        made = func(*args, **kwargs | {"device": "cpu"})
+        return OnDevice(made.detach()).requires_grad_(made.requires_grad) if made.is_leaf else moved(made)
+
+
 def start():
     """From here on there is a GPU, or so it seems."""
     torch.cuda.is_available = lambda: True
@@ -191,7 +212,13 @@ def start():
         return model
 
     PreTrainedModel.to = to
-    Compute().__enter__()
+    plain_context = DeviceContext.__torch_function__
+
+    def context(self, *args):  # inside `with torch.device("meta")` are shapes without numbers, as ever
+        with torch._C.DisableTorchFunction() if self.device == OTHER else contextlib.nullcontext():
+            return plain_context(self, *args)
+
+    DeviceContext.__torch_function__ = context
     Redirect().__enter__()
 
 
@@ -213,6 +240,8 @@ def test_it_is_as_strict_as_a_gpu():
     z = torch.zeros(3, device="cuda", requires_grad=True)
     torch.maximum(z, z * 2).clamp(min=0).sum().backward()
     assert isinstance(z.grad, OnDevice)
+    with torch.device("meta"):
+        assert not isinstance(torch.empty(3), OnDevice)
     twin = copy.deepcopy(weight)
     torch.optim.AdamW(weight.parameters(), lr=0.1).step()
     assert (twin.weight - weight.weight).abs().min().item() > 0.05
