@@ -80,12 +80,6 @@ $(TESTS)/bin/pip install --quiet --no-deps build/wheel/*.whl && \
 rm -rf build/lib build/bdist.*
 endef
 
-# Before the packages of the tests are there: what a user of the wheel would miss is missed here, too.
-define WHEEL_TEST
-$(OFFLINE) $(TESTS)/bin/python tests/wheel_elsewhere.py && \
-$(TESTS)/bin/pip install --quiet -r tests/requirements.txt -c constraints.txt
-endef
-
 # $(call both,command,command): two at once, a core for each, which is faster than one after the other with two threads.
 # What they say is shown when both are done.
 define both
@@ -94,34 +88,40 @@ wait $$first; first=$$?; wait $$second; second=$$?; \
 cat build/first.log; echo "-- at the same time:"; cat build/second.log; [ $$first = 0 ] && [ $$second = 0 ]
 endef
 
+# A small copy of the world gpt2-imdb, for the lessons elsewhere.
+STAND_IN := rm -rf build/stand-in && $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/python tests/stand_in.py build/stand-in
+
+# Before the packages of the tests are there: what a user of the wheel would miss is missed here, too.
+define WHEEL_TEST
+$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/python tests/wheel_elsewhere.py,$(STAND_IN)) && \
+$(TESTS)/bin/pip install --quiet -r tests/requirements.txt -c constraints.txt
+endef
+
 define PYTEST
 $(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5 tests/test_[a-i]*.py,\
 $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider --durations=5 tests/test_[j-z]*.py)
-endef
-
-define LESSON_TESTS
-$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(wildcard notebooks/0[0-7]*.ipynb),\
-$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(wildcard notebooks/0[89]*.ipynb notebooks/1*.ipynb))
 endef
 
 # Colab's IPython, widgets, numpy and matplotlib in a folder of their own, before the environment of the tests: the rest
 # is shared.
 COLAB := build/colab-site
 ON_COLAB := $(OFFLINE) PYDEVD_DISABLE_FILE_VALIDATION=1 PYTHONPATH="$(CURDIR)/$(COLAB):$(CURDIR)/tests/offline"
+COLAB_PYTEST := $(ON_COLAB) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider -W ignore::DeprecationWarning
 define COLAB_TESTS
 rm -rf $(COLAB) && $(TESTS)/bin/pip install --quiet --no-deps --target $(COLAB) ipywidgets==7.7.1 ipython==7.34.0 \
   ipykernel==6.17.1 ipython_genutils==0.2.0 backcall==0.2.0 pickleshare==0.7.5 decorator==4.4.2 \
   numpy==2.1.3 matplotlib==3.10.0 && \
-$(ON_COLAB) $(TESTS)/bin/pytest -q -p no:cacheprovider \
-  -W ignore::DeprecationWarning tests/test_labelling.py tests/test_lesson.py tests/test_checks.py tests/test_plots*.py
+$(call both,$(COLAB_PYTEST) tests/test_checks.py,\
+$(COLAB_PYTEST) tests/test_labelling.py tests/test_lesson.py tests/test_plots*.py)
 endef
 
-# Solutions and student copies, strictly, with our versions and with Colab's at once: one core for each. With Colab's
-# three lessons as well.
+# Every notebook strictly with our versions. With Colab's: three lessons and the solutions, which have every cell of the
+# student copies. The two halves take about the same time.
 COLAB_LESSONS := $(wildcard notebooks/00*.ipynb notebooks/02*.ipynb notebooks/06*.ipynb)
-define EXERCISE_TESTS
-$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES),\
-$(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(EXERCISES) $(COLAB_LESSONS))
+define NOTEBOOK_TESTS
+$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(wildcard notebooks/0[0-7]*.ipynb) $(SOLUTIONS) $(EXERCISES),\
+$(OFFLINE) OMP_NUM_THREADS=1 $(NBVAL) $(wildcard notebooks/0[89]*.ipynb notebooks/1*.ipynb) && \
+$(ON_COLAB) OMP_NUM_THREADS=1 $(NBVAL) $(SOLUTIONS) $(COLAB_LESSONS))
 endef
 
 # Every lesson that loads a world: on the small copy of gpt2-imdb that tests/stand_in.py makes, and on a device that is
@@ -129,10 +129,11 @@ endef
 ELSEWHERE := $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider tests/lessons_elsewhere.py
 FIRST_HALF := 00 or 01 or 03 or 04 or 07 or 08
 define STAND_IN_TESTS
-rm -rf build/stand-in && $(OFFLINE) $(TESTS)/bin/python tests/stand_in.py build/stand-in && \
 $(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/pretend_gpu.py && \
 $(call both,$(ELSEWHERE) -k "in_another_world and ($(FIRST_HALF))",$(ELSEWHERE) -k "in_another_world and not ($(FIRST_HALF))")
 endef
+
+SITE_TESTS := $(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/site_in_browser.py
 
 # nbgrader has an environment of its own, which sees that of the tests behind it: torch is not installed twice.
 NBGRADER := build/nbgrader-venv
@@ -154,20 +155,18 @@ endef
 test:
 	@passed=; \
 	$(call stage,fresh environment,$(INSTALL)); \
-	$(call stage,wheel elsewhere,$(WHEEL_TEST)); \
+	$(call stage,wheel elsewhere and stand-in,$(WHEEL_TEST)); \
 	$(call stage,ruff,$(TESTS)/bin/ruff check . && $(TESTS)/bin/ruff format --check .); \
 	$(call stage,pytest,$(PYTEST)); \
 	$(call stage,pytest on Colab versions,$(COLAB_TESTS)); \
-	$(call stage,nbval: lessons,$(LESSON_TESTS)); \
-	$(call stage,nbval: exercises,$(EXERCISE_TESTS)); \
+	$(call stage,nbval: all notebooks,$(NOTEBOOK_TESTS)); \
 	$(call stage,lessons elsewhere,$(STAND_IN_TESTS)); \
-	$(call stage,site,$(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/site_in_browser.py); \
-	$(call stage,nbgrader end to end,$(NBGRADER_TESTS)); \
+	$(call stage,site and nbgrader,$(call both,$(SITE_TESTS),$(NBGRADER_TESTS))); \
 	printf '%b' "\nmake test: all stages passed\n$$passed"
 
 # In the environment that `make test` made: that stage alone, and all lessons as they are on the pretended GPU.
 stand-in:
-	@$(STAND_IN_TESTS)
+	@$(STAND_IN) && $(STAND_IN_TESTS)
 
 pretend-gpu:
 	@$(call both,$(ELSEWHERE) -k "on_another_device and ($(FIRST_HALF))",\

@@ -1,4 +1,4 @@
-"""nbgrader from source to feedback, in an environment of its own: `make nbgrader`, and a stage of `make test`.
+"""nbgrader from source to feedback, in an environment of its own, which `make test` builds.
 
 A class of three hands in exercises 06: Ada has everything right, Ben has some wrong and tampers with the checks, Cy
 hands in the copy as it was given out. Each must get exactly the points that the table below says.
@@ -14,7 +14,7 @@ import nbconvert
 import nbformat
 import pytest
 
-nbgrader_api = pytest.importorskip("nbgrader.api", reason="nbgrader has an environment of its own: make nbgrader")
+nbgrader_api = pytest.importorskip("nbgrader.api", reason="nbgrader has an environment of its own: see make test")
 
 from prefcourse import checks, exercises  # noqa: E402
 
