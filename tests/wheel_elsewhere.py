@@ -36,7 +36,7 @@ def main() -> None:
             print(f"python -m prefcourse {' '.join(command)}")
         assert (Path("run") / "run.json").is_file()
         copy = Path(shutil.copy(LESSON, folder))
-        notebooks.run(copy)  # raises at the first cell that fails
+        notebooks.run(copy, timeout=120)  # raises at the first cell that fails
         outputs = sum(len(cell.get("outputs", [])) for cell in nbformat.read(copy, as_version=4).cells)
         print(f"{copy.name}: {outputs} outputs")
         os.chdir(ROOT)
