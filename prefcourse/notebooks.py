@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ipykernel.kernelspec
 import nbformat
+import zmq
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
@@ -41,14 +42,33 @@ class ThisInterpreter(KernelSpecManager):
         return KernelSpec(**ipykernel.kernelspec.get_kernel_dict())
 
 
-def execute(notebook: NotebookNode, folder: Path, timeout: int = 600) -> None:
-    """Run all cells in `folder`, in place. Raises nbclient's errors; `timeout` is in seconds per cell."""
+class Client(NotebookClient):
+    """nbclient, which now and then sleeps over the kernel's reply until the cell's time limit.
+
+    It answers an Output widget on the socket where it waits for that reply. A reply that has come by then is not
+    announced again; asking for the socket's events makes up for it.
+    """
+
+    def process_message(self, *arguments, **settings):
+        """One message of the kernel, which may be one of a widget."""
+        try:
+            return super().process_message(*arguments, **settings)
+        finally:
+            self.kc.shell_channel.socket.get(zmq.EVENTS)
+
+
+def execute(notebook: NotebookNode, folder: Path, timeout: int = 600, allow_errors: bool = False) -> None:
+    """Run all cells in `folder`, in place; `timeout` is in seconds per cell.
+
+    Raises nbclient's errors; with `allow_errors` a cell that fails has its error among its outputs, and the next runs.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | QUIET
-    client = NotebookClient(
+    client = Client(
         notebook,
         km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisInterpreter()),
         extra_arguments=["--log-level=ERROR"],
         timeout=timeout,
+        allow_errors=allow_errors,
         record_timing=False,
         store_widget_state=True,  # without it nbclient fails on interactive_output; `clean` removes the state
         resources={"metadata": {"path": str(folder)}},

@@ -7,13 +7,11 @@ build/elsewhere, to be looked at.
 """
 
 import os
-from functools import partial
 from pathlib import Path
 
 import nbformat
 import pytest
 import stand_in
-from jupyter_client import KernelManager
 
 from prefcourse import notebooks
 
@@ -32,40 +30,11 @@ def in_another_world():
     return names | {"PREFCOURSE_WORLD": "gpt2-imdb", "PREFCOURSE_CACHE": str(folder / "cache")}
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Run all cells in `folder`, in place, also those after an error.
-
-    With the plain client and not `notebooks.execute`: an asynchronous one sometimes sleeps over a reply that has come,
-    until the time limit wakes it up (seen twice in forty notebooks).
-    """
-    manager = KernelManager(kernel_name="python3", kernel_spec_manager=notebooks.ThisInterpreter())
-    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | notebooks.QUIET
-    manager.start_kernel(cwd=str(folder), env=environment, extra_arguments=["--log-level=ERROR"])
-    client = manager.client()
-    client.start_channels()
-    try:
-        client.wait_for_ready(timeout=60)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs = []
-                keep = partial(keep_output, cell.outputs)
-                client.execute_interactive(cell.source, stop_on_error=False, timeout=300, output_hook=keep)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-
-
-def keep_output(outputs: list[nbformat.NotebookNode], message: dict) -> None:
-    """Append what a kernel says to the outputs of a cell, if it is one."""
-    if message["header"]["msg_type"] in ("stream", "display_data", "execute_result", "error"):
-        outputs.append(nbformat.v4.output_from_msg(message))
-
-
 def run(path: Path, kind: str) -> str:
     """Run the lesson at `path` on the pretended device; the name of its world. AssertionError with all that failed."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [nbformat.v4.new_code_cell(ON_ANOTHER_DEVICE), *notebook.cells, nbformat.v4.new_code_cell(WHICH)]
-    execute(notebook, path.parent)
+    notebooks.execute(notebook, path.parent, timeout=300, allow_errors=True)
     out = ROOT / "build" / "elsewhere" / f"{path.stem}-{kind}.ipynb"
     out.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, out)

@@ -5,13 +5,17 @@ list of complaints. The rules are tested themselves: every one must fire on a sm
 good one. At the end stands the writer, `prefcourse.notebooks`, which produces what the rules ask for.
 """
 
+import asyncio
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import zmq.asyncio
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -430,6 +434,29 @@ def test_notebooks_are_written_byte_stable_and_keep_the_rules(tmp_path, capsys):
     assert notebook.cells[3].outputs[0].metadata["image/png"]["alt"].startswith("an empty pair")
     assert notebooks.main([str(tmp_path)]) == 0  # a folder stands for its notebooks
     assert path.read_bytes() == first
+
+
+def test_a_reply_that_comes_while_a_widget_is_answered_is_seen():
+    """nbclient alone slept over 7 replies in 600 cells with an Output widget, each time until the cell's time limit."""
+
+    async def wait_for_it():
+        with zmq.asyncio.Context() as context, zmq.Context() as kernels:
+            shell, kernel = context.socket(zmq.DEALER), kernels.socket(zmq.DEALER)
+            shell.connect(f"tcp://127.0.0.1:{kernel.bind_to_random_port('tcp://127.0.0.1')}")
+            client = notebooks.Client(new_notebook(), record_timing=False)
+            client.kc = SimpleNamespace(shell_channel=SimpleNamespace(socket=shell))
+            reply = asyncio.ensure_future(shell.poll(5000))
+            await asyncio.sleep(0.1)
+            kernel.send(b"reply")
+            time.sleep(0.2)  # it arrives while the loop does not look
+            zmq.Socket.shadow(shell.underlying).send(b"to the widget")  # as jupyter_client sends
+            client.process_message({"msg_type": "status", "content": {"execution_state": "busy"}}, new_code_cell(), 0)
+            try:
+                return await asyncio.wait_for(reply, 2)
+            finally:
+                shell.close(0), kernel.close(0)
+
+    assert asyncio.run(wait_for_it()) == zmq.POLLIN
 
 
 def test_a_failing_notebook_is_shown_and_left_as_it_was(tmp_path, capsys):
