@@ -51,15 +51,15 @@ run: setup
 	$(VENV)/bin/python -m prefcourse train
 
 notebooks: setup
-	PREFCOURSE_PROGRESS=build/progress.json $(VENV)/bin/python -m prefcourse.notebooks $(LESSONS) $(SOLUTIONS)
+	PREFCOURSE_PROGRESS=build/progress.json $(VENV)/bin/python -m prefcourse.authoring.notebooks $(LESSONS) $(SOLUTIONS)
 	$(MAKE) exercises
 
 exercises: setup
-	$(VENV)/bin/python -m prefcourse.exercises
+	$(VENV)/bin/python -m prefcourse.authoring.exercises
 
 site: setup
 	$(VENV)/bin/pip install --quiet latex2mathml -c constraints.txt
-	$(VENV)/bin/python -m prefcourse.site --out build/site
+	$(VENV)/bin/python -m prefcourse.authoring.site --out build/site
 
 clean:
 	rm -rf $(VENV) $(TESTS) $(COLAB) $(NBGRADER) build/lib build/bdist.* *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -93,7 +93,7 @@ STAND_IN := rm -rf build/stand-in && $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/p
 
 # Before the packages of the tests are there: what a user of the wheel would miss is missed here, too.
 define WHEEL_TEST
-$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/python tests/wheel_elsewhere.py,$(STAND_IN)) && \
+$(call both,$(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/python tests/whole/wheel_elsewhere.py,$(STAND_IN)) && \
 $(TESTS)/bin/pip install --quiet -r tests/requirements.txt -c constraints.txt
 endef
 
@@ -111,8 +111,8 @@ define COLAB_TESTS
 rm -rf $(COLAB) && $(TESTS)/bin/pip install --quiet --no-deps --target $(COLAB) ipywidgets==7.7.1 ipython==7.34.0 \
   ipykernel==6.17.1 ipython_genutils==0.2.0 backcall==0.2.0 pickleshare==0.7.5 decorator==4.4.2 \
   numpy==2.1.3 matplotlib==3.10.0 && \
-$(call both,$(COLAB_PYTEST) tests/test_checks.py,\
-$(COLAB_PYTEST) tests/test_labelling.py tests/test_lesson.py tests/test_plots*.py)
+$(call both,$(COLAB_PYTEST) tests/checks/test_checks.py,\
+$(COLAB_PYTEST) tests/annotation/test_app.py tests/test_lesson.py tests/test_plots*.py)
 endef
 
 # Every notebook strictly with our versions; with Colab's three lessons, the solutions and the student copies. Two parts
@@ -127,14 +127,14 @@ endef
 
 # Every lesson that loads a world: on the small copy of gpt2-imdb that tests/stand_in.py makes, and on a device that is
 # as strict as a GPU (tests/pretend_gpu.py).
-ELSEWHERE := $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider tests/lessons_elsewhere.py
+ELSEWHERE := $(OFFLINE) OMP_NUM_THREADS=1 $(TESTS)/bin/pytest -q -p no:cacheprovider tests/whole/lessons_elsewhere.py
 FIRST_HALF := 00 or 01 or 03 or 04 or 07 or 08
 define STAND_IN_TESTS
 $(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/pretend_gpu.py && \
 $(call both,$(ELSEWHERE) -k "in_another_world and ($(FIRST_HALF))",$(ELSEWHERE) -k "in_another_world and not ($(FIRST_HALF))")
 endef
 
-SITE_TESTS := $(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/site_in_browser.py
+SITE_TESTS := $(OFFLINE) $(TESTS)/bin/pytest -q -p no:cacheprovider tests/whole/site_in_browser.py
 
 # nbgrader has an environment of its own, which sees that of the tests behind it: torch is not installed twice.
 NBGRADER := build/nbgrader-venv
@@ -143,7 +143,7 @@ rm -rf $(NBGRADER) && $(PYTHON) -m venv $(NBGRADER) && \
 site='import sysconfig; print(sysconfig.get_path("purelib"))' && \
 $(TESTS)/bin/python -c "$$site" > "$$($(NBGRADER)/bin/python -c "$$site")/tests.pth" && \
 $(NBGRADER)/bin/pip install --quiet nbgrader==0.9.6 -c constraints.txt && \
-$(OFFLINE) $(NBGRADER)/bin/python -m pytest -q -p no:cacheprovider tests/nbgrader_end_to_end.py
+$(OFFLINE) $(NBGRADER)/bin/python -m pytest -q -p no:cacheprovider tests/whole/nbgrader_end_to_end.py
 endef
 
 # $(call stage,name,command): one stage with its seconds; the first that fails ends the run.

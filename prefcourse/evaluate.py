@@ -4,7 +4,7 @@
     print(result["gold_reward"], result["kl"])      # 1.93 [1.78, 2.09]   8.1 [7.7, 8.5]
 
 Gold reward, win rate, KL, and length are means over prompts; their intervals come from the bootstrap over prompts.
-Is one policy better than another? `prefcourse.ab_tests`.
+Is one policy better than another? `prefcourse.comparison.ab_tests`.
 """
 
 import math
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefcourse.generate import Completion, generate
 from prefcourse.logprobs import kl_k1, kl_k3, sequence_logps
 from prefcourse.preferences import collate
-from prefcourse.world import World
+from prefcourse.worlds.world import World
 
 RESAMPLES = 2_000
 GROUP = 20  # completions whose word pairs are counted together for distinct-2

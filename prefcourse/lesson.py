@@ -28,7 +28,9 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from prefcourse import plots
-from prefcourse.world import WORLDS, current_world, quiet
+from prefcourse.world import current_world
+from prefcourse.worlds.models import quiet
+from prefcourse.worlds.world import WORLDS
 
 STAGES = {
     "base": "base model",

@@ -3,10 +3,10 @@
     history = train(policy, world.pairs["train"], world.tokenizer, loss="dpo", beta=0.1)
 
 What happens: rows → token ids; the reference's log-probs, once; then, batch by batch, policy log-probs → loss → step.
-`history` is a dict of columns with TRL's metric names, one entry a step; `prefcourse.history` has the table.
+`history` is a dict of columns with TRL's metric names, one entry a step; `training.history` has the table.
 
-The same call trains a LoRA policy (`prefcourse.lora`), in several processes (`prefcourse.devices`), and goes on after
-an interruption (`checkpoint=…, resume=True`; `prefcourse.checkpoint`).
+The same call trains a LoRA policy (`training.lora`), in several processes (`training.devices`), and goes on after an
+interruption (`checkpoint=…, resume=True`; `training.checkpoint`).
 """
 
 import math
@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcourse import checkpoint as checkpoints
-from prefcourse import guards, lora
-from prefcourse.batches import Feed, encode_rows
-from prefcourse.devices import choose_precision, find_devices, precision_name, progress_bar, watched
 from prefcourse.generate import Completion, generate
-from prefcourse.history import History, append, batch_metrics, reward_metrics, sample_metrics
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import Vec
 from prefcourse.preferences import Batch, Row, collate
-from prefcourse.reference import ReferenceLogps, find_reference, fingerprint, score_feed, weights_digest
+from prefcourse.training import checkpoint as checkpoints
+from prefcourse.training import guards, lora
+from prefcourse.training.batches import Feed, encode_rows
+from prefcourse.training.devices import choose_precision, find_devices, precision_name, progress_bar, watched
+from prefcourse.training.history import History, append, batch_metrics, reward_metrics, sample_metrics
+from prefcourse.training.reference import ReferenceLogps, find_reference, fingerprint, score_feed, weights_digest
 
 SAMPLED = 64  # prompts taken from the data for max_kl without prompts, and completions scored at a time
 

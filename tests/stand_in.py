@@ -26,7 +26,7 @@ from transformers import (
 
 from prefcourse.preferences import read_rows
 from prefcourse.rewards import GoldReward
-from prefcourse.world import data_folder
+from prefcourse.worlds.bundled import data_folder
 
 EOS = "<|endoftext|>"
 REVIEWS = Path("reviews", "plain_text", "train-00000-of-00001.parquet")
@@ -128,7 +128,8 @@ def write(folder: Path, steps: int = 400) -> dict[str, Path]:
 
 
 if __name__ == "__main__":
-    from prefcourse.world import load_world, quiet
+    from prefcourse.world import load_world
+    from prefcourse.worlds.models import quiet
 
     quiet()
     os.environ["PREFCOURSE_CACHE"] = str(Path(sys.argv[1]).resolve() / "cache")

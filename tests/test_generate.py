@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from prefcourse.costs import Meter
+from prefcourse.comparison.costs import Meter
 from prefcourse.generate import generate, next_token, sample_ids
 from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
 

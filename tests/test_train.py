@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from prefcourse.batches import Feed, encode_rows, plan
-from prefcourse.devices import choose_precision, progress_bar
 from prefcourse.losses import LOSSES
 from prefcourse.preferences import encode
 from prefcourse.train import lr_factor, train
+from prefcourse.training.batches import Feed, encode_rows, plan
+from prefcourse.training.devices import choose_precision, progress_bar
 
 QUICK = {"steps": 4, "batch_size": 6, "lr": 1e-3, "precision": "fp32", "progress": False}
 COLUMNS = {

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from prefcourse import lora
-from prefcourse.batches import Feed, encode_rows, mismatch
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import LOSSES, kto_loss
 from prefcourse.preferences import Batch, collate, encode
-from prefcourse.reference import ReferenceLogps, reference_logps
 from prefcourse.train import train
+from prefcourse.training import lora
+from prefcourse.training.batches import Feed, encode_rows, mismatch
+from prefcourse.training.reference import ReferenceLogps, reference_logps
 
 QUICK = {"steps": 4, "batch_size": 6, "lr": 1e-3, "precision": "fp32", "progress": False}
 

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefcourse import lora
 from prefcourse.preferences import read_rows
 from prefcourse.train import train
+from prefcourse.training import lora
 
 PROMPTS = ["This film", "I think the story", "The old"]
 DPO = {"micro_batch": 2, "prompts": PROMPTS}  # 3 rows a process: an accumulation of 2 + 1

@@ -25,7 +25,7 @@ from prefcourse.bundle import card, corpus, gold, pretrain, samples, tokenizer
 from prefcourse.preferences import write_rows
 from prefcourse.rewards import GoldReward
 from prefcourse.train import train
-from prefcourse.world import load_model
+from prefcourse.worlds.models import load_model
 
 STEPS = ("corpus", "tokenizer", "base", "sft", "gold", "prompts", "pairs")
 SFT_SAMPLES, SFT_SHARE, SFT_LR = 48_000, 0.7, 5e-4

@@ -15,11 +15,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.bundle.corpus import crude_words, short_reviews
-from prefcourse.devices import progress_bar
 from prefcourse.generate import Completion, generate, sample_ids, usable
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import Row, collate, encode
 from prefcourse.rewards import GoldReward
+from prefcourse.training.devices import progress_bar
 
 PER_TYPE = {"train": 320, "validation": 40, "test": 80}  # prompts of each of the five types
 TYPES = ("negative", "neutral", "positive", "first person", "question")

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from prefcourse.advantages import gae, grpo_advantages, kl_penalty, ppo_clip_loss, rloo_advantages
 from prefcourse.checks.core import Case, exercise
 from prefcourse.checks.questions import choice
+from prefcourse.rlhf.advantages import gae, grpo_advantages, kl_penalty, ppo_clip_loss, rloo_advantages
 
 # ---------------------------------------------------------------------------------------------- the loss of RLOO
 

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefcourse.checks.core import Case, exercise
 from prefcourse.checks.questions import choice
-from prefcourse.costs import Meter
+from prefcourse.comparison.costs import Meter
 
 WORDS = 12  # of the tiny models' vocabulary
 

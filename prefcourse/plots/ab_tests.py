@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from prefcourse.ab_tests import power, sample_size
+from prefcourse.comparison.ab_tests import power, sample_size
 from prefcourse.evaluate import Estimate
 from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, REFERENCE, STYLE
 

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from prefcourse.frontier import fit_gain
+from prefcourse.comparison.frontier import fit_gain
 from prefcourse.plots.style import BLUE, GREY, INK, KL_LABEL, ORANGE, REFERENCE, STYLE
 
 GAIN = "gain in gold reward over SFT (nats)"

@@ -9,6 +9,9 @@ the same function, and asserts that it lands in the stored band.
 """
 
 import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +19,8 @@ from pathlib import Path
 from prefcourse.results import beyond, data, failures, reward_models, rlhf, rlhf_vs_dpo, variants
 from prefcourse.results.data import label_noise
 from prefcourse.results.store import Grid, column, estimate, grid, load, metrics, provenance
-from prefcourse.world import World, load_world
+from prefcourse.world import load_world
+from prefcourse.worlds.world import World
 
 __all__ = ["GRIDS", "column", "estimate", "grid", "label_noise", "load", "metrics", "write"]
 
@@ -67,13 +71,9 @@ def write(
 
 def main_job(world: World, seed: int) -> dict:
     """`python -m prefcourse train` at its defaults: what it found for sft and for dpo."""
-    import tempfile
-
-    from prefcourse.__main__ import main
-
-    with tempfile.TemporaryDirectory() as folder:
-        if main(["train", "--seed", str(seed), "--output", folder]):
-            raise RuntimeError("python -m prefcourse train failed: see above")
+    with tempfile.TemporaryDirectory() as folder:  # the command itself, as a reader would run it
+        command = [sys.executable, "-m", "prefcourse", "train", "--seed", str(seed), "--output", folder]
+        subprocess.run(command, check=True)
         record = json.loads((Path(folder) / "run.json").read_text())
     return {key: record[key] for key in ("command", "settings", "results")}
 

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prefcourse import lora
-from prefcourse.annotators import Reward
-from prefcourse.constitution import Constitution
+from prefcourse.annotation.annotators import Reward
 from prefcourse.evaluate import METRICS, Estimate, bootstrap, evaluate
+from prefcourse.feedback.constitution import Constitution
+from prefcourse.feedback.judges import ModelJudge
+from prefcourse.feedback.online import online_dpo
 from prefcourse.generate import generate, usable
-from prefcourse.judges import ModelJudge
 from prefcourse.logprobs import sequence_logps
-from prefcourse.online import online_dpo
 from prefcourse.preferences import Row, collate, encode
 from prefcourse.results.store import Grid, metrics
 from prefcourse.results.variants import PROBE, Look, draw_pairs
 from prefcourse.train import train
-from prefcourse.world import World
+from prefcourse.training import lora
+from prefcourse.worlds.world import World
 
 ROUNDS, LABELS, BATCH, LR = 6, 256, 16, 1.5e-4  # of `online`: 1,536 labels, 96 steps at a constant rate
 AI_ROUNDS, AI_BETA = 2, 0.1  # of `ai-feedback`

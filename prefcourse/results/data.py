@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
-from prefcourse.aggregation import confident, majority, vote_share
-from prefcourse.agreement import MISSING, A, percent_agreement
-from prefcourse.annotators import Annotator, exchanged, panel, questions, resolve
+from prefcourse.annotation.aggregation import confident, majority, vote_share
+from prefcourse.annotation.agreement import MISSING, A, percent_agreement
+from prefcourse.annotation.annotators import Annotator, exchanged, panel, questions, resolve
+from prefcourse.annotation.personal import TASTES, taste_shift
 from prefcourse.evaluate import evaluate
 from prefcourse.generate import generate
-from prefcourse.personal import TASTES, taste_shift
 from prefcourse.preferences import Row
 from prefcourse.results.store import Grid, grid, metrics
 from prefcourse.train import train
-from prefcourse.world import World
+from prefcourse.worlds.world import World
 
 LABELS = 1_600  # pairs that a run sees, each once or several times: 100 steps of 16
 BATCH = 16

@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcourse.annotators import Annotator, Questions, exchanged, margins, resolve
+from prefcourse.annotation.annotators import Annotator, Questions, exchanged, margins, resolve
 from prefcourse.evaluate import distinct_2, evaluate, repetition, sequence_kl
 from prefcourse.generate import Completion, generate
-from prefcourse.history import History
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import Vec
 from prefcourse.preferences import Row, collate, encode
 from prefcourse.results.store import METRICS, Grid, Setting, metrics
 from prefcourse.train import train
-from prefcourse.world import World
+from prefcourse.training.history import History
+from prefcourse.worlds.world import World
 
 STEPS, BATCH, BETA, LR = 64, 16, 0.1, 3e-4
 PAIRS, FEW, NOISY = STEPS * BATCH, 64, 256  # each pair once; 16 times; 4 times

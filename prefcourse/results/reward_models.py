@@ -3,11 +3,11 @@
 import random
 from collections.abc import Callable
 
-from prefcourse.annotators import flipped
-from prefcourse.calibration import assess, fit_temperature
+from prefcourse.annotation.annotators import flipped
 from prefcourse.results.store import Grid, grid, metrics
-from prefcourse.reward_model import RewardModel, pair_margins, train_reward_model
-from prefcourse.world import World
+from prefcourse.rlhf.calibration import assess, fit_temperature
+from prefcourse.rlhf.reward_model import RewardModel, pair_margins, train_reward_model
+from prefcourse.worlds.world import World
 
 PAIRS = 2_000  # of the runs on noise and on the margin, and of the run in the lesson
 AS_TRAINED = ("accuracy", "gold_order", "nll", "ece", "ece_gold")

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 
 from prefcourse.evaluate import Estimate, bootstrap, sequence_kl
 from prefcourse.generate import generate
-from prefcourse.history import History
-from prefcourse.policy_gradient import ppo, rloo
 from prefcourse.results.store import Grid, grid, metrics
-from prefcourse.reward_model import train_reward_model
-from prefcourse.rollouts import Reward
-from prefcourse.world import World
+from prefcourse.rlhf.policy_gradient import ppo, rloo
+from prefcourse.rlhf.reward_model import train_reward_model
+from prefcourse.rlhf.rollouts import Reward
+from prefcourse.training.history import History
+from prefcourse.worlds.world import World
 
 MANY, FEW = 2_000, 16  # pairs of a good and of a very poor reward model
 READ = 128  # labels that a reward model sees at least: the few pairs are read several times

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from prefcourse.comparison.frontier import curves, gain_at
 from prefcourse.evaluate import Estimate, over_seeds
-from prefcourse.frontier import curves, gain_at
 
 CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143)}  # 2.5 % and 97.5 % points
 THIRD = 0.3333

@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from prefcourse.best_of_n import best_of_n_kl, sample_pool
-from prefcourse.costs import Meter, peak_memory
+from prefcourse.comparison.costs import Meter, peak_memory
 from prefcourse.evaluate import Estimate, bootstrap, sequence_kl
 from prefcourse.generate import generate
-from prefcourse.policy_gradient import ppo, rloo
 from prefcourse.preferences import Row
 from prefcourse.results.store import Grid, Setting, metrics
-from prefcourse.reward_model import RewardModel, pair_margins, train_reward_model
-from prefcourse.rollouts import Reward
+from prefcourse.rlhf.best_of_n import best_of_n_kl, sample_pool
+from prefcourse.rlhf.policy_gradient import ppo, rloo
+from prefcourse.rlhf.reward_model import RewardModel, pair_margins, train_reward_model
+from prefcourse.rlhf.rollouts import Reward
 from prefcourse.train import train
-from prefcourse.world import World, load_world
+from prefcourse.world import load_world
+from prefcourse.worlds.world import World
 
 PAIRS, POOL, COMPLETIONS = 768, 16, 64  # pairs to learn from; best-of-n's n; completions that a step of RLOO samples
 PROBE, RANKED = 200, 500  # prompts measured on the way (all of them at the end); pairs for the reward model's accuracy

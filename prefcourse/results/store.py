@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from prefcourse.evaluate import Estimate, Evaluation
-from prefcourse.world import data_folder
+from prefcourse.worlds.bundled import data_folder
 
 Setting = dict[str, Any]
 Grid = tuple[str, list[Setting], Callable[..., dict]]  # what it is, its settings, and the run of one of them

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
-from prefcourse.annotators import exchanged
+from prefcourse.annotation.annotators import exchanged
 from prefcourse.evaluate import METRICS, MORE, bootstrap, evaluate, sequence_kl
 from prefcourse.generate import Completion, generate
-from prefcourse.policy_gradient import ppo, rloo
 from prefcourse.preferences import Row
 from prefcourse.results.rlhf_vs_dpo import best_of_n_path
 from prefcourse.results.store import Grid, Setting, grid, metrics
-from prefcourse.reward_model import train_reward_model
-from prefcourse.rollouts import Reward
+from prefcourse.rlhf.policy_gradient import ppo, rloo
+from prefcourse.rlhf.reward_model import train_reward_model
+from prefcourse.rlhf.rollouts import Reward
 from prefcourse.train import train
-from prefcourse.world import World
+from prefcourse.worlds.world import World
 
 PAIRS, BATCH, LR = 1_024, 16, 3e-4  # pairs of a run of `methods` and `noise`: 64 steps of 16
 PROBE = 200  # prompts measured on the way; at the end it is all of them

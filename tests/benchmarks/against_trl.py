@@ -35,7 +35,9 @@ import torch
 from logits_memory import peak
 
 from prefcourse.results.store import provenance
-from prefcourse.world import data_folder, load_model, load_world, quiet
+from prefcourse.world import load_world
+from prefcourse.worlds.bundled import data_folder
+from prefcourse.worlds.models import load_model, quiet
 
 BETAS, BETA, LR, WARMUP, CLIP = (0.9, 0.99), 0.1, 1.5e-4, 0.1, 1.0
 SIZES = {"bundled": (16, 50), "gpt2-124m": (4, 5)}  # pairs a batch, steps
@@ -73,8 +75,8 @@ def shapes_at(length: int, pairs: list[dict], tokenizer) -> list[tuple[int, int,
 
 def setting(model: str, method: str) -> tuple[Any, list[dict], list[list[int]], int, int]:
     """Tokenizer, rows, the batches that our loop makes of them, examples a batch, steps."""
-    from prefcourse.batches import encode_rows, plan
     from prefcourse.losses import LOSSES
+    from prefcourse.training.batches import encode_rows, plan
 
     world, (size, steps) = load_world(), SIZES[model]
     if model == "bundled":
@@ -92,9 +94,9 @@ def setting(model: str, method: str) -> tuple[Any, list[dict], list[list[int]], 
 
 def ours(model: str, method: str, folder: str) -> dict[str, Any]:
     """One run of `prefcourse.train`: seconds, peak and loaded memory in MB, losses."""
-    from prefcourse import batches as feeding
-    from prefcourse.reference import reference_logps
     from prefcourse.train import train
+    from prefcourse.training import batches as feeding
+    from prefcourse.training.reference import reference_logps
 
     tokenizer, rows, batches, size, steps = setting(model, method)
     loss = method.split("-")[0]

@@ -21,7 +21,10 @@ from transformers import AutoModelForCausalLM
 
 from prefcourse.generate import sample_ids
 from prefcourse.results.store import provenance
-from prefcourse.world import World, data_folder, load_world, quiet
+from prefcourse.world import load_world
+from prefcourse.worlds.bundled import data_folder
+from prefcourse.worlds.models import quiet
+from prefcourse.worlds.world import World
 
 CASES = [  # prompts, new tokens at most, top_k
     (256, 40, 0),

@@ -1,0 +1,27 @@
+"""The command line: `python -m prefcourse doctor | train | evaluate | collect | progress | …`. Each has --help."""
+
+import argparse
+import sys
+
+from prefcourse.commands import bundle, collect, doctor, evaluate, progress, results, train
+
+COMMANDS = (doctor, train, evaluate, bundle, collect, progress, results)  # in the order of the help
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the arguments, run the command, and turn the errors we foresee into one line."""
+    parser = argparse.ArgumentParser(prog="prefcourse", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    args = parser.parse_args(argv)
+    args.argv = sys.argv[1:] if argv is None else argv
+    try:
+        if args.command != "doctor":  # which must run where a library is missing
+            from prefcourse.worlds.models import quiet
+
+            quiet()
+        return args.run(args)
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        print(f"prefcourse {args.command}: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,47 @@
+"""`python -m prefcourse collect`: label pairs in the terminal."""
+
+import argparse
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command `collect` with its arguments."""
+    command = commands.add_parser(
+        "collect",
+        help="label pairs in the terminal",
+        description="Shows two answers at a time and asks which is better. Every label is on the disk before the next "
+        "pair appears; the same command goes on where you stopped.",
+    )
+    command.add_argument("--file", default="runs/my-labels.jsonl", help="where the labels go (default: %(default)s)")
+    command.add_argument("--prompts", help="JSON lines with the column prompt (default: the bundled training prompts)")
+    command.add_argument("--count", type=int, default=40, help="how many prompts to use (default: %(default)s)")
+    command.add_argument("--model", help="folder of the model that answers (default: the bundled sft)")
+    command.add_argument("--temperature", type=float, default=1.0)
+    command.add_argument("--seed", type=int, default=0, help="of the answers and of the order in which they are shown")
+    command.add_argument("--export", help="also write the pairs as JSON lines with prompt, chosen, rejected")
+    command.add_argument("--world", help="folder of another copy of the bundled world")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sample two answers to each prompt, ask in the terminal which is better, and keep the labels."""
+    from prefcourse.annotation.collector import PreferenceDataCollector, label_in_terminal
+    from prefcourse.annotation.labels import LabelFile, preference_rows
+    from prefcourse.preferences import read_rows, write_rows
+    from prefcourse.worlds import bundled
+    from prefcourse.worlds.models import load_model
+
+    world = bundled.load(args.world)
+    rows = read_rows(args.prompts, ["prompt"]) if args.prompts else world.prompts["train"]
+    model = load_model(args.model) if args.model else world.sft
+    with LabelFile(args.file) as file:
+        collector = PreferenceDataCollector(model, world.tokenizer, name=args.model or "sft", seed=args.seed)
+        found = collector.collect([row["prompt"] for row in rows[: args.count]], temperature=args.temperature)
+        repeated = sum(pair["metadata"]["duplicates"] for pair in found)
+        if repeated:
+            print(f"{repeated} answers came out twice or empty and were drawn again.")
+        label_in_terminal(found, file, gold=world.gold, seed=args.seed)
+        pairs, counts = preference_rows(file.records)
+    if args.export:
+        write_rows(args.export, pairs)
+        print(f"{len(pairs)} pairs in {args.export} ({counts['tie']} ties and {counts['skip']} skips make none).")
+    return 0

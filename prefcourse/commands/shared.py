@@ -1,0 +1,30 @@
+"""What `train` and `evaluate` share: loading a model by name, comparing with sft, printing samples."""
+
+
+def model_and_tokenizer(name: str) -> tuple:
+    """A model and its tokenizer from a folder or the hub. Raises FileNotFoundError if there is none."""
+    from prefcourse.worlds.models import load_model, load_tokenizer
+
+    try:
+        return load_model(name), load_tokenizer(name)
+    except OSError as error:
+        raise FileNotFoundError(f"{name}: no model there ({str(error).splitlines()[0]})") from None
+
+
+def compare(policy, world, name: str, seed: int) -> dict:
+    """Evaluate `policy` and, for comparison, another sample of sft itself, on the test prompts."""
+    from prefcourse.evaluate import evaluate
+
+    before = evaluate(world.sft, world, seed=seed)
+    return {"sft": before, name: evaluate(policy, world, seed=seed, baseline=before.baseline)}
+
+
+def print_samples(prompts, completions: dict[str, list], rewards: dict, count: int = 8) -> None:
+    """Completions of the same prompts before and after, with the gold reward where there is one."""
+    print()
+    for i, prompt in enumerate(prompts[:count]):
+        print(f"{prompt} ...")
+        for label, side in completions.items():
+            reward = f" {rewards[label][i]:+5.1f}" if label in rewards else ""
+            print(f"  {label:>5}{reward}  {side[i].text.strip()}{'' if side[i].finished else ' ...'}")
+    print()

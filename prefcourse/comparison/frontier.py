@@ -1,0 +1,105 @@
+"""Reward against KL: which policies are beaten by none, and what methods gain at the same KL.
+
+    points = frontier({"sft": world.sft, "dpo": dpo, "ipo": ipo}, world)       # by KL; point.best: none beats it
+    runs = curves(load("methods"))                                            # method → seed → (kl, gain) of its runs
+    gain_at(runs["ipo"], 5.0)                                                 # its gain at 5 nats, over seeds
+    gain_at(runs["ipo"], 5.0, less=runs["dpo"])                               # and what it has over DPO there
+
+Two methods may only be compared at the same KL, or on the whole curve: a larger step along the same curve is not a
+better method (Rafailov et al. 2023, Fig. 2; Gao et al. 2023).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from prefcourse.evaluate import Estimate, evaluate, over_seeds
+from prefcourse.worlds.world import World
+
+Points = Sequence[tuple[float, float]]  # (KL in nats, gain in gold reward)
+Curve = Mapping[int, Points]  # seed → points
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy in the plane of reward and KL; `best`: no other has at least its reward for at most its KL."""
+
+    name: str
+    kl: Estimate
+    gold_reward: Estimate
+    best: bool
+
+
+def frontier(
+    policies: Mapping[str, PreTrainedModel], world: World, *, reference: PreTrainedModel | None = None,
+    split: str = "test", seed: int = 0,
+) -> list[Point]:  # fmt: skip
+    """Evaluate every policy on the same prompts, and sort them by their KL to `reference` (by default world.sft).
+
+    Raises ValueError for no policies.
+    """
+    if not policies:
+        raise ValueError("policies is empty; give a mapping from names to models")
+    found, baseline = {}, None
+    for name, policy in policies.items():
+        found[name] = evaluate(policy, world, reference=reference, split=split, baseline=baseline, seed=seed)
+        baseline = found[name].baseline
+    best = on_front([(f["kl"].value, f["gold_reward"].value) for f in found.values()])
+    points = [Point(n, f["kl"], f["gold_reward"], b) for (n, f), b in zip(found.items(), best, strict=True)]
+    return sorted(points, key=lambda point: point.kl.value)
+
+
+def on_front(points: Points) -> list[bool]:
+    """For each (kl, reward): is there no other point with at least its reward for at most its KL?
+
+    Two equal points do not beat each other.
+    """
+    return [
+        not any(kl <= k and reward >= r and (kl, reward) != (k, r) for kl, reward in points) for k, r in points
+    ]  # fmt: skip
+
+
+def curves(stored: Mapping, by: str = "method") -> dict[str, dict[int, list[tuple[float, float]]]]:
+    """Setting `by` → seed → the (kl, gain) of all its runs, measured on the way and at the end, by KL.
+
+    stored: a result such as `methods` or `beta-sweep`, whose runs have a `path` of points with kl and gain.
+    """
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for run in stored["runs"]:
+        points = found.setdefault(run["setting"][by], {}).setdefault(run["setting"]["seed"], [])
+        points += [(point["kl"], point["gain"]) for point in run["path"]]
+    return {name: {seed: sorted(points) for seed, points in seeds.items()} for name, seeds in found.items()}
+
+
+def fit_gain(points: Points) -> tuple[float, float]:
+    """a and b of gain = d (a - b d) with d = √KL, by least squares: 0 at the reference (Gao et al. 2023, Sec. 3.2)."""
+    kl, gain = np.array(points, dtype=float).T
+    d = np.sqrt(kl.clip(0))
+    (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], -1), gain, rcond=None)
+    return float(a), float(b)
+
+
+def gain_at(curve: Curve, kl: float, less: Curve | None = None, reach: float = 4.0) -> Estimate:
+    """The gain at `kl` nats by `fit_gain`, over the seeds that go so far; with `less`, minus another's, seed by seed.
+
+    Only points up to `reach` times as far are fitted. There is no extrapolation: raises ValueError if fewer than three
+    seeds (of both) have a point as far as `kl`.
+    """
+    found = [_gains(one, kl, reach) for one in (curve, less) if one is not None]
+    seeds = sorted(set.intersection(*map(set, found)))
+    if len(seeds) < 3:
+        raise ValueError(f"{len(seeds)} seeds have a point at {kl:g} nats; allowed are 3 and more")
+    return over_seeds([found[0][seed] - (found[1][seed] if less is not None else 0) for seed in seeds])
+
+
+def _gains(curve: Curve, kl: float, reach: float) -> dict[int, float]:
+    """seed → the gain at `kl`, of the seeds that reach it."""
+    found = {}
+    for seed, points in curve.items():
+        if max(k for k, _ in points) >= kl:
+            a, b = fit_gain([point for point in points if point[0] <= reach * kl])
+            found[seed] = a * math.sqrt(kl) - b * kl
+    return found

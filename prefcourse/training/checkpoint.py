@@ -1,0 +1,247 @@
+"""Checkpoints that are whole or not there, and from which a run goes on bit for bit.
+
+A checkpoint is a folder `step-000040` with
+    model.safetensors, config.json, tokenizer …   the policy, as `AutoModelForCausalLM.from_pretrained` reads it
+    training.safetensors                          the optimiser's moments, random states, the history
+    training.json                                 the step and which run this is: loss, arguments, data, reference
+With LoRA the first are adapter_model.safetensors and adapter_config.json, which `from_pretrained` reads too, with peft.
+It is written under another name, flushed to the disk, and renamed at the end. So a kill or a full disk at any moment
+leaves the checkpoint before it untouched, and no half-written one. Nothing in it is unpickled.
+
+Which rows come next needs no file: the plan of a run is a function of its data and its seed. Nor does the schedule.
+"""
+
+import copy
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefcourse.training import lora
+from prefcourse.training.history import History
+
+KEEP = 2  # the newest, and the one before it in case the newest is damaged
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run needs beside the policy: all of it before `step`."""
+
+    step: int
+    done: bool  # nothing is left to do
+    run: dict[str, Any]  # which run this is; JSON values
+    history: History
+    optimizer: dict[str, Any]  # state_dict of the optimiser
+    scaler: dict[str, Any]  # state_dict of fp16's loss scaling
+    carry: list[float]  # sums that a loss keeps from step to step
+    rng: dict[str, Any]  # `rng_state()`
+
+
+def save(folder: str | Path, state: State, policy: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write checkpoint `folder/step-…`, then delete all but the newest two.
+
+    Raises OSError, with what to do, if the disk is full or may not be written; earlier checkpoints stay.
+    """
+    place = Path(folder) / f"step-{state.step:06d}"
+
+    def write(part: Path) -> None:
+        with_adapters = {"save_embedding_layers": False} if lora.has_adapters(policy) else {}
+        policy.save_pretrained(part, **with_adapters)
+        tokenizer.save_pretrained(part)
+        tensors = {
+            f"history/{name}": torch.tensor(column, dtype=torch.float64) for name, column in state.history.items()
+        }
+        tensors |= {f"rng/{name}": value for name, value in state.rng.items() if isinstance(value, Tensor)}
+        for i, moments in state.optimizer["state"].items():
+            tensors |= {f"optimizer/{i}/{name}": value.clone() for name, value in moments.items()}
+        save_file(tensors, part / "training.safetensors")
+        record = {
+            "version": VERSION, "step": state.step, "done": state.done, "run": state.run, "scaler": state.scaler,
+            "carry": state.carry, "columns": list(state.history), "groups": state.optimizer["param_groups"],
+            "rng": {name: value for name, value in state.rng.items() if not isinstance(value, Tensor)},
+        }  # fmt: skip
+        (part / "training.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+
+    last = latest(folder)
+    if last == place:
+        return place  # a run that goes on from here has come by once more
+    advice = f"The last whole checkpoint is {last}" if last else "There is no earlier checkpoint"
+    into_place(place, write, f"{advice}. Make room there, then call train again with resume=True.")
+    for old in complete(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def find(folder: str | Path, run: dict[str, Any], resume: bool) -> Path | None:
+    """The checkpoint in `folder` from which the run `run` goes on, None if it begins.
+
+    Raises OSError if `folder` cannot be written. Raises ValueError if there are checkpoints and we may not resume, if
+    they belong to another run (naming each difference), or if the newest is damaged.
+    """
+    require_writable(folder)
+    place = latest(folder)
+    if place is None:
+        return None
+    if not resume:
+        raise ValueError(
+            f"{folder} has checkpoints of a run. Pass resume=True to go on with it, or name another folder."
+        )
+    try:
+        there = json.loads((place / "training.json").read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(_damaged(place, error)) from None
+    here = json.loads(json.dumps(run))  # tuples become lists there too
+    found = [
+        f"{k} {there.get(k)!r} there, {here.get(k)!r} here"
+        for k in sorted({*here, *there})
+        if there.get(k) != here.get(k)
+    ]
+    if found:
+        raise ValueError(
+            f"{place} belongs to another run: {'; '.join(found)}. Call train as that run did, or name another folder."
+        )
+    return place
+
+
+def load(place: Path, policy: nn.Module) -> State:
+    """Put the checkpoint's weights into `policy` and return the rest of it. Raises ValueError if a file is damaged."""
+    try:
+        record = json.loads((place / "training.json").read_text(encoding="utf-8"))
+        tensors = load_file(place / "training.safetensors")
+        load_policy(place, policy)
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(_damaged(place, error)) from None
+    history = {name: tensors[f"history/{name}"].tolist() for name in record["columns"]}
+    if "step" in history:
+        history["step"] = [int(step) for step in history["step"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, i, kind = name.split("/")
+            moments.setdefault(int(i), {})[kind] = value
+    return State(
+        record["step"], record["done"], record["run"], history, {"state": moments, "param_groups": record["groups"]},
+        record["scaler"], record["carry"],
+        record["rng"] | {name[4:]: value for name, value in tensors.items() if name.startswith("rng/")},
+    )  # fmt: skip
+
+
+def load_policy(place: Path, policy: nn.Module) -> None:
+    """Copy the weights of a saved policy, or its adapters, into `policy`."""
+    if lora.has_adapters(policy):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(policy, load_file(place / "adapter_model.safetensors"))
+    elif isinstance(policy, PreTrainedModel):
+        policy.load_state_dict(type(policy).from_pretrained(place, dtype=policy.dtype).state_dict())
+    else:  # a reward model, say
+        load_model(policy, place / "model.safetensors")
+
+
+def save_model(folder: str | Path, policy: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write policy and tokenizer to `folder` as `from_pretrained` reads them, config.json last.
+
+    So a folder with a config.json holds a whole model. Adapters are merged into the weights, so that the result needs
+    no peft. Raises OSError if it cannot be written.
+    """
+    folder = Path(folder)
+
+    def write(part: Path) -> None:
+        whole = copy.deepcopy(policy).merge_and_unload() if lora.has_adapters(policy) else policy
+        whole.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+    into_place(folder / ".model", write, "Make room there, or choose another folder.")
+    for file in sorted((folder / ".model").iterdir(), key=lambda file: file.name == "config.json"):  # config.json last
+        file.replace(folder / file.name)
+    (folder / ".model").rmdir()
+    return folder
+
+
+def into_place(place: Path, write: Callable[[Path], None], advice: str) -> None:
+    """Let `write` fill a folder under another name, flush it to the disk, and give it the name `place`."""
+    part = place.with_name(f".{place.name.lstrip('.')}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write(part)
+        for path in [*part.rglob("*"), part]:
+            _flush(path)
+        shutil.rmtree(place, ignore_errors=True)
+        part.replace(place)
+        _flush(place.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise OSError(f"{place}: cannot be written ({reason}). {advice}") from error
+
+
+def complete(folder: str | Path) -> list[Path]:
+    """The whole checkpoints in `folder`, oldest first."""
+    return sorted(path for path in Path(folder).glob("step-*") if path.is_dir())
+
+
+def latest(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, if there is one."""
+    return next(reversed(complete(folder)), None)
+
+
+def require_writable(folder: str | Path) -> None:
+    """Raise OSError if `folder` could not be made or written, without making it."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OSError(f"{folder}: cannot be written ({place} is {'read-only' if place.is_dir() else 'a file'}). Choose "
+                      "another folder.")  # fmt: skip
+
+
+def rng_state() -> dict[str, Any]:
+    """The global random states of Python, NumPy and torch: callbacks may use them, the loop does not."""
+    numpy = np.random.get_state(legacy=False)
+    numpy["state"] = {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}
+    cuda = (
+        {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+        if torch.cuda.is_available()
+        else {}
+    )
+    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), **cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` returned, or what JSON made of it."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    numpy = state["numpy"]
+    np.random.set_state(numpy | {"state": {**numpy["state"], "key": np.array(numpy["state"]["key"], dtype=np.uint32)}})
+    torch.set_rng_state(state["torch"])
+    for name, value in state.items():
+        if name.startswith("cuda") and torch.cuda.is_available():
+            torch.cuda.set_rng_state(value, int(name[4:]))
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system write `path` to the disk now."""
+    if path.is_dir() and os.name != "posix":
+        return  # Windows cannot flush a folder
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _damaged(place: Path, error: Exception) -> str:
+    return f"{place} is damaged ({error}). Delete that folder; the run then goes on from the checkpoint before it."

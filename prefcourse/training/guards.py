@@ -1,0 +1,185 @@
+"""What `train` refuses, or warns of, before it spends your time: each in one sentence that says what to do."""
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from prefcourse.losses import LOSSES, Loss, Vec
+from prefcourse.training import lora
+
+SUPPLIED = (  # every input that the loop can give to a loss; B examples each
+    "policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected", "chosen_lengths", "rejected_lengths",
+    "policy", "reference", "lengths", "desirable", "kl_policy", "kl_reference", "delta", "margin",
+)  # fmt: skip
+SANE_LR, AT_WIDTH = 1.5e-4, 256  # the rate of the course's main job, and the width of its model
+FAR = 10
+
+
+def find_loss(loss: str | Callable[..., Vec], arguments: dict) -> tuple[str, Loss]:
+    """The name and the row of `LOSSES` for a name or a function, once it has accepted `arguments` on made-up examples.
+
+    Raises ValueError for an unknown name or parameter, a value out of range, or an input that the loop cannot supply.
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"there is no loss {loss!r}; the losses are: {', '.join(LOSSES)}")
+        name, spec = loss, LOSSES[loss]
+    else:
+        name = f"{loss.__module__}.{loss.__qualname__}"
+        data = "unpaired" if "policy" in inspect.signature(loss).parameters else "paired"
+        spec = Loss(loss, "", "sum", "", "", data)
+    for parameter in arguments:
+        if parameter not in spec.defaults:
+            raise ValueError(
+                f"loss {name!r} has no parameter {parameter!r}; it has: {', '.join(spec.defaults) or 'none'}"
+            )
+    needs = spec.inputs(**arguments)
+    for parameter in needs:
+        if parameter not in SUPPLIED:
+            raise ValueError(f"loss {name!r} needs {parameter!r}; the loop supplies: {', '.join(SUPPLIED)}")
+    made_up = {n: torch.ones(2) if n.endswith("lengths") else torch.full((2,), -1.0) for n in needs}
+    special = {"delta": 0.0, "desirable": torch.tensor([True, False]), "margin": torch.zeros(2)}
+    made_up |= {n: v for n, v in special.items() if n in needs}
+    spec.function(**made_up, **arguments)
+    return name, spec
+
+
+def check_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
+    """Raise ValueError if `tokenizer` belongs to another model, or a weight is not finite."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("tokenizer: it has no EOS token, so a model could not learn to stop. Set tokenizer.eos_token.")
+    rows = lora.plain(model).get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"{what}: its vocabulary has {rows} tokens and the tokenizer {len(tokenizer)}, so they do not belong "
+            "together. Load the tokenizer that was saved with the model."
+        )
+    ends = model.config.eos_token_id
+    if ends is not None and tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
+        raise ValueError(
+            f"{what}: it ends a text with token {ends}, the tokenizer with {tokenizer.eos_token_id}. Load the "
+            "tokenizer that was saved with the model, or set model.config.eos_token_id if you mean to change it."
+        )
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            bad = int((~weight.isfinite()).sum())
+            raise ValueError(f"{what}: {bad} numbers in {name} are not finite. The model is broken; load it again.")
+    check_head(model, what)
+
+
+@torch.no_grad()
+def check_head(model: nn.Module, what: str) -> None:
+    """Raise ValueError if `model` does more than apply its output head to the last hidden state.
+
+    `logprobs` and `generate` apply the head themselves, to the few positions that matter. Models that rescale before it
+    (MiniCPM) or behind it (Cohere, Granite; Gemma 2 squashes by tanh) would get wrong log-probs without an error, so we
+    look at what a model does with a few tokens. Models without a head, such as reward models, have nothing to check.
+    """
+    plain, seen = lora.plain(model), []
+    head = getattr(plain, "get_output_embeddings", lambda: None)()
+    if head is None:
+        return
+    count = int(min(8, context(plain)))  # several: one may be padding, whose states may be 0
+    ids = torch.arange(count, device=head.weight.device)[None] % len(head.weight)
+    given = {"attention_mask": torch.ones_like(ids), "use_cache": False}  # without a mask transformers may warn
+    hook = head.register_forward_hook(lambda _, args, result: seen.extend([args[0], result]))
+    try:
+        logits = plain(ids, **given).logits
+    finally:
+        hook.remove()
+    states = plain.base_model(ids, **given).last_hidden_state
+    if not seen or not torch.equal(seen[1].float(), logits.float()) or not torch.allclose(seen[0], states, 1e-3, 1e-3):
+        raise ValueError(
+            f"{what}: {type(plain).__name__} rescales hidden states or logits around its output head, as Gemma 2 and "
+            "Cohere do. Its log-probs would be wrong here. Take a model that does not, such as Llama, Qwen2 or GPT-2."
+        )
+
+
+def check_sizes(
+    steps: int, batch_size: int, micro_batch: int, lr: float, every: int, checkpoint_every: int, processes: int,
+    needs: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Raise ValueError for a size that makes no sense."""
+    if steps < 1 or batch_size < 1 or lr <= 0:
+        raise ValueError(f"need steps >= 1, batch_size >= 1 and lr > 0, got {steps=}, {batch_size=}, {lr=}")
+    if micro_batch < 1 or every < 1 or checkpoint_every < 1:
+        raise ValueError(
+            f"need micro_batch, every and checkpoint_every of 1 or more, got {micro_batch=}, {every=}, "
+            f"{checkpoint_every=}"
+        )
+    if "kl_policy" in needs and batch_size < 2:
+        raise ValueError(
+            "batch_size must be 2 or more for KTO, got 1: z0, the KL that it compares with, is a mean over the "
+            "mismatched pairs of a batch. To save memory, keep the batch and set micro_batch=1."
+        )
+    if batch_size % processes:
+        raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
+
+
+def warn_of_lr(policy: nn.Module, lr: float, loss: Loss) -> None:
+    """Warn if `lr` is more than ten times what full fine-tuning on preferences takes.
+
+    Adam moves every weight by about lr a step, whatever the gradient's size, and the sum over a row of n weights moves
+    by up to n times that. So the rate that a model stands falls as 1/width (Yang et al. 2022, Tensor Programs V). Our
+    anchor is the main job, 1.5e-4 at width 256; ten times that took the KL out of every healthy range in a few steps
+    (lesson 07). Supervised fine-tuning and LoRA stand about ten times more.
+    """
+    width = lora.plain(policy).get_input_embeddings().weight.shape[1]
+    supervised = not {"policy_rejected", "policy"} & set(loss.inputs())
+    sane = SANE_LR * AT_WIDTH / width * (10 if supervised or lora.has_adapters(policy) else 1)
+    if lr > 1.001 * FAR * sane:
+        warnings.warn(
+            f"lr={lr:g} is {lr / sane:.0f} times what a model of width {width} takes in this kind of training (about "
+            f"{sane:.1g}): Adam moves every weight by about lr a step, so expect a KL out of bounds, repetition, or "
+            "nan within a few steps.",
+            stacklevel=3,
+        )
+
+
+def context(model: nn.Module, max_length: int | None = None) -> float:
+    """The most tokens that a sequence may have: the model's context, or `max_length` if that is less."""
+    longest = getattr(model.config, "max_position_embeddings", None) or math.inf
+    return longest if max_length is None else min(longest, max_length)
+
+
+def check_reference(
+    reference: object, tokenizer: PreTrainedTokenizerBase, has_model: bool, max_kl: float | None
+) -> None:
+    """Raise ValueError for a broken reference model, or for max_kl when only cached log-probs are there."""
+    if isinstance(reference, nn.Module):
+        check_model(reference, tokenizer, "reference")
+    if max_kl is not None and not has_model:
+        raise ValueError(
+            "max_kl needs the reference as a model: cached log-probs know the data, not what the policy samples"
+        )
+    if max_kl is not None and max_kl <= 0:
+        raise ValueError(f"max_kl must be above 0 nats, got {max_kl}")
+
+
+def check_zero_rewards(policy: Tensor, reference: Tensor, rows: list[int], dtype: torch.dtype) -> None:
+    """Raise ValueError unless log π = log π_ref, (B, k) nats each, at a first step from the reference's own weights."""
+    coarse = dtype != torch.float32
+    allowed = (0.1 if coarse else 1e-3) + (1e-2 if coarse else 1e-5) * reference.abs()
+    gap = (policy - reference).abs()
+    if bool((gap > allowed).any()):
+        worst = int((gap - allowed).amax(1).argmax())
+        raise ValueError(
+            f"step 0: policy and reference have the same weights, but row {rows[worst]} has a log-ratio of "
+            f"{gap[worst].max():.3g} nats, not 0. The cached log-probs are wrong, or a layer behaves differently in "
+            "training."
+        )
+
+
+def diverged(step: int, rows: list[int], lr: float, what: str, checkpoint: object = None) -> str:
+    """What a run says that has stopped being finite. rows: numbers of the data's rows, from 0."""
+    saved = f" The last good checkpoint is {checkpoint}." if checkpoint else ""
+    listed = f"{rows[:8]}{' ...' if len(rows) > 8 else ''}"
+    return (
+        f"step {step}: the {what} are not finite (rows {listed} of the data, counted from 0). "
+        f"The policy is broken from here on; start again with a lower lr than {lr:g} or in fp32.{saved}"
+    )

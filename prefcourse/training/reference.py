@@ -1,0 +1,221 @@
+"""Log-probs of the reference: computed once, kept with a fingerprint of what they belong to, refused elsewhere.
+
+    cache = reference_logps(world.sft, world.pairs["train"], world.tokenizer, path="runs/reference.safetensors")
+    train(policy, world.pairs["train"], world.tokenizer, reference=cache)      # or reference=that path
+
+The reference never changes, so one pass over the data is enough: then it can leave memory, and ten runs with ten values
+of β share the pass. The price is a new way to go wrong, another reference's numbers, hence the fingerprint.
+"""
+
+import copy
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from prefcourse.logprobs import sequence_logps
+from prefcourse.losses import LOSSES
+from prefcourse.preferences import Batch, Row, collate
+from prefcourse.training import guards, lora
+from prefcourse.training.batches import Feed, encode_rows, mismatch, visits
+from prefcourse.training.devices import Devices, choose_precision, precision_name, progress_bar
+
+Forward = Callable[[Batch], Tensor]  # (N,) log-probs of a batch's N sequences
+MEANING = {
+    "data": "the rows are others",
+    "tokens": "the token ids are others (another tokenizer, max_length or too_long)",
+    "reference": "the reference's weights are others",
+    "precision": "the precision is another",
+    "mismatched": "KTO's mismatched pairs are others (another seed)",
+}
+
+
+@dataclass(frozen=True)
+class ReferenceLogps:
+    """log π_ref of every example's k sequences, in nats, and what they belong to.
+
+    logps: (N, k); nan where the run that made them did not come by. mismatched: (E, N) of KTO's mismatched pairs, one
+    row an epoch; (0, N) for all other losses. fingerprint: short hashes of data, token ids, reference weights, and the
+    precision.
+    """
+
+    logps: Tensor
+    mismatched: Tensor
+    fingerprint: dict[str, str]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        path = Path(path)
+        part = path.with_suffix(".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"logps": self.logps, "mismatched": self.mismatched}, part, metadata=self.fingerprint)
+            part.replace(path)
+        except (OSError, SafetensorError) as error:
+            part.unlink(missing_ok=True)
+            raise OSError(f"{path}: the reference log-probs cannot be written ({error}). Make room there.") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ReferenceLogps":
+        """Read what `save` wrote. Raises FileNotFoundError, or ValueError if the file is something else."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file. Make it with reference_logps(..., path=...).")
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = (file.get_tensor("logps"), file.get_tensor("mismatched"))
+                return cls(*tensors, fingerprint=dict(file.metadata()))
+        except (SafetensorError, TypeError) as error:
+            raise ValueError(
+                f"{path}: not a file of reference log-probs ({error}). Delete it or name another."
+            ) from None
+
+    def require(self, expected: dict[str, str], where: str = "the cached reference log-probs") -> None:
+        """Raise ValueError, saying what differs, unless the fingerprint has all of `expected`."""
+        different = [name for name, value in expected.items() if self.fingerprint.get(name) != value]
+        if "data" in different:  # then the token ids differ too, which explains nothing
+            different = [name for name in different if name != "tokens"]
+        if different:
+            raise ValueError(
+                f"{where} belong to another run: {'; '.join(MEANING[name] for name in different)}. Delete "
+                "them, or give the reference model."
+            )
+
+    def cover(self, feed: Feed) -> None:
+        """Raise ValueError unless there is a number for every example and mismatched pair that `feed` asks for."""
+        met = sorted({i for rows in feed.batches for i in rows})
+        missing = int(self.logps[met].isnan().any(1).sum())
+        if missing or len(self.mismatched) < len(feed.partners):
+            lack = (
+                f"{missing} of {len(met)} examples" if missing else f"epoch {len(self.mismatched) + 1} of KTO's pairs"
+            )
+            raise ValueError(
+                f"the cached reference log-probs lack {lack} that this run meets: they come from a shorter run. Make "
+                "them anew with reference_logps, which goes through all rows (epochs=… for KTO)."
+            )
+
+
+def reference_logps(
+    reference: nn.Module, data: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, path: str | Path | None = None,
+    loss: str = "dpo", epochs: int = 1, precision: str = "auto", batch_size: int = 32, seed: int = 0,
+    max_length: int | None = None, too_long: str = "error", progress: bool = True,
+) -> ReferenceLogps:  # fmt: skip
+    """The log-probs that `train(..., reference=...)` takes for this data; with `path`, kept in that file for next time.
+
+    epochs and seed matter for loss="kto" alone, whose mismatched pairs are drawn anew each epoch. The other arguments
+    are those of `train`, and must be the same there.
+    Raises ValueError if the file at `path` belongs to other data, another reference, tokenizer or precision.
+    """
+    needs, longest = LOSSES[loss].inputs(), guards.context(reference, max_length)
+    examples = encode_rows(data, tokenizer, needs=needs, longest=longest, too_long=too_long)
+    dtype = choose_precision(precision, reference.device.type)
+    guards.check_head(reference.eval(), "reference")
+    partners = mismatch(examples, epochs, seed, longest) if "kl_policy" in needs else []
+    order = sorted(range(len(examples)), key=lambda i: examples.lengths[i])
+    batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)] * max(len(partners), 1)
+    feed = Feed(examples, batches, visits(batches), partners)
+    marks = fingerprint(data, feed, dtype) | {"reference": weights_digest(reference)}
+    if path and Path(path).exists():
+        cache = ReferenceLogps.load(path)
+        cache.require(marks, f"the log-probs in {path}")
+        cache.cover(feed)
+        return cache
+
+    @torch.no_grad()
+    def logps(groups: list) -> Tensor:
+        columns = zip(*groups, strict=True)
+        batch = collate([one for column in columns for one in column], tokenizer.pad_token_id or 0)
+        with torch.autocast(reference.device.type, dtype, enabled=dtype != torch.float32):
+            return sequence_logps(lora.plain(reference), batch.to(reference.device)).view(-1, len(groups)).T
+
+    cache = score_feed(logps, feed, marks, Devices(reference.device), batch_size, progress)
+    if path:
+        cache.save(path)
+    return cache
+
+
+def score_feed(
+    logps: Callable[[list], Tensor], feed: Feed, marks: dict[str, str], devices: Devices, micro_batch: int,
+    progress: bool,
+) -> ReferenceLogps:  # fmt: skip
+    """The log-probs that `feed` will ask for, each once. logps: b groups of k sequences → (b, k).
+
+    We score the very batches of the run, so that policy and reference round alike and the first margins are exactly 0.
+    """
+    examples = feed.examples
+    stored = torch.full((len(examples), len(examples.sequences[0])), math.nan)
+    mismatched = torch.full((len(feed.partners), len(examples)), math.nan)
+    for step, rows in enumerate(progress_bar(feed.batches, "reference", progress)):
+        if stored[rows].isnan().any():
+            stored[rows] = devices.map(feed.groups(step), logps, micro_batch).float()
+            if not bool(stored[rows].isfinite().all()):
+                bad = sorted({examples.rows[i] for i in rows if not bool(stored[i].isfinite().all())})
+                raise ValueError(f"the reference gives rows {bad[:8]} of the data log-probs that are not finite")
+        if feed.partners:
+            mismatched[feed.epochs[step], rows] = devices.map(feed.mixed(step), logps, micro_batch).float()[:, 0]
+    return ReferenceLogps(stored, mismatched, marks)
+
+
+def find_reference(
+    reference, policy: nn.Module, forward: Forward, score: Callable[[nn.Module, Batch], Tensor], keep: bool
+) -> tuple[Forward | None, str, ReferenceLogps | None]:
+    """What `train(reference=...)` names → how to score with it, its fingerprint, and the cache if it is one.
+
+    forward: scores with the policy as it is at the time of the call. keep: will the reference be needed when the policy
+    has changed? Raises ValueError or FileNotFoundError for a reference that is none.
+    """
+    if isinstance(reference, (str, Path)) and reference != "base":
+        reference = ReferenceLogps.load(reference)
+    if isinstance(reference, ReferenceLogps):
+        return None, reference.fingerprint["reference"], reference
+    if reference is policy or reference is None:
+        reference = "base" if lora.fresh(policy) else None  # the same thing, without a copy
+    if isinstance(reference, str):
+        if not lora.has_adapters(policy):
+            raise ValueError("reference='base' is the policy with its adapters off, but this policy has no adapters")
+
+        def without_adapters(batch: Batch) -> Tensor:
+            with lora.adapters_off(policy):
+                return forward(batch)
+
+        return without_adapters, weights_digest(policy, adapters=False), None
+    digest = weights_digest(policy if reference is None else reference)
+    if reference is None and not keep:
+        return forward, digest, None
+    frozen = lora.plain(copy.deepcopy(policy).requires_grad_(False) if reference is None else reference).eval()
+    return lambda batch: score(frozen, batch.to(frozen.device)), digest, None
+
+
+def fingerprint(data: Sequence[Row], feed: Feed, dtype: torch.dtype) -> dict[str, str]:
+    """Short hashes of the rows' texts, of their token ids, of KTO's pairing, and the precision."""
+    columns = ["prompt", "chosen", "rejected", "completion", "label"]
+    columns += ["margin"] if feed.examples.margins else []
+    texts = hashlib.sha256(json.dumps([[row.get(c) for c in columns] for row in data]).encode())
+    tokens = hashlib.sha256()
+    for group in feed.examples.sequences:
+        for prompt, completion in group:
+            tokens.update(array("q", [len(group), len(prompt), *prompt, *completion]).tobytes())
+    marks = {"data": texts.hexdigest()[:16], "tokens": tokens.hexdigest()[:16], "precision": precision_name(dtype)}
+    if feed.partners:
+        marks["mismatched"] = hashlib.sha256(array("q", feed.partners[0]).tobytes()).hexdigest()[:16]
+    return marks
+
+
+@torch.no_grad()
+def weights_digest(model: nn.Module, adapters: bool = True) -> str:
+    """A short hash of a model's weights. Adapters that change nothing, or with adapters=False any, do not count."""
+    found = hashlib.sha256()
+    skip = not adapters or lora.fresh(model)
+    for name, weight in lora.plain(model).named_parameters():
+        if not (skip and "lora_" in name):
+            found.update(name.replace(".base_layer", "").encode())
+            found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]

@@ -1,0 +1,26 @@
+"""What a world is: a tokenizer, two models, a true reward, prompts, preference data. `prefcourse.world` loads one."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefcourse.preferences import Row
+from prefcourse.rewards import GoldReward
+
+WORLDS = ("tiny-reviews", "gpt2-imdb")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a lesson needs. `prompts`, `pairs` and `unpaired` map a split (train, validation, test) to rows."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    base: PreTrainedModel  # pre-trained, knows the language
+    sft: PreTrainedModel  # fine-tuned to finish one short review and stop
+    gold: GoldReward  # the true reward r*(x, y)
+    prompts: dict[str, list[Row]]  # columns prompt, type
+    pairs: dict[str, list[Row]]  # columns prompt, chosen, rejected, chosen_score, rejected_score, probability
+    unpaired: dict[str, list[Row]]  # columns prompt, completion, label, score
+    open_ended: bool = False  # sft rarely ends a text within 48 tokens, so a completion that was cut there counts too

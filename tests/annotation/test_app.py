@@ -1,0 +1,95 @@
+"""The labelling app, driven as a user would: buttons, keys, undo, stopping and going on."""
+
+import pytest
+
+from prefcourse.annotation.app import BUTTONS, label_pairs, summary
+from prefcourse.annotation.labels import LabelFile, read_labels
+from prefcourse.rewards import GoldReward
+
+PAIRS = [{"prompt": f"Film {i}", "chosen": f" is <b>good</b> {i}.", "rejected": f" is bad {i}."} for i in range(4)]
+GOLD = GoldReward({"good": 1.0, "bad": -1.0})
+
+
+def find(box, kind):
+    """All widgets of a kind inside `box`, in order."""
+    found = [box] if type(box).__name__ == kind else []
+    return found + [w for child in getattr(box, "children", ()) for w in find(child, kind)]
+
+
+def click(app, words):
+    [button] = [b for b in find(app, "Button") if b.description.startswith(words)]
+    button.click()
+
+
+def words(app):
+    return " ".join(widget.value for widget in find(app, "HTML"))
+
+
+def test_buttons_and_keys_write_labels(tmp_path):
+    path = tmp_path / "l.jsonl"
+    app = label_pairs(PAIRS, path, gold=GOLD)
+    assert "0 of 4 labelled" in words(app) and "&lt;b&gt;good" in words(app)
+    click(app, "A is better")
+    [keys] = find(app, "Text")
+    keys.value = "b"
+    assert keys.value == "" and [r["label"] for r in read_labels(path)] == ["A", "B"]
+    click(app, "undo")
+    assert "1 of 4 labelled" in words(app) and "Undone" in words(app)
+    keys.value = "x"
+    assert "none of a, b, t, s, u" in words(app) and len(read_labels(path)) == 1
+    keys.value = "ts"  # two keys before the kernel had time
+    assert [r["label"] for r in read_labels(path)] == ["A", "tie", "skip"]
+    assert "true reward" not in words(app)  # not before the end
+    keys.value = "a"
+    assert "All 4 pairs are labelled" in words(app) and "2 choices, 2 ties and skips" in words(app)
+    assert all(b.disabled for b in find(app, "Button") if not b.description.startswith("undo"))
+    record = read_labels(path)[0]
+    assert record["annotator"] == "me" and record["seconds"] >= 0 and record["shown_first"] == "A"
+
+
+def test_the_label_is_of_the_text_on_that_side(tmp_path):
+    path = tmp_path / "l.jsonl"
+    app = label_pairs(PAIRS, path, seed=5)
+    for _ in PAIRS:
+        left = next(w.value for w in find(app, "HTML") if "<b>A</b>" in w.value)
+        find(app, "Text")[0].value = "a" if "good" in left else "b"
+    for record in read_labels(path):
+        assert "good" in record[f"response_{record['label'].lower()}"]
+
+
+def test_running_the_cell_again_goes_on(tmp_path):
+    path = tmp_path / "l.jsonl"
+    find(label_pairs(PAIRS, path), "Text")[0].value = "ab"
+    again = label_pairs(PAIRS, path)
+    assert "2 of 4 labelled" in words(again)
+    find(again, "Text")[0].value = "t"
+    assert len(read_labels(path)) == 3
+
+
+def test_every_button_has_words_and_a_hint(tmp_path):
+    app = label_pairs(PAIRS, tmp_path / "l.jsonl")
+    assert [b.description for b in find(app, "Button")] == [text for _, text, _ in BUTTONS]
+    assert all(b.tooltip for b in find(app, "Button"))
+
+
+def test_a_torn_line_is_reported(tmp_path):
+    path = tmp_path / "l.jsonl"
+    path.write_text('{"id": 1, "pro')
+    assert "was torn; it is kept in l.jsonl.torn-1" in words(label_pairs(PAIRS, path))
+
+
+def test_what_cannot_be_labelled_is_refused_before_a_file_is_made(tmp_path):
+    with pytest.raises(ValueError, match="row 1: needs chosen and rejected"):
+        label_pairs([{"prompt": "p"}], tmp_path / "l.jsonl")
+    assert not (tmp_path / "l.jsonl").exists()
+    with LabelFile(tmp_path / "held.jsonl"), pytest.raises(BlockingIOError, match=r"held\.jsonl is open in another"):
+        label_pairs(PAIRS, tmp_path / "held.jsonl")
+
+
+@pytest.mark.parametrize(("labels", "said"), [("AB" * 20, "which is fair"), ("A" * 40, "not left to chance")])
+def test_the_summary_looks_at_the_place(labels, said):
+    records = [
+        {"prompt": "p", "response_a": " good", "response_b": " bad", "label": label, "seconds": 3.0} for label in labels
+    ]
+    text = summary(records, GOLD)
+    assert said in text and "took you 3 seconds" in text and f"in {labels.count('A')} of 40 pairs" in text

@@ -1,0 +1,79 @@
+"""Every link inside the project leads somewhere: files exist, headings that are linked to exist too."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(\s*<?([^)>\s]+)>?[^)]*\)")
+FILES = sorted([
+    *ROOT.glob("*.md"), *ROOT.glob("exercises/*.md"), *ROOT.glob("data/*.md"),
+    *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("exercises/*.ipynb"), *ROOT.glob("exercises/solutions/*.ipynb"),
+])  # fmt: skip
+
+
+def markdown(path: Path) -> str:
+    """The prose of a Markdown file or notebook, without its code."""
+    if path.suffix == ".ipynb":
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    else:
+        text = path.read_text(encoding="utf-8")
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def anchors(path: Path) -> set[str]:
+    """What GitHub makes of the headings: lower case, punctuation gone, spaces to hyphens."""
+    headings = re.findall(r"^#+ +(.*?)\s*$", markdown(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(path: Path) -> list[str]:
+    found = []
+    for target in LINK.findall(markdown(path)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        if not there.exists():
+            found.append(f"{target}: no such file")
+        elif anchor and there.suffix == ".md" and anchor not in anchors(there):
+            found.append(f"{target}: no such heading")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    assert broken(path) == []
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.suffix == ".ipynb"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_notebook_opens_on_colab_and_installs_from_the_same_repository(path):
+    """A solution opens the exercises: nbgrader copies its text unchanged for students."""
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    colab = re.escape("in Colab](https://colab.research.google.com/github/")
+    (found,) = re.findall(rf"\[Open (?:the exercises )?{colab}(.*?)\)", text)
+    repository, _, place = found.partition("/blob/main/")
+    assert place == path.relative_to(ROOT).as_posix().replace("/solutions/", "/")
+    assert f'REPOSITORY, TAG = "https://github.com/{repository}", "main"' in text
+
+
+LESSONS = sorted(ROOT.glob("notebooks/*.ipynb"))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_the_readme_has_the_lesson_with_its_minutes_and_exercises(path):
+    (row,) = re.findall(rf"^\| {path.stem[:2]} \| .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    minutes = re.search(r"(\d+) minutes to read", markdown(path))[1]
+    assert f"(notebooks/{path.name})" in row and f"(exercises/{path.name})" in row
+    assert f"| {minutes} |" in row
+
+
+def test_the_test_finds_what_is_broken(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One & two\n[a](#one--two) [b](#three) [c](gone.md) [d](page.md) `[e](code.md)` [f](https://e.org)"
+    )
+    assert broken(page) == ["#three: no such heading", "gone.md: no such file"]

@@ -1,0 +1,94 @@
+"""Grids of experiments: resumable, whole or not at all, and every stored file says how it was made."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from prefcourse import results
+from prefcourse.__main__ import main
+from prefcourse.worlds.bundled import data_folder
+
+STORED = sorted((data_folder() / "results").glob("*.json"))
+
+
+@pytest.fixture
+def grid(monkeypatch):
+    """A grid whose runs are counted, and whose third run fails once."""
+    calls = []
+
+    def run(world, n, seed):
+        calls.append((n, seed))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return {"metrics": {"kl": {"value": n + seed / 10, "low": 0.0, "high": 1.0}}}
+
+    monkeypatch.setattr(results, "load_world", lambda: None)
+    monkeypatch.setattr(results, "GRIDS", {"tiny": ("a test", results.grid(2, n=(1, 2)), run)})
+    return calls
+
+
+def test_an_interrupted_grid_goes_on_where_it_stopped(grid, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        results.write("tiny", tmp_path / "out", tmp_path / "work")
+    assert not (tmp_path / "out").exists()
+    path = results.write("tiny", tmp_path / "out", tmp_path / "work")
+    assert grid == [(1, 0), (2, 0), (1, 1), (1, 1), (2, 1)]
+    stored = json.loads(path.read_text())
+    assert [run["setting"] for run in stored["runs"]] == results.grid(2, n=(1, 2))
+    assert results.column(stored, "kl", by="n") == {1: [1.0, 1.1], 2: [2.0, 2.1]}
+    assert stored["command"] == "python -m prefcourse results tiny" and stored["versions"]["torch"]
+
+
+def test_two_processes_divide_a_grid(grid, tmp_path):
+    grid.extend([None] * 3)  # no interruption
+    out, work = tmp_path / "out", tmp_path / "work"
+    assert results.write("tiny", out, work, share=(1, 2)) is None and not out.exists()
+    assert grid[3:] == [(1, 0), (1, 1)]
+    path = results.write("tiny", out, work, share=(2, 2))
+    assert grid[5:] == [(2, 0), (2, 1)] and len(json.loads(path.read_text())["runs"]) == 4
+
+
+@pytest.mark.parametrize("share", ["3/2", "0/2", "one", "1/"])
+def test_a_share_that_is_none(grid, tmp_path, capsys, share):
+    assert main(["results", "tiny", "--out", str(tmp_path), "--share", share]) == 2
+    assert "share must be k/n" in capsys.readouterr().err
+
+
+def test_a_wrong_name_is_an_error_that_lists_the_grids(tmp_path, capsys):
+    assert main(["results", "betas", "--out", str(tmp_path)]) == 2
+    assert "there is no grid 'betas'; the grids are: main-job" in capsys.readouterr().err
+
+
+def test_a_missing_result_says_how_to_make_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(results.store, "data_folder", lambda: tmp_path)
+    with pytest.raises(FileNotFoundError, match="python -m prefcourse results pairs-needed"):
+        results.load("pairs-needed")
+
+
+@pytest.mark.parametrize("flips", [0.0, 0.25])
+def test_noise_exchanges_the_stated_share_of_labels(monkeypatch, flips):
+    monkeypatch.setattr(results.data, "LABELS", 40)
+    monkeypatch.setattr(results.data, "fit", lambda world, rows, seed: rows)
+    pairs = [{"prompt": f"{i}", "chosen": "good", "rejected": "bad"} for i in range(50)]
+    rows = results.label_noise(SimpleNamespace(pairs={"train": pairs}), flips, seed=0)
+    assert len(rows) == 40 and sum(row["chosen"] == "bad" for row in rows) == 40 * flips
+
+
+def test_few_prompts_mean_few_prompts(monkeypatch):
+    monkeypatch.setattr(results.data, "fit", lambda world, rows, seed: {"rows": rows})
+    prompts = [{"prompt": f"{i}", "type": "question" if i % 2 else "neutral"} for i in range(20)]
+    pairs = [{"prompt": f"{i % 20}", "chosen": "good", "rejected": "bad"} for i in range(100)]
+    world = SimpleNamespace(pairs={"train": pairs}, prompts={"train": prompts})
+    found = results.data.prompt_diversity(world, 4, "question", seed=0)
+    assert found["pairs"] == 20
+    assert len({row["prompt"] for row in found["rows"]}) == 4 and all(int(r["prompt"]) % 2 for r in found["rows"])
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_stored_results_say_how_they_were_made(path):
+    stored = json.loads(path.read_text())
+    assert {"command", "versions", "machine", "date"} <= set(stored), path.name
+    if path.stem in results.GRIDS:
+        assert stored["command"] == f"python -m prefcourse results {path.stem}"
+        assert [run["setting"] for run in stored["runs"]] == results.GRIDS[path.stem][1]

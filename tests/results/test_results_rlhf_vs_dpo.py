@@ -1,0 +1,245 @@
+"""The comparison of DPO and RLHF: what a run records, how stored runs are read, and the figures."""
+
+import copy
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from prefcourse import plots
+from prefcourse.comparison import costs
+from prefcourse.results import rlhf_table as table
+from prefcourse.results import rlhf_vs_dpo as grid
+
+SMALL = {"PAIRS": 16, "POOL": 4, "COMPLETIONS": 8, "PROBE": 4, "RANKED": 12}
+
+
+@pytest.fixture
+def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
+    """A world of 36 pairs in which the true reward counts the letter o, and a grid small enough for it."""
+    for name, value in SMALL.items():
+        monkeypatch.setattr(grid, name, value)
+    for settings in (grid.RLOO, grid.PPO):
+        monkeypatch.setitem(settings, "steps", 4)
+    monkeypatch.setitem(grid.PPO, "batch_size", 8)
+    monkeypatch.setitem(grid.DPO, "batch_size", 4)
+    monkeypatch.setattr(grid, "_kept", {})
+    monkeypatch.setattr(grid, "generate", partial(grid.generate, max_new_tokens=8))
+    for name in ("rloo", "ppo", "sample_pool"):
+        monkeypatch.setattr(grid, name, partial(getattr(grid, name), max_new_tokens=8))
+    gold = lambda prompts, texts: torch.tensor([float(text.count("o")) for text in texts])  # noqa: E731
+    rows = [{"prompt": prompt} for prompt in dict.fromkeys(row["prompt"] for row in pairs)]
+    return SimpleNamespace(
+        name="tiny", sft=tiny_gpt2(), tokenizer=tokenizer, gold=gold, prompts={"test": rows, "train": rows},
+        pairs={"train": pairs, "test": pairs},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["dpo", "rloo", "ppo", "rloo-gold", "best-of-n"])
+def test_a_run_says_what_it_found_and_what_it_cost(world, method):
+    before = copy.deepcopy(world.sft.state_dict())
+    run = grid.rlhf_vs_dpo(world, method, "none", 1, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), world.sft.state_dict().values(), strict=True))
+    assert {"gold_reward", "kl"} <= set(run["metrics"])
+    assert ("accuracy" in run["metrics"]) == (method in ("rloo", "ppo", "best-of-n"))
+    path = run["path"]
+    if method == "best-of-n":
+        assert [p["n"] for p in path] == [1, 2, 4] and path[-1]["kl"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-4)
+        golds = [p["gold"] for p in path]
+        assert len(set(golds)) > 1
+        return
+    assert path[0]["kl"] == 0.0 and all(p["kl"] != 0 for p in path[1:])
+    assert path[0]["gain"] == 0 and path[-1]["gain"] == pytest.approx(path[-1]["gold"] - path[0]["gold"], abs=2e-4)
+    work = [p["work"] for p in path]
+    assert work == sorted(work) and len(set(work)) == 5
+    assert path[-1]["gold"] == run["metrics"]["gold_reward"]["value"]
+    total = sum(forward + 2 * backward for forward, backward in run["tokens"].values())
+    assert work[-1] == total, "what is evaluated on the way must not be counted"
+    trained = run["tokens"].get("reward model's training", [0, 0])
+    assert work[0] == trained[0] + 2 * trained[1] and (work[0] > 0) == (method in ("rloo", "ppo"))
+
+
+def test_a_knob_changes_its_setting_and_no_other(world, monkeypatch):
+    seen = {}
+
+    def record(name):
+        def instead(policy, *arguments, **settings):
+            seen[name] = settings
+            return policy, {}
+
+        return instead
+
+    monkeypatch.setattr(grid, "train", record("dpo"))
+    monkeypatch.setattr(grid, "rloo", record("rloo"))
+    original = grid.train_reward_model
+
+    def reward_model(*arguments, **settings):
+        seen["reward"] = settings
+        return original(*arguments, **settings)
+
+    monkeypatch.setattr(grid, "train_reward_model", reward_model)
+
+    def settings(method, knob, times):
+        seen.clear()
+        monkeypatch.setattr(grid, "_kept", {})
+        grid.rlhf_vs_dpo(world, method, knob, times, seed=0)
+        return {name: {k: v for k, v in found.items() if k != "measure"} for name, found in copy.copy(seen).items()}
+
+    dpo, rloo = settings("dpo", "none", 1), settings("rloo", "none", 1)
+    dpo["dpo"].pop("every"), rloo["rloo"].pop("every")
+    assert settings("dpo", "epochs", 3)["dpo"] == dpo["dpo"] | {"steps": 3 * dpo["dpo"]["steps"]}
+    assert settings("dpo", "beta", 3)["dpo"]["beta"] == pytest.approx(0.3)
+    wrong = settings("rloo", "reward_lr", 3)
+    assert wrong["rloo"] == rloo["rloo"] and wrong["reward"]["lr"] == pytest.approx(3 * rloo["reward"]["lr"])
+    wrong = settings("rloo", "lr", 3)
+    assert wrong["reward"] == rloo["reward"] and wrong["rloo"]["lr"] == pytest.approx(3 * rloo["rloo"]["lr"])
+    wrong = settings("rloo", "k", 2)["rloo"]
+    assert wrong["k"] * wrong["batch_size"] == rloo["rloo"]["k"] * rloo["rloo"]["batch_size"]
+
+
+def test_the_settings_are_all_different_and_cover_both_sides():
+    settings = grid.GRIDS["rlhf-vs-dpo"][1]
+    assert len({tuple(s.items()) for s in settings}) == len(settings)
+    wrong = {(s["method"], s["knob"], s["times"]) for s in settings if s["knob"] not in ("none", "memory")}
+    for method, knobs in (("dpo", ("lr", "beta", "epochs")), ("rloo", ("lr", "beta"))):
+        assert all((method, knob, 3) in wrong for knob in knobs)
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def stored(gain=1.0, work=100.0, seeds=5):
+    """A made-up grid: gain = d (a - 0.1 d) with d = √KL; RLOO does twice the work of DPO; seeds differ a little."""
+    runs = []
+    for seed in range(seeds):
+        for method, factor in (("dpo", 1), ("rloo", 2), ("ppo", 3)):
+            a = gain * (1 + seed / 10)
+            for knob, times, reach in (("none", 1, 2.0), ("beta", 3, 1.0), ("epochs", 3, 3.0), ("steps", 3, 3.0)):
+                kl = [reach * i / 4 for i in range(5)]
+                start = work * (factor - 1)
+                size = 3 if knob in ("epochs", "steps") else 1
+                path = [
+                    {"kl": k, "gold": -0.2 + math.sqrt(k) * (a - 0.1 * math.sqrt(k)),
+                     "gain": math.sqrt(k) * (a - 0.1 * math.sqrt(k)),
+                     "work": start + work * size * i / 4, "seconds": 10.0 * factor}
+                    for i, k in enumerate(kl)
+                ]  # fmt: skip
+                value = lambda x: {"value": x, "low": x, "high": x}  # noqa: E731
+                runs.append({
+                    "setting": {"method": method, "knob": knob, "times": times, "seed": seed, "split": "test"},
+                    "metrics": {"gold_reward": value(path[-1]["gold"]), "kl": value(kl[-1]), "accuracy": value(0.6)},
+                    "path": path, "tokens": {"policy": [40, 30]},
+                })  # fmt: skip
+            setting = {"method": method, "knob": "memory", "times": 1, "seed": seed, "split": "test"}
+            runs.append({"setting": setting, "peak_mb": 100 * factor})
+    return {"runs": runs}
+
+
+def test_intervals_over_seeds_are_the_textbooks():
+    found = table.over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.value == 3 and found.high - 3 == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5))
+    sd = table.spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (sd.value, sd.low, sd.high) == pytest.approx((1.5811, 0.9473, 4.5435), abs=1e-3)
+    for wrong in ([1.0], [1.0] * 11):
+        with pytest.raises(ValueError, match="seeds; allowed are 2 to 10"):
+            table.over_seeds(wrong)
+    with pytest.raises(ValueError, match="allowed are 3 to 5"):
+        table.spread([1.0, 2.0])
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = [table.over_seeds(x).low <= 0 <= table.over_seeds(x).high for x in rng.normal(size=(2000, 3))]
+    spreads = [table.spread(x) for x in rng.normal(size=(2000, 4))]
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+    assert np.mean([s.low <= 1 <= s.high for s in spreads]) == pytest.approx(0.95, abs=0.015)
+
+
+def test_gain_at_a_kl_is_read_off_the_curve():
+    found = table.gain_at_kl(stored(), "dpo", 1.5)
+    expected = [math.sqrt(1.5) * (1 + seed / 10) - 0.15 for seed in range(5)]
+    assert found.value == pytest.approx(np.mean(expected), abs=1e-6)
+    assert table.gain_at_kl(stored(), "rloo", 1.5, less="dpo").value == pytest.approx(0)
+    with pytest.raises(ValueError, match=r"0 seeds have a point at 2\.5 nats"):
+        table.gain_at_kl(stored(), "dpo", 2.5)
+
+
+def test_gain_at_equal_work_lies_between_the_measured_points():
+    data = stored()
+    assert table.gain_at_work(data, "dpo", 50).value == pytest.approx(
+        np.mean([1 + seed / 10 - 0.1 for seed in range(5)])  # half the work of a run that ends at 2 nats: 1 nat
+    )
+    assert table.gain_at_work(data, "rloo", 100).value == pytest.approx(0)  # the reward model is all it could pay for
+    assert table.gain_at_work(data, "dpo", 200).value > table.gain_at_work(data, "dpo", 100).value
+    with pytest.raises(ValueError, match="got 0 seeds"):
+        table.gain_at_work(data, "ppo", 1e6)
+
+
+def test_an_effect_is_taken_seed_by_seed():
+    data = stored()
+    found = table.effect(data, "dpo", "beta", 3, "kl")
+    assert found.value == found.low == found.high == -1.0
+    found = table.effect(data, "dpo", "beta", 3, "kl", ratio=True)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    with pytest.raises(KeyError, match="no run with"):
+        table.effect(data, "dpo", "lr", 3, "kl")
+
+
+def test_the_table_has_every_row_filled():
+    rows = table.table(stored(), kl=1.0)
+    assert all(len(row) == 4 and all(row) for row in rows)
+    found = {row[0]: row[1:] for row in rows}
+    assert found["reward model: share of the work"] == ["67% [67%, 67%]", "50% [50%, 50%]", "0%"]
+    assert (
+        found["work (thousands)"][1:] == ["0 [0, 0]", "0 [0, 0]"] and found["KL paid (nats)"][2] == "2.00 [2.00, 2.00]"
+    )
+    assert found["gain at DPO's work"][1] == "0.00 [-0.00, 0.00]" or found["gain at DPO's work"][1].startswith("0.00")
+    assert table.markdown(rows).count("\n") == len(rows) + 1
+
+
+# ------------------------------------------------------------------------------------------- figures
+
+
+def fits(fig):
+    """Whether all that is drawn lies inside the figure."""
+    fig.draw_without_rendering()
+    width, height = fig.bbox.size
+    boxes = [axes.get_tightbbox() for axes in fig.axes]
+    return all(b.x0 >= -1 and b.y0 >= -1 and b.x1 <= width + 1 and b.y1 <= height + 1 for b in boxes)
+
+
+def test_cost_and_quality_draws_means_of_points_and_every_seed():
+    data = stored()
+    paths = {
+        name: [run["path"] for run in table.runs(data, method).values()]
+        for name, method in (("DPO", "dpo"), ("RLOO", "rloo"))
+    }
+    bare = [[{"kl": p["kl"], "gain": p["gain"]} for p in path] for path in paths["DPO"]]
+    fig = plots.cost_and_quality(paths | {"best-of-n": bare}, title="RLHF pays first")
+    left, right = fig.axes
+    bold = [line for line in left.get_lines() if line.get_label() == "RLOO"]
+    assert bold[0].get_ydata() == pytest.approx(np.mean([[p["gain"] for p in path] for path in paths["RLOO"]], 0))
+    assert len(left.get_lines()) == 3 * 6 + 1 and len(right.get_lines()) == 2 * 6 + 1  # best-of-n has no training
+    assert fig._suptitle.get_text() == "RLHF pays first" and fits(fig)
+
+
+def test_wrong_settings_draws_a_row_for_each():
+    rows = [
+        ("DPO", "rate × 3", (0.1, -0.1, 0.3), (1.0, 0.5, 1.5)),
+        ("RLOO", "rate ÷ 3", (-0.2, -0.3, -0.1), (0, -1, 1)),
+    ]
+    fig = plots.wrong_settings(rows, title="Rates hurt most")
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["DPO: rate × 3", "RLOO: rate ÷ 3"]
+    assert fig.axes[0].yaxis_inverted() and fits(fig)
+
+
+def test_regret_by_pairs_and_budget():
+    curves = {"DPO": np.array([[0.4, 0.6], [0.1, 0.3]]), "RLHF": np.array([[0.2, 0.2], [0.2, 0.2]])}
+    fig = plots.regret_by_pairs({"one": ((4, 16), curves), "two": ((4, 16), curves)}, title="they cross")
+    assert list(fig.axes[0].get_lines()[0].get_ydata()) == pytest.approx([0.5, 0.2]) and fits(fig)
+    fig = plots.budget(costs.plan_memory(7e9, 2), costs.plan_work(1e5, 200, 1e5))
+    assert fig.axes[1].get_title(loc="left") == "PPO does 2.0 times the work of DPO" and fits(fig)
+    assert {text.get_text() for text in fig.axes[0].texts} == {"112 GB", "126 GB", "140 GB", "252 GB"}

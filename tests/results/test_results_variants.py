@@ -1,0 +1,141 @@
+"""The grids of lessons 08 and 09: what a run is, what the seeds share, and what the stored results show."""
+
+import copy
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from prefcourse.comparison.frontier import curves
+from prefcourse.results import GRIDS, load, rlhf_vs_dpo, variants
+
+
+@pytest.fixture
+def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
+    """A world of 36 pairs in which the true reward counts the letter o, and runs of a few steps."""
+    for name, value in {"PAIRS": 32, "BATCH": 4, "PROBE": 6, "LOOKS": (2, 4), "EARLY": (2, 4), "STEPS": 5}.items():
+        monkeypatch.setattr(variants, name, value)
+    for name, value in {"PROBE": 4, "POOL": 4}.items():
+        monkeypatch.setattr(rlhf_vs_dpo, name, value)
+    monkeypatch.setattr(variants, "_kept", {})
+    for module in (variants, rlhf_vs_dpo):
+        for name in {"generate", "evaluate", "rloo", "ppo", "sample_pool"} & set(vars(module)):
+            monkeypatch.setattr(module, name, partial(getattr(module, name), max_new_tokens=8))
+    short = {"steps": 2, "batch_size": 4}
+    for name in ("rloo", "ppo"):
+        method = variants.METHODS[name]
+        monkeypatch.setitem(variants.METHODS, name, variants.Method(name, "beta", (0.1,), {**method.fixed, **short}))
+    gold = lambda prompts, texts: torch.tensor([float(text.count("o")) for text in texts])  # noqa: E731
+    starts = [f"{a} {b}" for a in ("This", "That", "The old", "Is the", "We know the")
+              for b in ("movie", "film", "story", "cast", "ending", "is", "was", "never")]  # fmt: skip
+    rows = [{"prompt": prompt} for prompt in starts]
+    return SimpleNamespace(
+        name="tiny", sft=tiny_gpt2(), base=tiny_gpt2(1), tokenizer=tokenizer, gold=gold,
+        prompts={"test": rows, "train": rows}, pairs={"train": pairs, "test": pairs},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", list(variants.METHODS))
+def test_every_method_trains_a_copy_and_measures_its_way(world, method):
+    before = copy.deepcopy([world.sft.state_dict(), world.base.state_dict()])
+    chosen = variants.METHODS[method]
+    run = variants.methods(world, method, chosen.knob, chosen.values[0], seed=0)
+    for states, model in zip(before, (world.sft, world.base), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(states.values(), model.state_dict().values(), strict=True))
+    assert {"gold_reward", "kl", "gain", "forward_kl", "repetition"} <= set(run["metrics"])
+    steps = [point["step"] for point in run["path"]]
+    assert steps == ([1, 2] if method in ("rloo", "ppo") else [2, 4, 8])
+    assert run["path"][-1]["gain"] == run["metrics"]["gain"]["value"] and run["path"][-1]["kl"] != 0
+
+
+def test_the_settings_reach_the_loss(world, monkeypatch):
+    seen = []
+
+    def train(policy, data, tokenizer, **settings):
+        seen.append((data, settings))
+        return {"loss": [0.5]}
+
+    monkeypatch.setattr(variants, "train", train)
+    variants.methods(world, "simpo", "beta", 5.0, seed=1)
+    variants.methods(world, "sft", "lr", 1e-3, seed=1)
+    variants.methods(world, "kto (unbalanced)", "beta", 0.1, seed=1)
+    (pairs, simpo), (same, sft), (single, kto) = seen
+    assert simpo["loss"] == "simpo" and simpo["beta"] == 5 and simpo["gamma_over_beta"] == 0.5 and simpo["seed"] == 1
+    assert simpo["lr"] == variants.LR and sft["lr"] == 1e-3 and same == pairs and len(pairs) == 32
+    assert kto["loss"] == "kto" and kto["desirable_weight"] == 4
+    assert sum(row["label"] for row in single) / len(single) == pytest.approx(0.2, abs=0.05) and len(single) == 32
+
+
+def test_noise_turns_a_share_of_the_labels_the_same_for_all_losses(world, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        variants, "fit", lambda w, method, rows, settings, *_, **__: seen.update({method.loss: (rows, settings)})
+    )
+    for method in ("dpo", "rdpo"):
+        variants.noise(world, method, 0.25, seed=0)
+    rows, clean = seen["dpo"][0], variants.draw_pairs(world, 0)
+    assert sum(a["chosen"] != b["chosen"] for a, b in zip(rows, clean, strict=True)) == 8
+    assert seen["rdpo"][0] == rows and seen["rdpo"][1]["eps"] == 0.25 and "eps" not in seen["dpo"][1]
+
+
+def test_a_run_on_noisy_labels_is_measured_at_its_end_only(world):
+    run = variants.noise(world, "ipo", 0.25, seed=0)
+    assert [point["step"] for point in run["path"]] == [8] and run["path"][0]["kl"] == run["metrics"]["kl"]["value"]
+
+
+def test_a_beta_sweep_looks_early_and_at_the_end(world):
+    run = variants.beta_sweep(world, beta=0.1, lr=1e-3, seed=0)
+    assert [point["step"] for point in run["path"]] == [2, 4, 5] and 0 <= run["train_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("judge", ["learned", "gold"])
+def test_best_of_n_has_a_point_for_each_n(world, judge):
+    run = variants.methods(world, "best-of-n", judge, 0, seed=0)
+    assert [point["n"] for point in run["path"]] == [1, 2, 4] and run["path"][0]["gain"] == 0
+
+
+def test_the_grids_are_wide_enough():
+    settings = GRIDS["methods"][1]
+    assert len({s["method"] for s in settings}) >= 16 and {s["seed"] for s in settings} == {0, 1, 2}
+    assert {s["beta"] for s in GRIDS["beta-sweep"][1] if s["lr"] == 2e-4} == {0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0}
+    assert {s["flips"] for s in GRIDS["noise"][1]} == {0.0, 0.2, 0.4}
+    assert not any(s["flips"] == 0 and s["method"] in variants.CORRECTED for s in GRIDS["noise"][1])
+
+
+def test_the_stored_sweep_goes_less_far_with_a_larger_beta():
+    runs = [run for run in load("beta-sweep")["runs"] if run["setting"]["lr"] == 2e-4]
+    ends = {}
+    for run in runs:
+        ends.setdefault(run["setting"]["beta"], []).append(run["metrics"]["kl"]["value"])
+    assert all(len(found) == 3 for found in ends.values())
+    means = [sum(ends[beta]) / 3 for beta in variants.BETAS]
+    assert means == sorted(means, reverse=True) and means[0] > 15
+
+
+def test_the_stored_frontier_is_wide_and_every_method_is_there():
+    stored = load("methods")
+    assert [run["setting"] for run in stored["runs"]] == GRIDS["methods"][1]
+    found = curves(stored)
+    assert len(found) >= 16 and all(set(seeds) == {0, 1, 2} for seeds in found.values())
+    assert max(kl for seeds in found.values() for points in seeds.values() for kl, _ in points) > 15
+    assert all(run["metrics"]["gain"]["low"] <= run["metrics"]["gain"]["value"] <= run["metrics"]["gain"]["high"]
+               for run in stored["runs"] if "gain" in run["metrics"])  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["orpo (from base)", "simpo"])
+def test_orpo_and_simpo_work_in_every_seed_at_some_setting(method):
+    low = {}
+    for run in load("methods")["runs"]:
+        if run["setting"]["method"] == method:
+            low.setdefault(run["setting"]["value"], []).append(run["metrics"]["gain"]["low"])
+    assert any(min(ends) > 0 for ends in low.values())
+
+
+def test_the_stored_noise_costs_every_loss():
+    gains = {}
+    for run in load("noise")["runs"]:
+        key = run["setting"]["method"], run["setting"]["flips"]
+        gains.setdefault(key, []).append(run["metrics"]["gain"]["value"])
+    for method in ("dpo", "ipo", "kto"):
+        assert sum(gains[method, 0.4]) < sum(gains[method, 0.0])
