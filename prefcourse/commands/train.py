@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
     from prefcourse.annotation import exchange
     from prefcourse.train import train
-    from prefcourse.training import checkpoint, lora
+    from prefcourse.training import lora, saving
     from prefcourse.worlds import bundled
     from prefcourse.worlds.models import load_model
 
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     arguments = dict(_parameter(text) for text in args.parameter) | ({} if args.beta is None else {"beta": args.beta})
     settings = {name: getattr(args, name) for name in SETTINGS}
     keep = _checkpoints(args)
-    checkpoint.require_writable(args.output)
+    saving.require_writable(args.output)
 
     policy = copy.deepcopy(start).to(device)
     policy = lora.add_lora(policy, args.lora, seed=args.seed) if args.lora is not None else policy
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"trained for {history['step'][-1]} steps in {time.time() - began:.0f} s")
 
-    out = checkpoint.save_model(args.output, policy, tokenizer)
+    out = saving.save_model(args.output, policy, tokenizer)
     policy = load_model(out)  # what others will load is what we measure
     if own:
         results = _show_own(start, policy, tokenizer, prompts, history, args.seed)

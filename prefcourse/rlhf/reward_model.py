@@ -25,7 +25,7 @@ from prefcourse.rewards import bradley_terry_loss
 from prefcourse.train import train
 from prefcourse.training import guards
 from prefcourse.training.batches import Ids, encode_rows
-from prefcourse.training.checkpoint import save_model
+from prefcourse.training.saving import save_model
 from prefcourse.training.history import History
 
 KIND, VERSION = "prefcourse reward model", 1

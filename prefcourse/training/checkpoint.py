@@ -11,13 +11,11 @@ leaves the checkpoint before it untouched, and no half-written one. Nothing in i
 Which rows come next needs no file: the plan of a run is a function of its data and its seed. Nor does the schedule.
 """
 
-import copy
 import json
-import os
 import random
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.training import lora
+from prefcourse.training.devices import Devices
 from prefcourse.training.history import History
+from prefcourse.training.saving import into_place, require_writable
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
 VERSION = 1
@@ -150,44 +150,6 @@ def load_policy(place: Path, policy: nn.Module) -> None:
         load_model(policy, place / "model.safetensors")
 
 
-def save_model(folder: str | Path, policy: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Write policy and tokenizer to `folder` as `from_pretrained` reads them, config.json last.
-
-    So a folder with a config.json holds a whole model. Adapters are merged into the weights, so that the result needs
-    no peft. Raises OSError if it cannot be written.
-    """
-    folder = Path(folder)
-
-    def write(part: Path) -> None:
-        whole = copy.deepcopy(policy).merge_and_unload() if lora.has_adapters(policy) else policy
-        whole.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-
-    into_place(folder / ".model", write, "Make room there, or choose another folder.")
-    for file in sorted((folder / ".model").iterdir(), key=lambda file: file.name == "config.json"):  # config.json last
-        file.replace(folder / file.name)
-    (folder / ".model").rmdir()
-    return folder
-
-
-def into_place(place: Path, write: Callable[[Path], None], advice: str) -> None:
-    """Let `write` fill a folder under another name, flush it to the disk, and give it the name `place`."""
-    part = place.with_name(f".{place.name.lstrip('.')}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write(part)
-        for path in [*part.rglob("*"), part]:
-            _flush(path)
-        shutil.rmtree(place, ignore_errors=True)
-        part.replace(place)
-        _flush(place.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise OSError(f"{place}: cannot be written ({reason}). {advice}") from error
-
-
 def complete(folder: str | Path) -> list[Path]:
     """The whole checkpoints in `folder`, oldest first."""
     return sorted(path for path in Path(folder).glob("step-*") if path.is_dir())
@@ -196,16 +158,6 @@ def complete(folder: str | Path) -> list[Path]:
 def latest(folder: str | Path) -> Path | None:
     """The newest whole checkpoint in `folder`, if there is one."""
     return next(reversed(complete(folder)), None)
-
-
-def require_writable(folder: str | Path) -> None:
-    """Raise OSError if `folder` could not be made or written, without making it."""
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise OSError(f"{folder}: cannot be written ({place} is {'read-only' if place.is_dir() else 'a file'}). Choose "
-                      "another folder.")  # fmt: skip
 
 
 def rng_state() -> dict[str, Any]:
@@ -232,16 +184,45 @@ def set_rng_state(state: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(value, int(name[4:]))
 
 
-def _flush(path: Path) -> None:
-    """Have the operating system write `path` to the disk now."""
-    if path.is_dir() and os.name != "posix":
-        return  # Windows cannot flush a folder
-    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _damaged(place: Path, error: Exception) -> str:
     return f"{place} is damaged ({error}). Delete that folder; the run then goes on from the checkpoint before it."
+
+
+class Checkpoints:
+    """The folder in which a run keeps itself every `every` steps; without a folder nothing is kept.
+
+    run: what the run is, JSON values. resume: may it go on from what is there? Raises what `find` raises. The methods
+    that read or write must be called by all processes together.
+    """
+
+    def __init__(self, folder: str | Path | None, every: int, run: dict[str, Any], resume: bool, devices: Devices):
+        self.folder, self.every, self.run, self.devices = folder, every, run, devices
+        self.place = devices.from_main(partial(find, folder, run, resume)) if folder else None
+
+    @property
+    def reference(self) -> Path | None:
+        """The file for the reference's log-probs."""
+        return Path(self.folder) / "reference.safetensors" if self.folder else None
+
+    def load(self, policy: nn.Module) -> State | None:
+        """Put the newest checkpoint into `policy` and the random states, and return the rest; None for a new run."""
+        saved = load(self.place, policy) if self.place else None
+        if saved:
+            set_rng_state(saved.rng)
+        return saved
+
+    def rng(self) -> dict[str, Any]:
+        """The random states as they are, if anything is kept."""
+        return rng_state() if self.folder else {}
+
+    def due(self, step: int, start: int) -> bool:
+        """Is it time to save before `step`, in a run that started at `start`?"""
+        return bool(self.folder) and step > start and step % self.every == 0
+
+    def save(self, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, **state: Any) -> None:
+        """Save `policy` and the fields of `State` but `run`."""
+        self.devices.from_main(partial(save, self.folder, State(run=self.run, **state), policy, tokenizer))
+
+    def last(self) -> Path | None:
+        """The newest whole checkpoint."""
+        return latest(self.folder) if self.folder else None

@@ -1,52 +1,17 @@
 """What `train` refuses, or warns of, before it spends your time: each in one sentence that says what to do."""
 
-import inspect
 import math
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from prefcourse.losses import LOSSES, Loss, Vec
+from prefcourse.losses import Loss
 from prefcourse.training import lora
 
-SUPPLIED = (  # every input that the loop can give to a loss; B examples each
-    "policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected", "chosen_lengths", "rejected_lengths",
-    "policy", "reference", "lengths", "desirable", "kl_policy", "kl_reference", "delta", "margin",
-)  # fmt: skip
 SANE_LR, AT_WIDTH = 1.5e-4, 256  # the rate of the course's main job, and the width of its model
 FAR = 10
-
-
-def find_loss(loss: str | Callable[..., Vec], arguments: dict) -> tuple[str, Loss]:
-    """The name and the row of `LOSSES` for a name or a function, once it has accepted `arguments` on made-up examples.
-
-    Raises ValueError for an unknown name or parameter, a value out of range, or an input that the loop cannot supply.
-    """
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise ValueError(f"there is no loss {loss!r}; the losses are: {', '.join(LOSSES)}")
-        name, spec = loss, LOSSES[loss]
-    else:
-        name = f"{loss.__module__}.{loss.__qualname__}"
-        data = "unpaired" if "policy" in inspect.signature(loss).parameters else "paired"
-        spec = Loss(loss, "", "sum", "", "", data)
-    for parameter in arguments:
-        if parameter not in spec.defaults:
-            raise ValueError(
-                f"loss {name!r} has no parameter {parameter!r}; it has: {', '.join(spec.defaults) or 'none'}"
-            )
-    needs = spec.inputs(**arguments)
-    for parameter in needs:
-        if parameter not in SUPPLIED:
-            raise ValueError(f"loss {name!r} needs {parameter!r}; the loop supplies: {', '.join(SUPPLIED)}")
-    made_up = {n: torch.ones(2) if n.endswith("lengths") else torch.full((2,), -1.0) for n in needs}
-    special = {"delta": 0.0, "desirable": torch.tensor([True, False]), "margin": torch.zeros(2)}
-    made_up |= {n: v for n, v in special.items() if n in needs}
-    spec.function(**made_up, **arguments)
-    return name, spec
 
 
 def check_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, what: str) -> None:

@@ -14,6 +14,7 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,12 +25,12 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import LOSSES
-from prefcourse.preferences import Batch, Row, collate
+from prefcourse.preferences import Batch, Row
 from prefcourse.training import guards, lora
 from prefcourse.training.batches import Feed, encode_rows, mismatch, visits
-from prefcourse.training.devices import Devices, choose_precision, precision_name, progress_bar
+from prefcourse.training.devices import Devices, precision_name, progress_bar
+from prefcourse.training.scoring import Forward, Scoring
 
-Forward = Callable[[Batch], Tensor]  # (N,) log-probs of a batch's N sequences
 MEANING = {
     "data": "the rows are others",
     "tokens": "the token ids are others (another tokenizer, max_length or too_long)",
@@ -116,27 +117,20 @@ def reference_logps(
     """
     needs, longest = LOSSES[loss].inputs(), guards.context(reference, max_length)
     examples = encode_rows(data, tokenizer, needs=needs, longest=longest, too_long=too_long)
-    dtype = choose_precision(precision, reference.device.type)
     guards.check_head(reference.eval(), "reference")
+    scoring = Scoring(reference, sequence_logps, Devices(reference.device), precision, tokenizer.pad_token_id)
     partners = mismatch(examples, epochs, seed, longest) if "kl_policy" in needs else []
     order = sorted(range(len(examples)), key=lambda i: examples.lengths[i])
     batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)] * max(len(partners), 1)
     feed = Feed(examples, batches, visits(batches), partners)
-    marks = fingerprint(data, feed, dtype) | {"reference": weights_digest(reference)}
+    marks = fingerprint(data, feed, scoring.dtype) | {"reference": weights_digest(reference)}
     if path and Path(path).exists():
         cache = ReferenceLogps.load(path)
         cache.require(marks, f"the log-probs in {path}")
         cache.cover(feed)
         return cache
 
-    @torch.no_grad()
-    def logps(groups: list) -> Tensor:
-        columns = zip(*groups, strict=True)
-        batch = collate([one for column in columns for one in column], tokenizer.pad_token_id or 0)
-        with torch.autocast(reference.device.type, dtype, enabled=dtype != torch.float32):
-            return sequence_logps(lora.plain(reference), batch.to(reference.device)).view(-1, len(groups)).T
-
-    cache = score_feed(logps, feed, marks, Devices(reference.device), batch_size, progress)
+    cache = score_feed(scoring.frozen_logps, feed, marks, scoring.devices, batch_size, progress)
     if path:
         cache.save(path)
     return cache
@@ -164,18 +158,28 @@ def score_feed(
     return ReferenceLogps(stored, mismatched, marks)
 
 
-def find_reference(
-    reference, policy: nn.Module, forward: Forward, score: Callable[[nn.Module, Batch], Tensor], keep: bool
-) -> tuple[Forward | None, str, ReferenceLogps | None]:
-    """What `train(reference=...)` names → how to score with it, its fingerprint, and the cache if it is one.
+@dataclass(frozen=True)
+class FoundReference:
+    """What `train(reference=...)` names: the hash of its weights, and how to score with it or its cached log-probs."""
 
-    forward: scores with the policy as it is at the time of the call. keep: will the reference be needed when the policy
-    has changed? Raises ValueError or FileNotFoundError for a reference that is none.
+    digest: str
+    forward: Forward | None = None
+    cache: ReferenceLogps | None = None
+
+
+def find_reference(
+    reference: nn.Module | ReferenceLogps | str | Path | None, scoring: Scoring, keep: bool
+) -> FoundReference:
+    """The reference of a run whose policy `scoring` scores with, as `train` takes it.
+
+    keep: will the reference be needed when the policy has changed? Then a policy that is its own reference is copied.
+    Raises ValueError or FileNotFoundError for a reference that is none.
     """
+    policy, forward = scoring.policy, scoring.by_policy  # which scores with the policy as it is at the time of the call
     if isinstance(reference, (str, Path)) and reference != "base":
         reference = ReferenceLogps.load(reference)
     if isinstance(reference, ReferenceLogps):
-        return None, reference.fingerprint["reference"], reference
+        return FoundReference(reference.fingerprint["reference"], cache=reference)
     if reference is policy or reference is None:
         reference = "base" if lora.fresh(policy) else None  # the same thing, without a copy
     if isinstance(reference, str):
@@ -186,12 +190,33 @@ def find_reference(
             with lora.adapters_off(policy):
                 return forward(batch)
 
-        return without_adapters, weights_digest(policy, adapters=False), None
+        return FoundReference(weights_digest(policy, adapters=False), without_adapters)
     digest = weights_digest(policy if reference is None else reference)
     if reference is None and not keep:
-        return forward, digest, None
+        return FoundReference(digest, forward)
     frozen = lora.plain(copy.deepcopy(policy).requires_grad_(False) if reference is None else reference).eval()
-    return lambda batch: score(frozen, batch.to(frozen.device)), digest, None
+    return FoundReference(digest, lambda batch: scoring.score(frozen, batch.to(frozen.device)))
+
+
+def run_logps(
+    found: FoundReference, feed: Feed, marks: dict[str, str], scoring: Scoring, *, kept: Path | None, resumed: bool,
+    micro_batch: int, progress: bool,
+) -> ReferenceLogps:  # fmt: skip
+    """The reference's log-probs of all that a run meets: those it was given, or kept when it began, or computed now.
+
+    kept: the file in which a run with checkpoints keeps them. Raises ValueError if they belong to another run.
+    """
+    logps = found.cache
+    if logps is None and resumed and kept and kept.exists():
+        logps = ReferenceLogps.load(kept)
+    if logps is None:
+        score = partial(scoring.frozen_logps, by=found.forward)
+        logps = score_feed(score, feed, marks, scoring.devices, micro_batch, progress)
+        if kept:
+            scoring.devices.from_main(partial(logps.save, kept))
+    logps.require(marks)
+    logps.cover(feed)
+    return logps
 
 
 def fingerprint(data: Sequence[Row], feed: Feed, dtype: torch.dtype) -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from prefcourse.train import train
-from prefcourse.training import checkpoint, lora
+from prefcourse.training import checkpoint, lora, saving
 
 QUICK = {"steps": 14, "batch_size": 6, "lr": 1e-3, "precision": "fp32", "progress": False, "checkpoint_every": 3}
 KINDS = {
@@ -98,7 +98,7 @@ def test_a_checkpoint_loads_as_a_model(tiny_gpt2, tokenizer, pairs, tmp_path):
 def test_saved_adapters_are_merged(tiny_gpt2, tokenizer, pairs, tmp_path):
     policy = make(tiny_gpt2, "LoRA")
     train(policy, pairs, tokenizer, **QUICK | {"lr": 1e-2})
-    loaded = AutoModelForCausalLM.from_pretrained(checkpoint.save_model(tmp_path / "out", policy, tokenizer))
+    loaded = AutoModelForCausalLM.from_pretrained(saving.save_model(tmp_path / "out", policy, tokenizer))
     ids = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(loaded(ids).logits, lora.plain(policy)(ids).logits, atol=1e-5, rtol=1e-5)
     assert not (tmp_path / "out" / "adapter_config.json").exists() and lora.has_adapters(policy)

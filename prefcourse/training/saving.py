@@ -1,0 +1,76 @@
+"""Folders that are written whole or not at all, a trained model among them.
+
+What is written stands under another name until it has been flushed to the disk: a kill or a full disk at any moment
+leaves what was there before.
+"""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from prefcourse.training import lora
+
+
+def save_model(folder: str | Path, policy: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Write policy and tokenizer to `folder` as `from_pretrained` reads them, config.json last.
+
+    So a folder with a config.json holds a whole model. Adapters are merged into the weights, so that the result needs
+    no peft. Raises OSError if it cannot be written.
+    """
+    folder = Path(folder)
+
+    def write(part: Path) -> None:
+        whole = copy.deepcopy(policy).merge_and_unload() if lora.has_adapters(policy) else policy
+        whole.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+    into_place(folder / ".model", write, "Make room there, or choose another folder.")
+    for file in sorted((folder / ".model").iterdir(), key=lambda file: file.name == "config.json"):  # config.json last
+        file.replace(folder / file.name)
+    (folder / ".model").rmdir()
+    return folder
+
+
+def into_place(place: Path, write: Callable[[Path], None], advice: str) -> None:
+    """Let `write` fill a folder under another name, flush it to the disk, and give it the name `place`."""
+    part = place.with_name(f".{place.name.lstrip('.')}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write(part)
+        for path in [*part.rglob("*"), part]:
+            _flush(path)
+        shutil.rmtree(place, ignore_errors=True)
+        part.replace(place)
+        _flush(place.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise OSError(f"{place}: cannot be written ({reason}). {advice}") from error
+
+
+def require_writable(folder: str | Path) -> None:
+    """Raise OSError if `folder` could not be made or written, without making it."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OSError(f"{folder}: cannot be written ({place} is {'read-only' if place.is_dir() else 'a file'}). Choose "
+                      "another folder.")  # fmt: skip
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system write `path` to the disk now."""
+    if path.is_dir() and os.name != "posix":
+        return  # Windows cannot flush a folder
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
