@@ -9,128 +9,66 @@ We write the formulas in these letters. Log-probabilities are in nats, summed ov
     loss = dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta=0.1).mean()
 
 `LOSSES` says for each name which function it is, what it needs and where it comes from.
-No gradient flows into a reference. Half-precision inputs are computed, and returned, in float32.
-Wrong input raises a `ValueError` that names the argument, its value and what is allowed. A function takes only what it
-uses: `sft_loss` has no place for a rejected text, `simpo_loss` none for a reference.
+`checked` refuses wrong input in a sentence, lets no gradient into a reference, and computes halves in float32. A
+function takes only what it uses: `sft_loss` has no place for a rejected text, `simpo_loss` none for a reference.
 """
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from prefcourse.loss_inputs import FLIP_RATE, NOT_NEGATIVE, NUMBER, POSITIVE, REDUCE, checked, require
+
 Vec = Tensor  # one number per example: shape (B,)
-
-_POSITIVE = (lambda v: isinstance(v, Real) and 0 < v < math.inf, "a finite number above 0")
-_NOT_NEGATIVE = (lambda v: isinstance(v, Real) and 0 <= v < math.inf, "a finite number, 0 or more")
-_PARAMETERS = {  # parameter -> (is this value good?, what is allowed)
-    "beta": _POSITIVE,
-    "tau": _POSITIVE,
-    "desirable_weight": _POSITIVE,
-    "undesirable_weight": _POSITIVE,
-    "gamma_over_beta": _NOT_NEGATIVE,
-    "lam": _NOT_NEGATIVE,
-    "alpha": _NOT_NEGATIVE,
-    "eps": (lambda v: isinstance(v, Real) and 0 <= v < 0.5, "a number in [0, 0.5)"),
-    "delta": (lambda v: isinstance(v, Real) and math.isfinite(v), "a finite number (for a tensor, its .item())"),
-    "reduce": (lambda v: v in ("sum", "mean"), '"sum" or "mean"'),
-}
-
-
-def _require(good: bool, name: str, value: object, allowed: str) -> None:
-    if not good:
-        raise ValueError(f"{name} is {value}; allowed is {allowed}")
-
-
-def _check(arguments: dict) -> list[Tensor | None]:
-    """Check a loss's `locals()`, and return its tensors in the order of its signature, references detached."""
-    for name, (good, allowed) in _PARAMETERS.items():
-        if name in arguments:
-            _require(good(arguments[name]), name, arguments[name], allowed)
-    tensors = {name: value for name, value in arguments.items() if name not in _PARAMETERS}
-    if arguments.get("reduce") == "sum":  # then the lengths have no use
-        for name in [name for name in tensors if name.endswith("_lengths")]:
-            _require(tensors.pop(name) is None, name, "given", 'None with reduce="sum", which ignores it')
-
-    first, *_ = tensors.values()
-    for name, value in tensors.items():
-        _require(isinstance(value, Tensor), name, value, "a tensor of shape (B,)")
-        like = tensors["kl_policy"] if name.startswith("kl_") else first  # the KL batch may have a size of its own
-        good = value.ndim == 1 and value.numel() > 0 and value.shape == like.shape
-        _require(good, name, f"of shape {tuple(value.shape)}", f"one shape (B,) for all, here {tuple(like.shape)}")
-        _require(value.device == first.device, name, f"on {value.device}", f"one device for all, here {first.device}")
-        if name == "desirable":
-            _require(value.dtype == torch.bool, name, f"of {value.dtype}", "torch.bool")
-        elif not name.endswith("_lengths"):
-            good = value.is_floating_point() and value.dtype == first.dtype
-            _require(good, name, f"of {value.dtype}", f"one floating-point dtype for all, here {first.dtype}")
-
-    with torch.no_grad():  # one look at the sum of everything (one device sync); we search only if it is not finite
-        if not math.isfinite(sum(value.sum(dtype=torch.float32) for value in tensors.values())):
-            for name, value in tensors.items():
-                for i in (~value.isfinite()).nonzero()[:1].flatten().tolist():
-                    _require(False, f"{name}[{i}]", value[i].item(), "a finite number")
-        for name, value in tensors.items():
-            if name.endswith("_lengths"):
-                _require(bool((value >= 1).all()), name, value, "1 token or more (EOS counts)")
-
-    def prepare(name: str, value: Tensor | None) -> Tensor | None:
-        if name.startswith(("reference", "kl_")):
-            value = value.detach()
-        half = value is not None and value.dtype in (torch.bfloat16, torch.float16)
-        return value.float() if half else value
-
-    return [prepare(name, tensors.get(name)) for name in arguments if name not in _PARAMETERS]
-
 
 # In the signatures below the log-probs stand on the first line, the parameters on the second.
 # fmt: off
 # ---------------------------------------------- pairs, with a reference
 
 
+@checked(beta=POSITIVE)
 def dpo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
              beta: float = 0.1) -> Vec:
     """Direct preference optimisation: ℓ(βh). Its gradient in c is -βσ(-βh). Rafailov et al. 2023, Eq. 7."""
-    c, r, C, R = _check(locals())
-    h = (c - C) - (r - R)
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
     return -logsigmoid(beta * h)
 
 
+@checked(beta=POSITIVE, eps=FLIP_RATE)
 def cdpo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
               beta: float = 0.1, eps: float = 0.1) -> Vec:
     """Conservative DPO, labels flipped at rate ε: (1-ε)ℓ(βh) + εℓ(-βh). Mitchell 2023, Eq. 3.
 
     Its minimum is at the finite margin βh = log((1-ε)/ε).
     """
-    c, r, C, R = _check(locals())
-    h = (c - C) - (r - R)
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
     return -(1 - eps) * logsigmoid(beta * h) - eps * logsigmoid(-beta * h)
 
 
+@checked(beta=POSITIVE, eps=FLIP_RATE)
 def rdpo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
               beta: float = 0.1, eps: float = 0.1) -> Vec:
     """Robust DPO: [(1-ε)ℓ(βh) - εℓ(-βh)] / (1-2ε). Chowdhury et al. 2024, Sec. 3.
 
     Averaged over labels flipped at rate ε it equals the DPO loss of the clean labels. It can be negative.
     """
-    c, r, C, R = _check(locals())
-    h = (c - C) - (r - R)
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
     return (-(1 - eps) * logsigmoid(beta * h) + eps * logsigmoid(-beta * h)) / (1 - 2 * eps)
 
 
+@checked(beta=POSITIVE)
 def hinge_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
                beta: float = 0.1) -> Vec:
     """Hinge on the margin, SLiC with a reference: relu(1 - βh). Liu et al. 2023 (RSO), Sec. 3."""
-    c, r, C, R = _check(locals())
-    h = (c - C) - (r - R)
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
     return torch.relu(1 - beta * h)
 
 
+@checked(tau=POSITIVE, reduce=REDUCE)
 def ipo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
              tau: float = 0.1, reduce: str = "sum",
              chosen_lengths: Vec | None = None, rejected_lengths: Vec | None = None) -> Vec:
@@ -138,76 +76,77 @@ def ipo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, re
 
     reduce="sum" is the paper's h = a - b. reduce="mean" takes h = a/Lc - b/Lr (TRL, HALOs), and needs the lengths.
     """
-    c, r, C, R, Lc, Lr = _check(locals())
-    a, b = c - C, r - R
-    h = a - b if reduce == "sum" else a / Lc - b / Lr
+    a, b = policy_chosen - reference_chosen, policy_rejected - reference_rejected
+    h = a - b if reduce == "sum" else a / chosen_lengths - b / rejected_lengths
     return (h - 1 / (2 * tau)) ** 2
 
 
+@checked(beta=POSITIVE)
 def dpo_norm_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
                   beta: float = 2.0, chosen_lengths: Vec, rejected_lengths: Vec) -> Vec:
     """Length-normalised DPO: ℓ(β(a/Lc - b/Lr)), β per token. Lambert et al. 2024 (Tulu 3), Eq. 6."""
-    c, r, C, R, Lc, Lr = _check(locals())
-    a, b = c - C, r - R
-    return -logsigmoid(beta * (a / Lc - b / Lr))
+    a, b = policy_chosen - reference_chosen, policy_rejected - reference_rejected
+    return -logsigmoid(beta * (a / chosen_lengths - b / rejected_lengths))
 
 
+@checked(beta=POSITIVE)
 def apo_zero_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
                   beta: float = 0.1) -> Vec:
     """Anchored, chosen up and rejected down: 1 - σ(βa) + σ(βb). D'Oosterlinck et al. 2024, Eq. 7."""
-    c, r, C, R = _check(locals())
-    a, b = c - C, r - R
+    a, b = policy_chosen - reference_chosen, policy_rejected - reference_rejected
     return torch.sigmoid(-beta * a) + torch.sigmoid(beta * b)
 
 
+@checked(beta=POSITIVE)
 def apo_down_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
                   beta: float = 0.1) -> Vec:
     """Anchored, both down and rejected further: σ(βa) + 1 - σ(βh). D'Oosterlinck et al. 2024, Eq. 8."""
-    c, r, C, R = _check(locals())
-    a, b = c - C, r - R
+    a, b = policy_chosen - reference_chosen, policy_rejected - reference_rejected
     return torch.sigmoid(beta * a) + torch.sigmoid(-beta * (a - b))
 
 
+@checked(delta=NUMBER, beta=POSITIVE)
 def bco_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
              delta: float, beta: float = 0.1) -> Vec:
     """Binary classifier of good and bad: ℓ(βa - δ) + ℓ(-(βb - δ)). Jung et al. 2024, Sec. 4.
 
     δ is the running mean of all rewards βa and βb so far: the caller keeps it, and no gradient flows into it.
     """
-    c, r, C, R = _check(locals())
-    a, b = c - C, r - R
+    a, b = policy_chosen - reference_chosen, policy_rejected - reference_rejected
     return -logsigmoid(beta * a - delta) - logsigmoid(-(beta * b - delta))
 
 
+@checked(beta=POSITIVE, alpha=NOT_NEGATIVE)
 def dpo_nll_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
                  beta: float = 0.1, alpha: float = 1.0, chosen_lengths: Vec) -> Vec:
     """DPO that also holds the chosen text up: ℓ(βh) + α(-c/Lc). Pang et al. 2024, Eq. 1."""
-    c, r, C, R, Lc = _check(locals())
-    h = (c - C) - (r - R)
-    return -logsigmoid(beta * h) - alpha * c / Lc
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return -logsigmoid(beta * h) - alpha * policy_chosen / chosen_lengths
 
 
+@checked(beta=POSITIVE, lam=NOT_NEGATIVE)
 def dpop_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
               beta: float = 0.1, lam: float = 5.0) -> Vec:
     """DPO-positive, which fines a chosen text below its reference: ℓ(β(h - λ relu(C - c))). Pal et al. 2024, Eq. 3."""
-    c, r, C, R = _check(locals())
-    h = (c - C) - (r - R)
-    return -logsigmoid(beta * (h - lam * torch.relu(C - c)))
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    return -logsigmoid(beta * (h - lam * torch.relu(reference_chosen - policy_chosen)))
 
 
 # ------------------------------------------- pairs, without a reference
 
 
+@checked(beta=POSITIVE, gamma_over_beta=NOT_NEGATIVE)
 def simpo_loss(policy_chosen: Vec, policy_rejected: Vec, *,
                beta: float = 2.0, gamma_over_beta: float = 0.5, chosen_lengths: Vec, rejected_lengths: Vec) -> Vec:
     """Simple preference optimisation: ℓ(β(mc - mr - γ/β)). Meng et al. 2024, Eq. 6.
 
     We take γ/β, like the official code: a margin in nats per token. TRL's `simpo_gamma` is γ itself.
     """
-    c, r, Lc, Lr = _check(locals())
-    return -logsigmoid(beta * (c / Lc - r / Lr - gamma_over_beta))
+    mc, mr = policy_chosen / chosen_lengths, policy_rejected / rejected_lengths
+    return -logsigmoid(beta * (mc - mr - gamma_over_beta))
 
 
+@checked(lam=NOT_NEGATIVE)
 def orpo_loss(policy_chosen: Vec, policy_rejected: Vec, *,
               lam: float = 0.1, chosen_lengths: Vec, rejected_lengths: Vec) -> Vec:
     """Odds-ratio preference optimisation: -mc + λℓ(LO). Hong et al. 2024, Eq. 6 and 7.
@@ -215,10 +154,9 @@ def orpo_loss(policy_chosen: Vec, policy_rejected: Vec, *,
     LO = log odds(mc) - log odds(mr), with log odds(m) = m - log(1 - eᵐ).
     The NLL -mc is over the completion only; TRL's is over the prompt too.
     """
-    c, r, Lc, Lr = _check(locals())
-    for name, value in (("policy_chosen", c), ("policy_rejected", r)):
-        _require(bool((value <= 0).all()), name, value, "0 or less: odds need probabilities")
-    mc, mr = c / Lc, r / Lr
+    for name, logps in (("policy_chosen", policy_chosen), ("policy_rejected", policy_rejected)):
+        require(bool((logps <= 0).all()), name, logps, "0 or less: odds need probabilities")
+    mc, mr = policy_chosen / chosen_lengths, policy_rejected / rejected_lengths
     return -mc - lam * logsigmoid(_log_odds(mc) - _log_odds(mr))
 
 
@@ -232,36 +170,37 @@ def _log_odds(m: Vec) -> Vec:
     return m - torch.log(-torch.expm1(m))
 
 
+@checked(beta=POSITIVE, alpha=NOT_NEGATIVE, reduce=REDUCE)
 def cpo_loss(policy_chosen: Vec, policy_rejected: Vec, *,
              beta: float = 0.1, alpha: float = 1.0, reduce: str = "sum", chosen_lengths: Vec | None = None) -> Vec:
     """Contrastive preference optimisation: ℓ(β(c - r)) + α NLL. Xu et al. 2024, Eq. 3 and the NLL beside it.
 
     reduce="sum" is the paper's NLL = -c. reduce="mean" takes -c/Lc, near TRL's mean over all tokens of a batch.
     """
-    c, r, Lc = _check(locals())
-    nll = -c if reduce == "sum" else -c / Lc
-    return -logsigmoid(beta * (c - r)) + alpha * nll
+    nll = -policy_chosen if reduce == "sum" else -policy_chosen / chosen_lengths
+    return -logsigmoid(beta * (policy_chosen - policy_rejected)) + alpha * nll
 
 
+@checked(alpha=NOT_NEGATIVE)
 def unlikelihood_loss(policy_chosen: Vec, policy_rejected: Vec, *,
                       alpha: float = 0.5, chosen_lengths: Vec, rejected_lengths: Vec) -> Vec:
     """Chosen up, rejected down without end: -mc + α mr. Rafailov et al. 2023, Sec. 6 (after Welleck et al. 2020).
 
     Unbounded below, so it degenerates: our negative example. Keep α at .5 or less to see anything before it does.
     """
-    c, r, Lc, Lr = _check(locals())
-    return -c / Lc + alpha * r / Lr
+    return -policy_chosen / chosen_lengths + alpha * policy_rejected / rejected_lengths
 
 
+@checked()
 def sft_loss(policy_chosen: Vec, *, chosen_lengths: Vec) -> Vec:
     """Fine-tuning on the chosen text, nats per token: -c/Lc. Rafailov et al. 2023, Sec. 6 (Preferred-FT)."""
-    c, Lc = _check(locals())
-    return -c / Lc
+    return -policy_chosen / chosen_lengths
 
 
 # ------------------------------------------------------------- unpaired
 
 
+@checked(beta=POSITIVE, desirable_weight=POSITIVE, undesirable_weight=POSITIVE)
 def kto_loss(policy: Vec, reference: Vec, desirable: Vec, *, kl_policy: Vec, kl_reference: Vec,
              beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> Vec:
     """Kahneman-Tversky optimisation. Ethayarajh et al. 2024, Sec. 4.
@@ -270,9 +209,8 @@ def kto_loss(policy: Vec, reference: Vec, desirable: Vec, *, kl_policy: Vec, kl_
     z0 = max(0, mean(kl_policy - kl_reference)) estimates the KL from mismatched pairs (x_i, y_{i+1}), two or more, and
     gets no gradient. `desirable` is bool, (B,). The kl tensors have one shape, (B,) or that of a pooled batch.
     """
-    p, q, desirable, kl_p, kl_q = _check(locals())
-    _require(len(kl_p) >= 2, "kl_policy", f"of size {len(kl_p)}", "2 or more: z0 needs mismatched pairs")
-    k, z0 = p - q, (kl_p - kl_q).mean().clamp(min=0)
+    require(len(kl_policy) >= 2, "kl_policy", f"of size {len(kl_policy)}", "2 or more: z0 needs mismatched pairs")
+    k, z0 = policy - reference, (kl_policy - kl_reference).mean().clamp(min=0)
     wanted, unwanted = torch.sigmoid(-beta * (k - z0)), torch.sigmoid(-beta * (z0 - k))
     return torch.where(desirable, desirable_weight * wanted, undesirable_weight * unwanted)
 

@@ -134,9 +134,7 @@ def _loop(run: Run) -> None:
             run.save(step, rng)  # now that this batch has shown the weights to be good, and before we change them
 
         table = devices.pool(len(numbers), [place for part in parts for place in part], torch.cat(found))
-        run.record(
-            step, table, norm, shared, seen
-        )  # before the step: these are the numbers of the weights it began with
+        run.record(step, table, norm, shared, seen)  # the numbers of the weights before the step
         stepper.step()
     else:  # no budget was exceeded
         if run.looking.wanted:

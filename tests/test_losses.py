@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefcourse import losses
+from prefcourse.loss_inputs import POSITIVE, checked
 from prefcourse.losses import LOSSES
 
 F64 = torch.float64
@@ -508,3 +509,11 @@ def test_docstrings_name_the_source(name):
     author = loss.paper.split(" ")[0]
     assert author in loss.function.__doc__ and loss.equation.split(",")[0] in loss.function.__doc__
     assert loss.formula and loss.data in ("paired", "unpaired")
+
+
+def test_no_parameter_of_a_loss_goes_unchecked():
+    """A new parameter without a rule, or a rule with a misspelt name, is an error when the loss is defined."""
+    with pytest.raises(TypeError, match="gamma"):
+        checked(beta=POSITIVE)(lambda policy_chosen, *, beta=0.1, gamma=1.0: policy_chosen)
+    with pytest.raises(TypeError, match="bta"):
+        checked(bta=POSITIVE, beta=POSITIVE)(lambda policy_chosen, *, beta=0.1: policy_chosen)

@@ -1,0 +1,112 @@
+"""What every loss refuses, and how it reads its inputs: the decorator `checked`.
+
+    @checked(beta=POSITIVE)
+    def my_loss(policy_chosen, policy_rejected, *, beta=0.1): ...
+
+Wrong input raises a `ValueError` that names the argument, its value and what is allowed. No gradient flows into a
+reference. Half-precision inputs are computed, and returned, in float32.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which values a parameter may have, as a test and in words."""
+
+    good: Callable[[Any], bool]
+    allowed: str
+
+
+POSITIVE = Rule(lambda v: isinstance(v, Real) and 0 < v < math.inf, "a finite number above 0")
+NOT_NEGATIVE = Rule(lambda v: isinstance(v, Real) and 0 <= v < math.inf, "a finite number, 0 or more")
+FLIP_RATE = Rule(lambda v: isinstance(v, Real) and 0 <= v < 0.5, "a number in [0, 0.5)")
+NUMBER = Rule(lambda v: isinstance(v, Real) and math.isfinite(v), "a finite number (for a tensor, its .item())")
+REDUCE = Rule(lambda v: v in ("sum", "mean"), '"sum" or "mean"')
+
+
+def require(good: bool, name: str, value: object, allowed: str) -> None:
+    """Raise ValueError, naming the argument, its value and what is allowed, unless it is `good`."""
+    if not good:
+        raise ValueError(f"{name} is {value}; allowed is {allowed}")
+
+
+def checked(**rules: Rule) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """A loss whose parameters keep `rules`, by name; all its other arguments are tensors that fit together.
+
+    They are finite, (B,) each, on one device and of one floating-point dtype, but for `desirable`, which is bool, and
+    lengths, which are 1 or more; what begins with kl_ may have a size of its own. With reduce="sum" no lengths may be
+    given. Raises TypeError, when the loss is defined, for a parameter without a rule or a rule without a parameter.
+    """
+
+    def decorate(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        signature = inspect.signature(loss)
+        parameters = {name for name, p in signature.parameters.items() if p.default not in (p.empty, None)}
+        if wrong := (parameters - set(rules)) | (set(rules) - set(signature.parameters)):
+            raise TypeError(f"{loss.__name__}: {', '.join(sorted(wrong))} without a rule, or a rule without it")
+
+        @functools.wraps(loss)
+        def checking(*args, **kwargs) -> Tensor:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return loss(*args, **kwargs)  # Python's own message names the function
+            bound.apply_defaults()
+            given = bound.arguments
+            for name, rule in rules.items():
+                require(rule.good(given[name]), name, given[name], rule.allowed)
+            tensors = {name: value for name, value in given.items() if name not in rules}
+            if given.get("reduce") == "sum":  # then the lengths have no use
+                for name in [name for name in tensors if name.endswith("_lengths")]:
+                    require(tensors.pop(name) is None, name, "given", 'None with reduce="sum", which ignores it')
+            check_tensors(tensors)
+            given.update({name: _ready(name, value) for name, value in tensors.items()})
+            return loss(*bound.args, **bound.kwargs)
+
+        return checking
+
+    return decorate
+
+
+def check_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the inputs of a loss, by name, fit together as `checked` says."""
+    first = next(iter(tensors.values()))
+    for name, value in tensors.items():
+        require(isinstance(value, Tensor), name, value, "a tensor of shape (B,)")
+        like = tensors["kl_policy"] if name.startswith("kl_") else first  # the KL batch may have a size of its own
+        good = value.ndim == 1 and value.numel() > 0 and value.shape == like.shape
+        require(good, name, f"of shape {tuple(value.shape)}", f"one shape (B,) for all, here {tuple(like.shape)}")
+        require(value.device == first.device, name, f"on {value.device}", f"one device for all, here {first.device}")
+        if name == "desirable":
+            require(value.dtype == torch.bool, name, f"of {value.dtype}", "torch.bool")
+        elif not name.endswith("_lengths"):
+            good = value.is_floating_point() and value.dtype == first.dtype
+            require(good, name, f"of {value.dtype}", f"one floating-point dtype for all, here {first.dtype}")
+    _check_values(tensors)
+
+
+@torch.no_grad()
+def _check_values(tensors: Mapping[str, Tensor]) -> None:
+    # One look at the sum of everything, which is one device sync; we search only if that is not finite.
+    if not math.isfinite(sum(value.sum(dtype=torch.float32) for value in tensors.values())):
+        for name, value in tensors.items():
+            for i in (~value.isfinite()).nonzero()[:1].flatten().tolist():
+                require(False, f"{name}[{i}]", value[i].item(), "a finite number")
+    for name, value in tensors.items():
+        if name.endswith("_lengths"):
+            require(bool((value >= 1).all()), name, value, "1 token or more (EOS counts)")
+
+
+def _ready(name: str, value: Tensor) -> Tensor:
+    """`value` as a loss computes with it: references detached, halves as float32."""
+    value = value.detach() if name.startswith(("reference", "kl_")) else value
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
