@@ -1,4 +1,4 @@
-"""The exercises' checks: one module per exercise notebook, with reference, wrong answers and hints side by side.
+"""The exercises' checks: reference, wrong answers and hints side by side, `exNN` for exercise notebook NN.
 
     from prefcourse import checks
 
@@ -8,9 +8,14 @@
 
 How a check finds its hint: next to each reference stand the wrong answers that learners really give, its *mutants*.
 An answer that fails is compared with them, and the mutant that computes the same tells which mistake was made.
+
+In which order to read: `core` is what a check is and how it finds its verdict, `values` how two values are compared and
+shown, `questions` a check with options; then any `exNN`. Where one module grew too long, its first exercises stand
+beside it, as in `ex07_step`, and `exNN` imports them. `record` keeps what has passed, and `progress` shows it.
 """
 
 import pkgutil
+import re
 from importlib import import_module
 
 from prefcourse.checks.core import Check, CheckFailed, Exercise, Mutant, Result, attempt, exercise
@@ -18,11 +23,11 @@ from prefcourse.checks.questions import Choice, choice
 
 __all__ = ["Check", "CheckFailed", "Choice", "Exercise", "Mutant", "Result", "attempt", "choice", "exercise"]
 
-NUMBERS = sorted(m.name[2:] for m in pkgutil.iter_modules(__path__) if m.name.startswith("ex"))
+NUMBERS = sorted(m.name[2:] for m in pkgutil.iter_modules(__path__) if re.fullmatch(r"ex\d\d", m.name))
 
 
 def of_notebook(number: str) -> dict[str, Check]:
-    """Name → check of one exercise notebook, such as "06", in the order in which they stand in its module."""
+    """Name → check of one exercise notebook, such as "06", in the order of its module: imported ones first."""
     if number not in NUMBERS:
         raise ValueError(f"there are no checks for notebook {number!r}; there are {', '.join(NUMBERS)}")
     return {c.name: c for c in vars(import_module(f"prefcourse.checks.ex{number}")).values() if isinstance(c, Check)}

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
-from prefcourse.checks import progress
+from prefcourse.checks import record
 from prefcourse.checks.values import difference, shown
 
 SEED_VARIABLE = "PREFCOURSE_GRADING_SEED"  # set by an instructor: hidden tests draw their inputs from it
@@ -69,7 +69,7 @@ class Check:
 
     def __init__(self, function: Callable, points: int):
         self.reference, self.name, self.points = function, function.__name__, points
-        self.number = function.__module__[-2:]  # prefcourse.checks.ex06 → 06
+        self.number = function.__module__.rpartition(".")[2][2:4]  # prefcourse.checks.ex07_step → 07
         self.title = (function.__doc__ or "").strip().splitlines()[0]
         self.mutants: list[Mutant] = []
 
@@ -77,7 +77,7 @@ class Check:
         """Try `answer` and remember for `python -m prefcourse progress` if it passed. Never raises over an answer."""
         result = self.judge(answer, seed)
         if result.passed:
-            progress.remember(self.number, self.name)
+            record.remember(self.number, self.name)
         return result
 
     def grade(self, answer: Callable, seed: int | None = None) -> Result:
@@ -106,6 +106,9 @@ class Check:
 
     def not_attempted(self) -> Result:
         return Result("not attempted", f"○ {self.name}: not attempted yet ({self.worth})")
+
+    def not_a_function(self, answer: object) -> Result:
+        return self.fails([f"got {shown(answer)}"], "give the check your function itself, without calling it.")
 
     def passes(self, how: str) -> Result:
         return Result("pass", f"✓ {self.name}: {how} ({self.worth})")
@@ -149,7 +152,7 @@ class Exercise(Check):
 
     def judge(self, answer: Callable, seed: int | None) -> Result:
         if not callable(answer):
-            return self.fails([f"got {shown(answer)}"], "give the check your function itself, without calling it.")
+            return self.not_a_function(answer)
         seed = secrets.randbelow(2**31) if seed is None else seed
         cases = self.cases(torch.Generator().manual_seed(seed))
         answers = []

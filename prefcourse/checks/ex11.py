@@ -1,17 +1,15 @@
 """Checks of exercise notebook 11: DPO against RLHF."""
 
-from functools import cache
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefcourse.checks.core import Case, exercise
 from prefcourse.checks.questions import choice
+from prefcourse.checks.tiny_gpt2 import WORDS, tiny_gpt2
 from prefcourse.comparison.costs import Meter
-
-WORDS = 12  # of the tiny models' vocabulary
 
 # ---------------------------------------------------------------------------------------------- how many samples
 
@@ -187,14 +185,6 @@ def two_features():
 # ---------------------------------------------------------------------------------------------- the bug
 
 
-@cache
-def _model(seed: int) -> GPT2LMHeadModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        shape = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size": WORDS}
-        return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0))
-
-
 def _texts(draw: torch.Generator) -> list[Case]:
     def case(batches: int, rows: int, width: int, test: tuple[int, int]) -> Case:
         ids = torch.randint(WORDS, (batches, rows, width), generator=draw)
@@ -218,7 +208,8 @@ def learn(model, ids) -> None:
 
 def run_bill(answer, batches: list[Tensor], test: Tensor) -> dict:
     """What a bill comes to, and how often it evaluated, with two tiny models: used by the check and the notebook."""
-    policy, reference, looks = _model(0), _model(1), []
+    shape, looks = {"n_layer": 2, "n_positions": 32}, []
+    policy, reference = tiny_gpt2(0, **shape), tiny_gpt2(1, **shape)
     work = answer(policy, reference, batches, lambda: looks.append(score(policy, test).item()))
     return {"work": work, "evaluations": len(looks)}
 
@@ -227,19 +218,12 @@ def _bill(policy, reference, batches, measure, pause_look=True, pause_reference=
     meter = Meter(policy=policy, reference=reference)
     with meter:
         for i, batch in enumerate(batches):
-            if pause_reference:
-                with meter.paused():
-                    score(reference, batch)
-            else:
+            with meter.paused() if pause_reference else nullcontext():
                 score(reference, batch)
             learn(policy, batch)
-            if not look or (last_only and i < len(batches) - 1):
-                continue
-            if pause_look:
-                with meter.paused():
+            if look and (not last_only or i == len(batches) - 1):
+                with meter.paused() if pause_look else nullcontext():
                     measure()
-            else:
-                measure()
     return meter
 
 

@@ -21,18 +21,11 @@ def _vocabularies(draw: torch.Generator) -> list[Case]:
         }  # fmt: skip
 
     three = {"policy": REFERENCE, "embedding": EMBEDDING, "won": 0, "lost": 1, "beta": 1.0, "margin": 0.0}
-    table = torch.eye(4, dtype=torch.float64)
+    four = {"policy": torch.full((4,), 0.25).double(), "embedding": torch.eye(4, dtype=torch.float64)}
     return [
         three,
         three | {"beta": 0.5, "margin": 1.0},
-        {
-            "policy": torch.full((4,), 0.25).double(),
-            "embedding": table,
-            "won": 2,
-            "lost": 0,
-            "beta": 0.1,
-            "margin": 0.5,
-        },
+        four | {"won": 2, "lost": 0, "beta": 0.1, "margin": 0.5},
         drawn(5, 3, 0.3, 0.7),
         drawn(6, 2, 2.0, -0.5),
     ]
@@ -206,13 +199,18 @@ def three_logs():
 # ---------------------------------------------------------------------------------------------- the bug
 
 
+def _kl(path: Tensor, reference: Tensor) -> Tensor:
+    """KL(π ‖ π_ref) at each step of a path of policies, (S,)."""
+    return (path * (path / reference).log()).sum(-1)
+
+
 def _runs(draw: torch.Generator) -> list[Case]:
     """Policies along a line of logits: the KL passes the budget, falls below it, and passes it again."""
 
     def run(reference: Tensor, direction: Tensor, far: float, steps: int, share: float) -> Case:
         s = far * torch.linspace(0, 4.6, steps, dtype=torch.float64).sin() ** 2  # out, back, and out again
         path = (reference.log() + s[:, None] * direction).softmax(-1)  # (S, Y)
-        kl = (path * (path / reference).log()).sum(-1)
+        kl = _kl(path, reference)
         return {"path": path, "reference": reference, "chosen": 0, "rejected": 1, "budget": (share * kl.max()).item()}
 
     def drawn(share: float) -> Case:
@@ -236,10 +234,6 @@ def _first_over(values: Tensor, budget: float, back: int = 1) -> int:
     return len(values) - 1 if len(over) == 0 else int(over[0]) - back
 
 
-def _own(path, reference) -> Tensor:
-    return (path * (path / reference).log()).sum(-1)
-
-
 @exercise(
     cases=_runs,
     points=3,
@@ -248,7 +242,7 @@ def _own(path, reference) -> Tensor:
 )
 def stop_step(path, reference, chosen, rejected, budget):
     """The step at which a run is taken when its KL may not pass a budget."""
-    return _first_over(_own(path, reference), budget)
+    return _first_over(_kl(path, reference), budget)
 
 
 @stop_step.mutant(
@@ -281,11 +275,11 @@ def the_other_kl(path, reference, chosen, rejected, budget):
 
 @stop_step.mutant("you stop one step too late: at that step the budget is already spent. Take the step before.")
 def one_too_late(path, reference, chosen, rejected, budget):
-    return _first_over(_own(path, reference), budget, back=0)
+    return _first_over(_kl(path, reference), budget, back=0)
 
 
 @stop_step.mutant(
     "you take the last step below the budget of the whole run. KL can come back: stop before its first excess."
 )
 def last_below(path, reference, chosen, rejected, budget):
-    return int((_own(path, reference) <= budget).nonzero()[-1])
+    return int((_kl(path, reference) <= budget).nonzero()[-1])

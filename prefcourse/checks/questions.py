@@ -46,7 +46,7 @@ class Choice(Check):
         if seed is None:
             raise ValueError(f"{self.name} needs the notebook's seed: checks.ex{self.number}.{self.name}(answer, SEED)")
         if not callable(answer):
-            return self.fails([f"got {shown(answer)}"], "give the check your function itself, without calling it.")
+            return self.not_a_function(answer)
         try:
             found = answer()
         except NotImplementedError:

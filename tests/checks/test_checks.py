@@ -1,6 +1,8 @@
 """The exercises' checks, tested with right answers, with every mutant, with stubs and with remembered numbers."""
 
 import json
+import pkgutil
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from prefcourse import checks
 from prefcourse.__main__ import main
-from prefcourse.checks import progress
+from prefcourse.checks import progress, record
 from prefcourse.checks.core import SEED_VARIABLE
 from prefcourse.checks.values import difference, shown
 
@@ -72,6 +74,13 @@ def test_other_failures_are_caught_and_shown_shortly(check):
     assert "NameError" in result.text and "a name is not defined" in result.hint
     assert check.judge(lambda *a: None, 0).status == "fail"
     assert len(result.text.splitlines()) < 20
+
+
+def test_every_check_of_the_room_is_found_under_the_number_of_its_notebook():
+    names = [found.name for found in pkgutil.iter_modules(checks.__path__, "prefcourse.checks.")]
+    there = {id(c): c for name in names for c in vars(import_module(name)).values() if isinstance(c, checks.Check)}
+    assert set(there) == {id(check) for check in ALL}
+    assert all(check.number == number for number in checks.NUMBERS for check in checks.of_notebook(number).values())
 
 
 def test_the_count_is_printed(capsys):
@@ -200,9 +209,9 @@ def test_shown_is_one_short_line():
 def test_progress_remembers_what_passed_and_nothing_else(capsys):
     assert LAST(stub).status == "not attempted" and LAST(lambda *a: 1.0).status == "fail"
     LAST.grade(LAST.reference)
-    assert progress.passed() == {}
+    assert record.passed() == {}
     assert LAST(LAST.reference).passed and LAST(LAST.reference).passed
-    assert list(progress.passed()) == ["06"] and list(progress.passed()["06"]) == ["dpo_loss"]
+    assert list(record.passed()) == ["06"] and list(record.passed()["06"]) == ["dpo_loss"]
     row = next(row for row in progress.table() if row[0] == "06")
     assert row[1] == 1 and row[3] == LAST.points and "ranking_loss" in row[5]
     assert main(["progress"]) == 0

@@ -1,8 +1,8 @@
-"""Checks of exercise notebook 01, exercises 1 to 4: annotators, agreement, what to buy, split. The project: `ex01`."""
+"""Checks of exercise notebook 01, exercises 1 to 4: annotators, agreement, what to buy, split. See also `ex01`."""
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -202,6 +202,16 @@ def split_report(answer: Callable, rows: list[dict], share: float, seed: int) ->
     }
 
 
+def _keys(rows: list[dict]) -> list[str]:
+    """The different keys, in the order in which they come."""
+    return list(dict.fromkeys(key(row["prompt"]) for row in rows))
+
+
+def _parted(rows: list[dict], test: Collection[str], spelled: Callable = key) -> tuple[list[dict], list[dict]]:
+    """Train and test: `test` holds the keys of the test set, or the prompts as `spelled`."""
+    return [r for r in rows if spelled(r["prompt"]) not in test], [r for r in rows if spelled(r["prompt"]) in test]
+
+
 @exercise(
     cases=_splits,
     points=2,
@@ -211,10 +221,10 @@ def split_report(answer: Callable, rows: list[dict], share: float, seed: int) ->
 )
 def split(rows, share, seed):
     """A split into train and test that leaks no prompt."""
-    keys = list(dict.fromkeys(key(row["prompt"]) for row in rows))
+    keys = _keys(rows)
     random.Random(seed).shuffle(keys)
     test = set(keys[: round(share * len(keys))])
-    return [r for r in rows if key(r["prompt"]) not in test], [r for r in rows if key(r["prompt"]) in test]
+    return _parted(rows, test)
 
 
 @split.mutant(
@@ -230,8 +240,7 @@ def pairs_dealt(rows, share, seed):
 def spellings(rows, share, seed):
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     random.Random(seed).shuffle(prompts)
-    test = set(prompts[: round(share * len(prompts))])
-    return [r for r in rows if r["prompt"] not in test], [r for r in rows if r["prompt"] in test]
+    return _parted(rows, prompts[: round(share * len(prompts))], spelled=str)
 
 
 @split.mutant(
@@ -246,16 +255,16 @@ def thrown_out(rows, share, seed):
 
 @split.mutant("you count rows: the test set gets a share of the prompts, however many pairs each of them has.")
 def share_of_rows(rows, share, seed):
-    keys = list(dict.fromkeys(key(row["prompt"]) for row in rows))
+    keys = _keys(rows)
     random.Random(seed).shuffle(keys)
     test = set()
     while sum(key(row["prompt"]) in test for row in rows) < share * len(rows):
         test.add(keys[len(test)])
-    return [r for r in rows if key(r["prompt"]) not in test], [r for r in rows if key(r["prompt"]) in test]
+    return _parted(rows, test)
 
 
 @split.mutant("the seed changes nothing: your test set takes the first prompts of the file. Shuffle them first.")
 def not_shuffled(rows, share, seed):
-    keys = list(dict.fromkeys(key(row["prompt"]) for row in rows))
+    keys = _keys(rows)
     test = set(keys[: round(share * len(keys))])
-    return [r for r in rows if key(r["prompt"]) not in test], [r for r in rows if key(r["prompt"]) in test]
+    return _parted(rows, test)

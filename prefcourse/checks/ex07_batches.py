@@ -1,4 +1,4 @@
-"""Checks of exercise notebook 07, exercises 1 and 2: β as a brake, the batch, log-probs. The others are in `ex07`."""
+"""Checks of exercise notebook 07, exercises 1 and 2: β as a brake, the batch, log-probs. See also `ex07`."""
 
 import math
 
