@@ -218,6 +218,7 @@ def test_token_kl_and_k1_estimate_the_same_sequence_kl(tiny_gpt2, tokenizer):
 # ------------------------------------------------------------------------------------------- memory
 
 
+@pytest.mark.slow
 def test_completion_positions_need_a_fraction_of_the_memory_of_full_logits():
     """16 x 256 x 50,257: a quarter of the positions are completion; full float32 logits alone are 823 MB."""
     script = Path(__file__).parent / "benchmarks" / "logits_memory.py"

@@ -410,6 +410,7 @@ def written(folder, *cells, name="lesson.ipynb"):
     return path
 
 
+@pytest.mark.slow
 def test_notebooks_are_written_byte_stable_and_keep_the_rules(tmp_path, capsys):
     path = written(
         tmp_path,
@@ -476,6 +477,7 @@ def test_a_missing_notebook_is_an_error(tmp_path):
     assert stop.value.code == 2
 
 
+@pytest.mark.slow
 def test_nbval_compares_strictly_with_this_interpreter(tmp_path):
     path = written(tmp_path, new_code_cell(f"import sys\nprint(sys.executable == {sys.executable!r})\nprint(6 * 7)"))
     assert notebooks.main([str(path)]) == 0

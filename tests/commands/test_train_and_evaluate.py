@@ -108,6 +108,7 @@ def test_errors_are_one_line(mine, tmp_path, capsys, more, message):
     assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(mine, tmp_path):
     """`accelerate launch --multi_gpu --num_processes 2 -m prefcourse train`, as in the help, against one process."""
     pytest.importorskip("accelerate")

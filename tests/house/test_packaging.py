@@ -27,6 +27,14 @@ def test_the_package_has_no_dependencies_of_its_own():
     assert PROJECT["project"]["dependencies"] == []
 
 
+def test_uv_installs_what_pip_installs():
+    groups = PROJECT["dependency-groups"]
+    for group, path in (("course", "requirements.txt"), ("test", "tests/requirements.txt")):
+        here = [line for line in groups[group] if isinstance(line, str)]
+        assert dict(re.fullmatch(r"([A-Za-z0-9._-]+)(.*)", line).groups() for line in here) == names(path), path
+    assert groups["test"][0] == {"include-group": "course"}
+
+
 def test_constraints_are_exact_versions_of_everything_required():
     constraints = names("constraints.txt")
     assert all(re.fullmatch(r"==[0-9][0-9A-Za-z.]*", version) for version in constraints.values()), constraints

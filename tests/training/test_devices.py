@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parents[1]
 WAYS = {"DDP": DDP, "FSDP": FSDP}
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=[pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
 def folder(request, tiny_gpt2, tokenizer, pairs, tmp_path_factory):
     """Everything in `two_processes.RUNS`, run by two processes."""
     pytest.importorskip("accelerate")
@@ -97,6 +97,7 @@ def test_a_checkpoint_of_two_processes_is_one_of_a_single_one(folder, one):
 # ------------------------------------------------------------------------------------------- what cannot work
 
 
+@pytest.mark.slow
 def test_accelerate_that_starts_a_single_process_is_reported(tmp_path):
     """Without --multi_gpu and without a GPU, accelerate starts one process and says nothing."""
     pytest.importorskip("accelerate")
