@@ -17,8 +17,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.generate import Completion, generate
-from prefcourse.logprobs import kl_k1, kl_k3, sequence_logps
-from prefcourse.preferences import collate
+from prefcourse.logprobs import kl_k1, kl_k3, score_all, sequence_logps
+from prefcourse.preferences import Row, collate_pairs
 from prefcourse.worlds.world import World
 
 RESAMPLES = 2_000
@@ -80,9 +80,18 @@ def bootstrap(values: Sequence[float] | torch.Tensor, seed: int = 0) -> Estimate
     values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"bootstrap needs at least two values in one row, got shape {tuple(values.shape)}")
-    draw = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
-    low, high = values[draw].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(values.mean().item(), low, high)
+    return percentiles(values.mean().item(), values[resamples(len(values), seed)].mean(-1))
+
+
+def resamples(count: int, seed: int) -> torch.Tensor:
+    """The bootstrap's draws: numbers of `count` values, with replacement, (RESAMPLES, count)."""
+    return torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
+
+
+def percentiles(value: float, resampled: torch.Tensor) -> Estimate:
+    """`value` with the interval that holds the middle 95 % of what was found on resamples, (R,) float64."""
+    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(value, low, high)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -98,12 +107,16 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def points(rewards: torch.Tensor, others: torch.Tensor | float) -> torch.Tensor:
+    """1 where `rewards` is above `others`, ½ for a tie, 0 below: (N,) float64."""
+    return (rewards > others).double() + 0.5 * (rewards == others).double()
+
+
 def win_rate(rewards: torch.Tensor, others: torch.Tensor) -> Estimate:
     """How often `rewards` beats `others` on the same prompt, both (N,); a tie counts one half."""
-    return bootstrap((rewards > others).double() + 0.5 * (rewards == others).double())
+    return bootstrap(points(rewards, others))
 
 
-@torch.no_grad()
 def sequence_kl(
     policy: PreTrainedModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
     completions: Sequence[Completion], batch_size: int = 128,
@@ -113,14 +126,14 @@ def sequence_kl(
     The estimator is k1: unbiased, single values may be negative. It covers the whole completion, EOS included.
     """
     sequences = [(tokenizer(p)["input_ids"], c.ids) for p, c in zip(prompts, completions, strict=True)]
-    order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
-    found = torch.zeros(len(sequences))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = collate([sequences[i] for i in rows], tokenizer.pad_token_id)
-        logps = [sequence_logps(model, batch.to(model.device)).cpu() for model in (policy, reference)]
-        found[rows] = kl_k1(*logps)
-    return found
+    models = (policy, reference)
+    return kl_k1(*(score_all(model, sequences, tokenizer.pad_token_id, batch_size=batch_size) for model in models))
+
+
+@torch.no_grad()
+def pair_logps(model: PreTrainedModel, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """log π of both completions of each pair, in one batch: (2, B) nats on the CPU, chosen and rejected."""
+    return sequence_logps(model, collate_pairs(rows, tokenizer).to(model.device)).view(2, -1).cpu()
 
 
 def repetition(text: str, n: int = 3) -> float:

@@ -4,10 +4,13 @@ Three things go wrong most often here, and each moves the numbers without an err
 the token at t + 1 (shift), only the completion counts (mask), and EOS is part of the completion (see `Batch`).
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
-from prefcourse.preferences import Batch
+from prefcourse.preferences import Batch, collate
 
 GROUPS = 2  # into how many groups by length a batch is split; more cost more than the padding they save
 SMALLEST = 8  # rows of a group
@@ -72,6 +75,22 @@ def sequence_logps(model: PreTrainedModel, batch: Batch, reduce: str = "sum") ->
         order = torch.cat([rows for rows, _ in groups])
         total = torch.cat([token_logps(model, part).sum(-1) for _, part in groups])[order.argsort()]  # (N,)
     return total if reduce == "sum" else total / batch.lengths
+
+
+@torch.no_grad()
+def score_all(
+    model: nn.Module, sequences: Sequence[tuple[list[int], list[int]]], pad_id: int | None, *, batch_size: int = 128,
+    score: Callable[[nn.Module, Batch], torch.Tensor] = sequence_logps,
+) -> torch.Tensor:  # fmt: skip
+    """`score` of any number of (prompt ids, completion ids): (N,) on the CPU, without gradients, in the order given.
+
+    Texts of similar length share a batch, because padding costs as much as text.
+    """
+    found = torch.zeros(len(sequences))
+    batches = collate(sequences, pad_id or 0).by_length(batch_size) if sequences else ()
+    for rows, batch in batches:
+        found[rows] = score(model, batch.to(model.device)).cpu()
+    return found
 
 
 def token_kl(policy: PreTrainedModel, reference: PreTrainedModel, batch: Batch) -> torch.Tensor:

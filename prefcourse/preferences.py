@@ -97,9 +97,17 @@ def check_rows(rows: Iterable[Row], columns: Sequence[str] = PAIRED, where: str 
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write `rows` as JSON lines."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    """Write `rows` as JSON lines, making the folder."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all: first under another name, then in its place. Makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def split_by_prompt(rows: Sequence[Row], shares: dict[str, float], seed: int = 0) -> dict[str, list[Row]]:

@@ -38,8 +38,8 @@ COLAB_PACKAGES = (
     "decorator==4.4.2 numpy==2.1.3 matplotlib==3.10.0"
 )
 PYTEST = f"{TESTS}/pytest -q -p no:cacheprovider"
-NBVAL = (  # strictly, cell by cell, in the environment of the tests, each notebook in a kernel of its own
-    f"{PYTEST} --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval-sanitize.cfg"
+NBVAL = (  # strictly, cell by cell, in the environment of the tests, each notebook in a process of its own
+    f"{TESTS}/python tests/warm_kernels.py -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval-sanitize.cfg"
 )
 
 
@@ -75,7 +75,8 @@ def stage(name: str, seconds: int, *commands: str, needs: str = "", environment:
 def environments() -> list[Stage]:
     """The package is installed as a wheel, not linked: the tests see what its user sees, the bundled data included."""
     python, grader = shlex.quote(sys.executable), NBGRADER.parent
-    pth = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    ours = TESTS.parent / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     return [
         stage(
             "environment", 99,
@@ -89,8 +90,7 @@ def environments() -> list[Stage]:
             "environments beside it", 40, f"rm -rf {grader} {COLAB}", f"{python} -m venv {grader}",
             f"{pip(NBGRADER)} nbgrader==0.9.6 -c constraints.txt",
             f"{pip(NBGRADER)} --no-deps --target {COLAB} {COLAB_PACKAGES}",
-            f"{python} -c \"print('{TESTS.parent}/lib/python%d.%d/site-packages' % __import__('sys').version_info[:2])\""
-            f' > "$({NBGRADER}/python -c "{pth}")/tests.pth"', environment={},
+            f'echo {ours} > "$({NBGRADER}/python -c "{packages}")/tests.pth"', environment={},
         ),
         # Before the packages of the tests are there: what a user of the wheel would miss is missed here, too.
         stage("wheel elsewhere", 45, f"{TESTS}/python tests/whole/wheel_elsewhere.py", needs="environment"),

@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,9 @@ from prefcourse.evaluate import (
     bootstrap,
     distinct_2,
     evaluate,
+    over_seeds,
+    pair_logps,
+    points,
     repetition,
     sequence_kl,
     table,
@@ -52,6 +56,16 @@ def test_a_bootstrap_interval_is_that_of_the_normal_approximation():
     assert bootstrap(values) == found != bootstrap(values, seed=1)
 
 
+def test_intervals_over_seeds_are_students():
+    found = over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert found.value == 3 and found.high - 3 == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5))
+    for wrong in ([1.0], [1.0] * 11):
+        with pytest.raises(ValueError, match="seeds; allowed are 2 to 10"):
+            over_seeds(wrong)
+    few = [over_seeds(x) for x in np.random.default_rng(0).normal(size=(2000, 3))]
+    assert np.mean([one.low <= 0 <= one.high for one in few]) == pytest.approx(0.95, abs=0.015)
+
+
 def test_equal_values_have_an_interval_of_width_0():
     assert bootstrap([2.0, 2.0, 2.0]) == Estimate(2.0, 2.0, 2.0)
 
@@ -60,6 +74,19 @@ def test_equal_values_have_an_interval_of_width_0():
 def test_a_bootstrap_needs_a_row_of_at_least_two(values):
     with pytest.raises(ValueError, match="at least two values in one row, got shape"):
         bootstrap(values)
+
+
+def test_points_are_wins_and_half_of_the_ties():
+    assert points(torch.tensor([2.0, 1.0, -1.0]), torch.tensor([1.0, 1.0, 1.0])).tolist() == [1.0, 0.5, 0.0]
+    assert points(torch.tensor([2.0, 0.0, -1.0]), 0.0).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_pairs_are_scored_side_by_side(tiny_gpt2, tokenizer, pairs):
+    chosen, rejected = pair_logps(tiny_gpt2(), pairs[:5], tokenizer)
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs[:5]]
+    other, one = pair_logps(tiny_gpt2(), turned, tokenizer)
+    torch.testing.assert_close(torch.stack([chosen, rejected]), torch.stack([one, other]), atol=1e-4, rtol=1e-5)
+    assert chosen.shape == (5,) and bool((chosen < 0).all()) and not chosen.requires_grad
 
 
 def test_an_estimate_prints_with_its_interval():

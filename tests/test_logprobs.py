@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prefcourse.generate import sample_ids
-from prefcourse.logprobs import kl_k1, kl_k3, pick, sequence_logps, token_kl, token_logps
+from prefcourse.logprobs import kl_k1, kl_k3, pick, score_all, sequence_logps, token_kl, token_logps
 from prefcourse.preferences import Batch, collate, collate_pairs
 
 GOLDEN_IDS = [1, 2, 3, 0, 4, 2]  # prompt [1, 2]; EOS is 2
@@ -108,6 +108,15 @@ def test_padding_order_and_batch_size_change_nothing(tiny_gpt2, sequences):
 
 
 @torch.no_grad()
+def test_any_number_of_texts_is_scored_in_batches_and_in_order(tiny_gpt2, sequences):
+    model, many = tiny_gpt2(), sequences * 3
+    with torch.no_grad():
+        single = torch.cat([sequence_logps(model, collate([one])) for one in many])
+    torch.testing.assert_close(score_all(model, many, None, batch_size=4), single, atol=1e-4, rtol=1e-5)
+    lengths = score_all(model, many, 0, batch_size=5, score=lambda model, batch: batch.lengths.float())
+    assert lengths.tolist() == [len(completion) for _, completion in many] and len(score_all(model, [], 0)) == 0
+
+
 def test_mean_is_sum_over_length(tiny_gpt2, tokenizer, pairs):
     model, batch = tiny_gpt2(), collate_pairs(pairs, tokenizer)
     assert len(set(batch.lengths.tolist())) > 3

@@ -15,6 +15,7 @@ from prefcourse.preferences import (
     read_rows,
     split_by_prompt,
     write_rows,
+    write_whole,
 )
 
 GOOD = {"prompt": "This film", "chosen": " is great.", "rejected": " is dull."}
@@ -73,6 +74,16 @@ def test_what_we_write_we_read_back(tmp_path):
     path = tmp_path / "new folder" / "rows.jsonl"
     write_rows(path, rows)
     assert read_rows(path) == rows
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "rows.jsonl"
+    write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new \ud800")  # half a character cannot be written
+    assert path.read_text() == "old"
+    write_whole(path, "new")
+    assert path.read_text() == "new" and [file.name for file in path.parent.iterdir()] == ["rows.jsonl"]
 
 
 def test_rows_in_memory_are_checked_too():

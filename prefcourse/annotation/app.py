@@ -48,7 +48,7 @@ def label_pairs(
     if place in _OPEN:
         _OPEN.pop(place).close()
     file = _OPEN[place] = LabelFile(path)
-    progress, question, report = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
+    progress, question, report = (ipywidgets.HTML() for _ in range(3))
     wide = {"width": "50%"}
     cards = {side: ipywidgets.HTML(layout=wide) for side in "ab"}
     bar = ipywidgets.IntProgress(min=0, max=len(items), layout={"width": "240px"})

@@ -19,10 +19,9 @@ import torch
 from transformers import PreTrainedModel
 
 from prefcourse.annotation.labels import preference_rows, read_labels
-from prefcourse.evaluate import Estimate, bootstrap, sequence_kl
+from prefcourse.evaluate import Estimate, bootstrap, pair_logps, sequence_kl
 from prefcourse.generate import Completion, generate
-from prefcourse.logprobs import sequence_logps
-from prefcourse.preferences import Row, check_rows, collate_pairs
+from prefcourse.preferences import Row, check_rows
 from prefcourse.train import train
 from prefcourse.training.history import History
 from prefcourse.worlds.world import World
@@ -89,13 +88,10 @@ def train_on_my_labels(
     return Personal(policy, history, prompts, before, after, len(used), counts, held_out, kl)
 
 
-@torch.no_grad()
 def agrees(policy: PreTrainedModel, world: World, rows: Sequence[Row]) -> torch.Tensor:
     """Whether log π/π_ref is larger for the chosen than for the rejected text of each row: (B,) of 0 and 1."""
-    batch = collate_pairs(rows, world.tokenizer).to(policy.device)
-    ratio = sequence_logps(policy, batch) - sequence_logps(world.sft.to(policy.device), batch)  # (2B,)
-    chosen, rejected = ratio.split(len(rows))
-    return (chosen > rejected).float().cpu()
+    chosen, rejected = pair_logps(policy, rows, world.tokenizer) - pair_logps(world.sft, rows, world.tokenizer)
+    return (chosen > rejected).float()
 
 
 # ------------------------------------------------------------------------------------- simulated learners with a taste
@@ -126,22 +122,3 @@ def label_by_taste(rows: Sequence[Row], taste: Callable[[str], float], count: in
         if len(found) == count:
             return found, skipped
     raise ValueError(f"only {len(found)} of {len(rows)} pairs differ for this taste, {count} are needed")
-
-
-def taste_shift(world: World, taste: str, seed: int, labels: int = 60, **settings) -> dict:
-    """A simulated learner labels 60 training pairs by `taste`; how far do samples of the test prompts move towards it?
-
-    `shift` is the mean of taste(after) − taste(before) over the prompts, with its 95 % interval.
-    """
-    like = TASTES[taste]
-    rows, skipped = label_by_taste(world.pairs["train"], like, labels, seed)
-    mine = train_on_my_labels(rows, world, seed=seed, progress=False, **settings)
-    before, after = ([like(c.text) for c in side] for side in (mine.before, mine.after))
-    shift = bootstrap([b - a for a, b in zip(before, after, strict=True)])
-    numbers = {"before": bootstrap(before), "after": bootstrap(after), "shift": shift, "kl": mine.kl}
-    numbers["held_out"] = mine.held_out
-    return {
-        "labels": len(rows),
-        "skipped": skipped,
-        "metrics": {name: {k: round(v, 4) for k, v in vars(e).items()} for name, e in numbers.items()},
-    }

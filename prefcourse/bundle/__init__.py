@@ -22,7 +22,7 @@ import transformers
 from transformers import AutoTokenizer
 
 from prefcourse.bundle import card, corpus, gold, pretrain, samples, tokenizer
-from prefcourse.preferences import write_rows
+from prefcourse.preferences import write_rows, write_whole
 from prefcourse.rewards import GoldReward
 from prefcourse.train import train
 from prefcourse.worlds.models import load_model
@@ -69,8 +69,7 @@ def run_step(step: str, imdb: str, out: Path, work: Path) -> dict:
     }
     began = time.time()
     found = functions[step]()
-    done.parent.mkdir(parents=True, exist_ok=True)
-    done.write_text(json.dumps({**found, "seconds": round(time.time() - began)}, indent=1))
+    write_whole(done, json.dumps({**found, "seconds": round(time.time() - began)}, indent=1))
     print(f"      {json.dumps(found)}  ({time.time() - began:.0f} s)", flush=True)
     return json.loads(done.read_text())
 
@@ -121,13 +120,13 @@ def _prompts(out: Path, work: Path) -> dict:
 
 
 def _pairs(out: Path) -> dict:
-    sft, words, reward = load_model(out / "sft"), _load(out / "sft"), GoldReward.load(out / "gold.json")
-    facts = {}
+    sft, tokens = load_model(out / "sft"), _load(out / "sft")
+    reward, facts = GoldReward.load(out / "gold.json"), {}
     for seed, split in enumerate(("train", "validation", "test")):
         rows = [json.loads(line) for line in (out / "prompts" / f"{split}.jsonl").read_text().splitlines()]
-        pairs, unpaired, facts[split] = samples.pairs_and_unpaired(rows, sft, words, reward, seed)
+        pairs, unpaired, facts[split] = samples.pairs_and_unpaired(rows, sft, tokens, reward, seed)
         write_rows(out / "pairs" / f"{split}.jsonl", pairs)
         write_rows(out / "unpaired" / f"{split}.jsonl", unpaired)
         if split == "train":
-            facts["crude_check"] = samples.count_crude(sft, words, rows, 10_000)
+            facts["crude_check"] = samples.count_crude(sft, tokens, rows, 10_000)
     return facts

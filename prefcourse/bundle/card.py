@@ -29,13 +29,19 @@ def sizes(out: Path) -> dict[str, int]:
 
 def text(facts: dict, gold: GoldReward, files: dict[str, int]) -> str:
     """The card as Markdown."""
-    f, best, worst = facts, *gold.strongest(20)
-    corpus, base, sft, fit, pairs = f["corpus"], f["base"], f["sft"], f["gold"], f["pairs"]
-    crude = pairs["crude_check"]
-    words = {name: ", ".join(f"{n} ({w:+.2f})" for n, w in side) for name, side in (("best", best), ("worst", worst))}
-    negations = "\n".join(f"| {s} | {gold.score(s):+.2f} |" for s in NEGATIONS)
-    listing = "\n".join(f"| `{name}` | {size / 1e6:.2f} MB |" for name, size in files.items())
-    dropped = "; ".join(f"{n} × {why}" for why, n in pairs["train"]["dropped"].items())
+    parts = [
+        _corpus(facts["corpus"], sum(files.values())),
+        _models(facts["base"], facts["sft"], facts["tokenizer"]["sha256"]),
+        _gold(facts["gold"], gold),
+        _data(facts["prompts"], facts["pairs"]),
+        LIMITS,
+        _files(files, facts["made_with"]),
+    ]
+    return "".join(parts)
+
+
+def _corpus(corpus: dict, total: int) -> str:
+    """What the bundle is, and what it was learnt from. total: bytes of all files."""
     return f"""# tiny-reviews: data card and model card
 
 Two small GPT-2 models, a tokenizer, a true reward, prompts and preference data for the course. All of it was made by
@@ -43,7 +49,7 @@ Two small GPT-2 models, a tokenizer, a true reward, prompts and preference data 
     python -m prefcourse bundle --imdb stanfordnlp/imdb
 
 from the IMDb reviews of Maas et al. (2011), *Learning word vectors for sentiment analysis* (on the hub:
-`stanfordnlp/imdb`). No review is in here, only what was learnt from them. Total size: {sum(files.values()) / 1e6:.1f} MB.
+`stanfordnlp/imdb`). No review is in here, only what was learnt from them. Total size: {total / 1e6:.1f} MB.
 
 ## Corpus (not included)
 
@@ -53,7 +59,11 @@ digits, quotes or crude words, under 200 characters; up to three neighbours make
 3,000 of them are held out for validation and 3,000 for the test, by film review. A wider corpus of {corpus["wide"]:,}
 pieces, with rarer words and names, serves in the first part of pre-training.
 
-## Models
+"""
+
+
+def _models(base: dict, sft: dict, tokenizer_sum: str) -> str:
+    return f"""## Models
 
 | | base | sft |
 |---|---|---|
@@ -65,7 +75,7 @@ pieces, with rarer words and names, serves in the first part of pre-training.
 
 Nats per token: the mean of -log p over all tokens of 3,000 held-out short reviews, each scored alone, from
 `<|endoftext|>` before it to `<|endoftext|>` after it. Corpus, tokenizer
-(SHA-256 `{f["tokenizer"]["sha256"][:16]}…`) and gold reward come out the same to the byte on any number of threads. Another machine's
+(SHA-256 `{tokenizer_sum[:16]}…`) and gold reward come out the same to the byte on any number of threads. Another machine's
 arithmetic gives other weights of the models, and with them other prompts and pairs; its models should come out within
 0.05 nats of these (a band we set, not one we measured: there has been one full run).
 
@@ -79,15 +89,21 @@ table shows, and it is less varied.
 given without it; `<|endoftext|>` alone asks for a whole review. `sft` finishes that one short review and ends it with
 `<|endoftext|>`.
 
-## Gold reward
+"""
+
+
+def _gold(fit: dict, gold: GoldReward) -> str:
+    best, worst = (", ".join(f"{n} ({w:+.2f})" for n, w in side) for side in gold.strongest(20))
+    negations = "\n".join(f"| {s} | {gold.score(s):+.2f} |" for s in NEGATIONS)
+    return f"""## Gold reward
 
 `gold.json`: logistic regression on {fit["ngrams"]:,} words and pairs of neighbouring words, fitted on IMDb's labelled
 training reviews in windows of 40 words. It gives the log-odds of "positive": the bias plus the weight of each n-gram.
 Accuracy on IMDb's 25,000 test reviews: {fit["accuracy_test_reviews"]:.1%}; on one 40-word window of each: {fit["accuracy_40_word_windows"]:.1%}.
 
-Strongest for positive: {words["best"]}.
+Strongest for positive: {best}.
 
-Strongest for negative: {words["worst"]}.
+Strongest for negative: {worst}.
 
 Some of these words are signs rather than praise: "today" stands in reviews of old films that are loved today, "the only
 bad thing" in reviews that found no other. It knows a negation only where the pair of words was frequent enough:
@@ -96,17 +112,26 @@ bad thing" in reviews that found no other. It knows a negation only where the pa
 |---|---|
 {negations}
 
-## Prompts and preferences
+"""
 
-Prompts are openings of 2 to 8 tokens that `sft` made up, of five types in equal numbers: {f["prompts"]["train"]:,} for training,
-{f["prompts"]["validation"]} for validation, {f["prompts"]["test"]} for the test; no prompt is in two of them. For each prompt `sft` wrote four
+
+def _data(prompts: dict, pairs: dict) -> str:
+    train, crude = pairs["train"], pairs["crude_check"]
+    dropped = "; ".join(f"{n} × {why}" for why, n in train["dropped"].items())
+    return f"""## Prompts and preferences
+
+Prompts are openings of 2 to 8 tokens that `sft` made up, of five types in equal numbers: {prompts["train"]:,} for training,
+{prompts["validation"]} for validation, {prompts["test"]} for the test; no prompt is in two of them. For each prompt `sft` wrote four
 completions at temperature 1; their pairs are labelled with a coin of probability σ(r*(x, y_a) − r*(x, y_b)), stored as
-`probability`. Training pairs: {pairs["train"]["pairs"]:,}. Left out of {pairs["train"]["completions"]:,} completions: {dropped}.
+`probability`. Training pairs: {train["pairs"]:,}. Left out of {train["completions"]:,} completions: {dropped}.
 `unpaired/` holds each completion alone, with a thumb up (`label`) of probability σ(r* − mean r*).
 
 In {crude["samples"]:,} samples of `sft` at temperature 1 we count {crude["with_crude_words"]} with a crude word; {crude["finished"]:.1%} end with `<|endoftext|>` within 48 tokens.
 
-## Use and limits
+"""
+
+
+LIMITS = """## Use and limits
 
 For learning how preference optimisation works. The models know nothing but how short film reviews sound; they make
 things up, contradict themselves, and carry the opinions and the English of people who reviewed films online before
@@ -116,12 +141,17 @@ a word counter: it is the truth of this small world by definition, and no measur
 Licence: the files here CC BY 4.0, the code that makes them MIT. The IMDb reviews belong to their authors; the data set
 asks that Maas et al. (2011) be cited.
 
-## Files
+"""
+
+
+def _files(sizes: dict[str, int], made_with: dict[str, str]) -> str:
+    listing = "\n".join(f"| `{name}` | {size / 1e6:.2f} MB |" for name, size in sizes.items())
+    return f"""## Files
 
 | file | size |
 |---|---|
 {listing}
 
-Made with Python {f["made_with"]["python"]}, torch {f["made_with"]["torch"]}, transformers {f["made_with"]["transformers"]}. Weights are fp16 safetensors, the rest is JSON: nothing is unpickled.
+Made with Python {made_with["python"]}, torch {made_with["torch"]}, transformers {made_with["transformers"]}. Weights are fp16 safetensors, the rest is JSON: nothing is unpickled.
 Checksums are in `checksums.json`; `load_world` compares them.
 """

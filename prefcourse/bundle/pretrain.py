@@ -87,7 +87,8 @@ def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 @torch.no_grad()
 def nats_per_token(model: GPT2LMHeadModel, texts: list[str], tokenizer: PreTrainedTokenizerFast) -> float:
     """Mean -log p in nats over all tokens of `texts`, each scored alone, after an EOS and with the EOS that ends it."""
-    total, count, device = 0.0, 0, next(model.parameters()).device
+    total, count = 0.0, 0  # of nats, and of tokens
+    device = next(model.parameters()).device
     rows = sorted(([0, *ids, 0] for ids in tokenizer(texts)["input_ids"]), key=len)
     for start in range(0, len(rows), 64):
         part = [torch.tensor(r[:129]) for r in rows[start : start + 64]]
@@ -108,7 +109,8 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
     model = new_model().to(device)
     optims = optimizers(model)
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint, first, seconds = work / "pretrain.pt", 0, 0.0
+    checkpoint = work / "pretrain.pt"
+    first, seconds = 0, 0.0  # the step to begin with, and the time spent before
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
@@ -121,7 +123,8 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
         hidden = model.transformer(ids[:, :-1], use_cache=False).last_hidden_state
         return F.cross_entropy(model.lm_head(hidden).flatten(0, 1), ids[:, 1:].flatten())
 
-    compiled, began, losses = torch.compile(loss_of), time.time(), []
+    compiled, losses = torch.compile(loss_of), []
+    began = time.time()
     for step in range(first, steps):
         for optim in optims:
             optim.param_groups[0]["lr"] = learning_rate(step, steps, decay_steps)

@@ -10,16 +10,15 @@ import math
 import random
 import re
 from collections import Counter
+from functools import partial
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.bundle.corpus import crude_words, short_reviews
 from prefcourse.generate import Completion, generate, sample_ids, usable
-from prefcourse.logprobs import sequence_logps
-from prefcourse.preferences import Row, collate, encode
+from prefcourse.logprobs import score_all, sequence_logps
+from prefcourse.preferences import Row, encode
 from prefcourse.rewards import GoldReward
-from prefcourse.training.devices import progress_bar
 
 PER_TYPE = {"train": 320, "validation": 40, "test": 80}  # prompts of each of the five types
 TYPES = ("negative", "neutral", "positive", "first person", "question")
@@ -81,26 +80,16 @@ def sft_rows(
     return rows, {"sampled": count, "ended": len(texts), "fit": len(fit), "rows": len(rows)}
 
 
-@torch.no_grad()
 def typicality(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[float]:
     """Mean log-probability per token of each text under `base`, EOS before it (given) and after it (scored); nats."""
     sequences = [([tokenizer.eos_token_id], [*ids, tokenizer.eos_token_id]) for ids in tokenizer(texts)["input_ids"]]
-    order = sorted(range(len(texts)), key=lambda i: len(sequences[i][1]))
-    found = [0.0] * len(texts)
-    for part in progress_bar([order[n : n + 128] for n in range(0, len(order), 128)], "typicality"):
-        means = sequence_logps(base, collate([sequences[i] for i in part]), reduce="mean")
-        for i, mean in zip(part, means.tolist(), strict=True):
-            found[i] = mean
-    return found
+    return score_all(base, sequences, tokenizer.pad_token_id, score=partial(sequence_logps, reduce="mean")).tolist()
 
 
 def prompts(
-    sft: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    gold: GoldReward,
-    words: frozenset[str],
+    sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: GoldReward, words: frozenset[str],
     batch: int = 4_000,
-) -> dict[str, list[Row]]:
+) -> dict[str, list[Row]]:  # fmt: skip
     """Openings of reviews that `sft` makes up from nothing, dealt to train, validation and test; no opening twice.
 
     Of each type there are equally many (PER_TYPE). A review without EOS within 48 tokens, or with

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from prefcourse.evaluate import Estimate, bootstrap
+from prefcourse.evaluate import Estimate, bootstrap, percentiles, points, resamples
 
 PERMUTATIONS = 10_000
 
@@ -38,7 +38,7 @@ def wilson(wins: float, n: int, level: float = 0.95) -> Estimate:
 def preference(a: Tensor, b: Tensor) -> Estimate:
     """How often `a` beats `b` on the same prompt, both (N,), ties one half, with Wilson's interval."""
     _check_paired(a, b)
-    return wilson(((a > b).double() + 0.5 * (a == b).double()).sum().item(), len(a))
+    return wilson(points(a, b).sum().item(), len(a))
 
 
 def difference(a: Tensor, b: Tensor) -> Estimate:
@@ -151,7 +151,6 @@ def at_equal_length(difference: Tensor, lengths: Tensor, seed: int = 0) -> Estim
     curve through a judge's votes. It answers for a straight line only: look at the points.
     """
     _check_paired(difference, lengths)
-    draw = torch.randint(len(difference), (2_000, len(difference)), generator=torch.Generator().manual_seed(seed))
 
     def intercept(x: Tensor, y: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -159,8 +158,8 @@ def at_equal_length(difference: Tensor, lengths: Tensor, seed: int = 0) -> Estim
         return y.mean(-1) - slope * x.mean(-1)
 
     x, y = lengths.double(), difference.double()
-    low, high = intercept(x[draw], y[draw]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(intercept(x, y).item(), low, high)
+    draw = resamples(len(difference), seed)
+    return percentiles(intercept(x, y).item(), intercept(x[draw], y[draw]))
 
 
 def _spread(rate: float, ties: float) -> float:

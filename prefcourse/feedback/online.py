@@ -10,11 +10,11 @@ Alg. 1; iterative DPO: Xu et al. 2023, Xiong et al. 2024). The reference stays w
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcourse.annotation.agreement import A
-from prefcourse.annotation.annotators import Annotator, Questions, Reward
+from prefcourse.annotation.annotators import Annotator, Questions, Reward, resolve
 from prefcourse.generate import generate, usable
 from prefcourse.preferences import Row
 from prefcourse.train import train
@@ -80,7 +80,8 @@ def fresh_pairs(
     """
     if not prompts or len(writers) != 2:
         raise ValueError(f"give prompts and two writers, got {len(prompts)} prompts and {len(writers)} writers")
-    rng, found, drawn = torch.Generator().manual_seed(seed), [], 0
+    rng = torch.Generator().manual_seed(seed)
+    found, drawn = [], 0  # pairs that can be used, and how many were drawn for them
     for attempt in range(ATTEMPTS):
         order = [
             i for _ in range(-(-labels // len(prompts))) for i in torch.randperm(len(prompts), generator=rng).tolist()
@@ -105,18 +106,14 @@ def fresh_pairs(
 
 
 def _labelled(found: list[tuple[str, str, str]], judge: Reward, reliability: float, seed: int) -> list[Row]:
+    """Pairs (prompt, first, second) as rows, with the judge's scores and labels."""
     prompts, first, second = zip(*found, strict=True)
-    a, b = (torch.as_tensor(judge(prompts, side)).double() for side in (first, second))
-    says = Annotator(reliability=reliability).label(Questions((a - b).numpy()), seed=seed)  # A: the first is better
-    rows = []
-    for prompt, one, two, r_one, r_two, first_wins in zip(
-        prompts, first, second, a.tolist(), b.tolist(), says == A, strict=True
-    ):
-        sides = ((one, r_one), (two, r_two)) if first_wins else ((two, r_two), (one, r_one))
-        (chosen, r_w), (rejected, r_l) = sides
-        rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected,
-                     "chosen_score": r_w, "rejected_score": r_l})  # fmt: skip
-    return rows
+    a, b = (torch.as_tensor(judge(prompts, side)).double() for side in (first, second))  # (N,) nats
+    columns = ("prompt", "chosen", "rejected", "chosen_score", "rejected_score")
+    cells = zip(prompts, first, second, a.tolist(), b.tolist(), strict=True)
+    rows = [dict(zip(columns, row, strict=True)) for row in cells]  # as if the first were always better
+    asked = Questions((a - b).numpy(), a_is_chosen=np.ones(len(rows), dtype=bool))
+    return resolve(rows, asked, Annotator(reliability=reliability).label(asked, seed=seed))
 
 
 def _extend(history: History, found: History, number: int, steps: int) -> None:

@@ -8,11 +8,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from prefcourse.comparison.ab_tests import power, sample_size
 from prefcourse.evaluate import Estimate
-from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, REFERENCE, STYLE
+from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, REFERENCE, STYLE, _headline, _percent
 
 LOOKS = [(BLUE, "o", "-"), (AMBER, "^", "--"), (GREEN, "s", "-.")]  # of intervals, and of runs in a forest plot
 
@@ -30,8 +29,7 @@ def coverage(shares: Sequence[float], covered: Mapping[str, Sequence[float]], *,
         means = ", ".join(f"{name} {np.mean(values):.1%}" for name, values in covered.items())
         axes.set_title(f"Mean coverage at n = {n}: {means}")
         axes.set(xlim=(min(shares), max(shares)), ylim=(min(0.6, level - 0.1), 1.005))
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _percent(axes.xaxis, axes.yaxis)
         axes.set_xlabel("true win rate")
         axes.set_ylabel("intervals that hold it")
         axes.legend(loc="lower center")
@@ -77,7 +75,7 @@ def forest(
         row[0][0].set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
         if len(runs) > 1:
             fig.legend(*row[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 
@@ -107,7 +105,7 @@ def power_curve(rate: float, n: int, *, ties: float = 0.0, alpha: float = 0.05) 
         left.set_ylim(bottom=0)
         left.set_yticks([])
         left.spines["left"].set_visible(False)
-        left.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _percent(left.xaxis)
         left.set_xlabel("measured win rate; filled: called a difference")
         left.legend(loc="upper left")
 
@@ -120,7 +118,7 @@ def power_curve(rate: float, n: int, *, ties: float = 0.0, alpha: float = 0.05) 
         right.set_xscale("log")
         right.set_xticks([10, 100, 1000], ["10", "100", "1,000"])
         right.set(xlim=(5, 5_000), ylim=(0, 1.02))
-        right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _percent(right.yaxis)
         right.set_xlabel("prompts (logarithmic)")
         right.set_ylabel("power")
     return fig

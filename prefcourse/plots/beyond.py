@@ -6,19 +6,22 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from prefcourse.plots.failures import Ends, Paths, _lines
-from prefcourse.plots.frontier import GAIN
+from prefcourse.plots.failures import Paths, _lines
 from prefcourse.plots.style import (
     BLUE,
+    GAIN,
     GREY,
-    INK,
     KL_LABEL,
     METHODS,
     ORANGE,
     REFERENCE,
     STYLE,
+    Ends,
+    _headline,
+    _interval,
+    _percent,
     _write_labels,
 )
 
@@ -51,7 +54,7 @@ def sampler_regret(
         left.legend(loc="best")
         right.set_title("But a sharp writer repeats itself")
         right.set_ylabel("drawn pairs with two different texts")
-        right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _percent(right.yaxis)
         right.set_ylim(0, 1.02)
     return fig
 
@@ -77,7 +80,7 @@ def online_frontier(paths: Paths, *, labels: int, title: str) -> Figure:
         right.set_xlabel("labels spent")
         right.set_title("What a label buys")
         right.legend(loc="upper left")
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 
@@ -120,15 +123,13 @@ def feedback_effects(
             for y, judge in enumerate(order):
                 value, low, high, *seeds = found[judge]
                 axes.plot(seeds, [y] * len(seeds), color=GREY, marker="o", markersize=5, alpha=0.5, linestyle="none")
-                colour, marker = (BLUE, "o") if low > 0 else (ORANGE, "X") if high < 0 else (INK, "D")
-                axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
-                axes.plot(value, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
+                _interval(axes, y, value, low, high)
             axes.set_title(name)
             axes.set_xlabel(units[name], fontsize=9.5)
             axes.margins(x=0.15)
         panels[0][0].set_yticks(range(len(order)), order)
         panels[0][0].invert_yaxis()
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 
@@ -164,6 +165,6 @@ def alignment_tax(
         falls = [method for method, values in thirds.items() if values[0] > values[-1]]
         right.set_title(f"Negative texts pay most: {len(falls)} of {len(thirds)} methods")
         fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
         _write_labels(left, labels, dots)
     return fig

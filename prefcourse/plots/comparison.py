@@ -8,7 +8,21 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, KL_LABEL, PURPLE, REFERENCE, SKY, STYLE, _forests
+from prefcourse.plots.style import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    KL_LABEL,
+    PURPLE,
+    REFERENCE,
+    SKY,
+    STYLE,
+    Ends,
+    _forests,
+    _headline,
+)
 
 LOOKS = {  # one look for each method, the same in every figure of the lesson
     "DPO": (BLUE, "o", "-"),
@@ -17,8 +31,6 @@ LOOKS = {  # one look for each method, the same in every figure of the lesson
     "best-of-n": (AMBER, "D", ":"),
     "RLOO on the true reward": (GREY, "P", (0, (6, 2))),
 }
-GAIN = "gain in gold reward (nats of log-odds)"
-Ends = tuple[float, float, float]  # value, low, high
 
 
 def cost_and_quality(
@@ -51,12 +63,12 @@ def cost_and_quality(
         right.set_title("What a token of work buys")
         left.set_xlabel(KL_LABEL)
         right.set_xlabel("work (thousands of forward-token equivalents)")
-        left.set_ylabel(GAIN)
+        left.set_ylabel("gain in gold reward (nats of log-odds)")
         left.set_xlim(0, kl)
         right.set_xlim(left=0)
         left.set_ylim(-0.08, gain)
         right.legend(*left.get_legend_handles_labels(), loc="upper right")
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 
@@ -99,7 +111,7 @@ def regret_by_pairs(panels: Mapping[str, tuple[Sequence[int], Mapping[str, np.nd
             axes.set_xlabel("comparisons for each prompt (logarithmic)")
         row[0].set_ylabel(r"$J(\pi^*) - J(\pi)$ (nats, logarithmic)")
         row[0].legend(loc="lower left")
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 

@@ -12,7 +12,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from prefcourse.plots.style import (
@@ -24,6 +23,7 @@ from prefcourse.plots.style import (
     PURPLE,
     REFERENCE,
     STYLE,
+    _percent,
     _write_labels,
 )
 
@@ -221,7 +221,8 @@ def diversity_by_temperature(
     """
     with mpl.rc_context(STYLE):
         fig, panels = plt.subplots(1, 1 if wins is None else 2, figsize=_size(wins), squeeze=False)
-        left, right, at = panels[0, 0], panels[0, -1], sorted(distinct)
+        left, right = panels[0, 0], panels[0, -1]
+        at = sorted(distinct)
         value, low, high = np.array([distinct[t] for t in at], dtype=float).T
         shares = [different[t] for t in at]
         look = dict(markersize=8, markeredgecolor="white")
@@ -288,11 +289,6 @@ def _student(free: int) -> float:
         + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
     )
-
-
-def _percent(*sides) -> None:
-    for side in sides:
-        side.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _capital(text: str) -> str:

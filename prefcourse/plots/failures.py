@@ -6,7 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from prefcourse.plots.style import (
     AMBER,
@@ -20,13 +20,14 @@ from prefcourse.plots.style import (
     REJECTED,
     SKY,
     STYLE,
+    Ends,
     _forests,
+    _percent,
     _signed,
 )
 
 ARMS = [(INK, "v", "--"), (GREEN, "o", "-"), (PURPLE, "s", "-."), (AMBER, "^", "-"), (SKY, "D", "--")]  # failing first
 Paths = Mapping[str, Sequence[Sequence[Mapping]]]  # arm → one path for each seed; a path is a list of points
-Ends = tuple[float, float, float]  # value, low, high
 
 
 def displacement(
@@ -52,7 +53,7 @@ def displacement(
         left.set_title(f"Three tokens: chosen {verb} from {first:.0%} to {last:.0%}")
         left.set_xlabel("growth of log π(chosen) − log π(rejected) (nats)")
         left.set_ylabel("probability")
-        left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _percent(left.yaxis)
         left.set_ylim(-0.02, 1.02)
         left.legend(loc="center right")
         ends = _lines(right, paths, "chosen")

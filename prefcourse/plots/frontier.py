@@ -9,10 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prefcourse.comparison.frontier import fit_gain
-from prefcourse.plots.style import BLUE, GREY, INK, KL_LABEL, ORANGE, REFERENCE, STYLE
+from prefcourse.plots.style import BLUE, GAIN, GREY, INK, KL_LABEL, ORANGE, REFERENCE, STYLE, Ends, _headline, _interval
 
-GAIN = "gain in gold reward over SFT (nats)"
-Ends = tuple[float, float, float]  # value, low, high
 Curve = Mapping[int, Sequence[tuple[float, float]]]  # seed → (kl, gain), by KL
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
@@ -51,7 +49,7 @@ def beta_paths(
         fig.legend(
             *left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(paths) + len(yardsticks), 5)
         )
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 
@@ -92,7 +90,7 @@ def frontier_panels(
         panels[0, 0].set_ylim(low, high)
         fig.supxlabel(KL_LABEL, fontsize=10.5)
         fig.supylabel(GAIN, fontsize=10.5)
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 
@@ -115,14 +113,12 @@ def gains_at_kl(table: Mapping[float, Mapping[str, Ends]], *, title: str, label:
                 if name not in found:
                     continue
                 value, low, high = found[name]
-                colour, marker = (BLUE, "o") if low > 0 else (ORANGE, "X") if high < 0 else (INK, "D")
-                axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
-                axes.plot(value, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
+                _interval(axes, y, value, low, high)
             axes.set_title(f"at {kl:g} nats")
         panels[0][0].set_yticks(range(len(order)), order)
         panels[0][0].invert_yaxis()
         fig.supxlabel(label, fontsize=10.5)
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 
@@ -148,5 +144,5 @@ def kl_against_beta(panels: Mapping[str, Mapping[str, Mapping[float, Ends]]], *,
             axes.set_title(heading)
             axes.legend(loc="best")
         row[0][0].set_ylabel(KL_LABEL)
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig

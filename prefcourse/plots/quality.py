@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from prefcourse.plots.data import _percent
 from prefcourse.plots.style import (
     AMBER,
     CHOSEN,
@@ -22,6 +21,7 @@ from prefcourse.plots.style import (
     REJECTED,
     SKY,
     STYLE,
+    _percent,
 )
 
 MARKS = {"ok": ("o", GREEN), "look": ("^", AMBER), "act": ("s", ORANGE)}  # verdict → marker and colour

@@ -10,8 +10,8 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from prefcourse.plots.data import _percent, _seeds
-from prefcourse.plots.style import BLUE, GREEN, GREY, INK, METHODS, ORANGE, PURPLE, REFERENCE, STYLE, _signed
+from prefcourse.plots.data import _seeds
+from prefcourse.plots.style import BLUE, GREEN, GREY, INK, METHODS, ORANGE, PURPLE, REFERENCE, STYLE, _percent, _signed
 
 
 def win_probabilities(reward: Sequence[float], names: Sequence[str], shift: float = 0.0) -> Figure:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from prefcourse.plots.style import GREEN, GREY, INK, METHODS, PURPLE, REFERENCE, STYLE
+from prefcourse.plots.style import GREEN, GREY, INK, METHODS, PURPLE, REFERENCE, STYLE, _headline
 
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1)))
 
@@ -113,7 +113,7 @@ def over_optimisation(panels: Mapping[str, Sequence[Sequence[Mapping]]], *, titl
             axes.set_xlabel(r"$\sqrt{\mathrm{KL}(\pi\,\|\,\pi_{\mathrm{ref}})}$ (√nats per completion)")
         row[0, 0].set_ylabel(f"change from SFT ({unit})")
         row[0, 0].legend(loc="upper left")
-        fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+        _headline(fig, title)
     return fig
 
 

@@ -9,7 +9,7 @@ import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from prefcourse.plots.style import (
     BLUE,
@@ -25,6 +25,7 @@ from prefcourse.plots.style import (
     _column,
     _curve,
     _moves,
+    _percent,
     _signed,
     _spread,
     _write_labels,
@@ -100,7 +101,7 @@ def _margin_panels(margin, accuracy, step, history) -> None:
     right = _curve(accuracy, step, ranked, color=INK)[-1]
     accuracy.axhline(0.5, **REFERENCE)
     accuracy.set_ylim(min(0.4, np.nanmin(ranked)), 1.0)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _percent(accuracy.yaxis)
     accuracy.set_ylabel("ranked right")
     margin.set_title(f"{right:.0%} of pairs ranked right, margin {_signed(end, 1, plus=False)}")
 
@@ -195,7 +196,8 @@ def log_ratio_paths(
         gap = 0.06 * max(np.max(path) - np.min(path) for path in map(np.asarray, paths.values()))  # between labels
         for axes, (name, path) in zip(panels[0], paths.items(), strict=True):
             path = np.asarray(path, dtype=float)
-            step, every, heights = np.arange(len(path)), max(1, len(path) // 8), _spread(path[-1], gap)
+            step, every = np.arange(len(path)), max(1, len(path) // 8)
+            heights = _spread(path[-1], gap)  # of the labels
             axes.axhline(0, **REFERENCE)
             for i, response in enumerate(names):
                 look = CHOSEN if i == chosen else REJECTED if i == rejected else dict(color=GREY, linewidth=1.2)
@@ -250,7 +252,7 @@ def reward_shift(before: Sequence[float], after: Sequence[float], *, names: tupl
         )
         axes.set_xlabel("gold reward r*(x, y) of a completion (nats of log-odds)")
         axes.set_ylabel("share of completions")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        _percent(axes.yaxis)
         axes.set_xlim(low, high)
     return fig
 
@@ -285,13 +287,8 @@ def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = No
         axes.margins(x=0.1, y=0.1)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(
-                loc="lower right",
-                frameon=True,
-                framealpha=1.0,
-                edgecolor="none",
-                borderpad=0.8,
-                borderaxespad=0,
+                loc="lower right", frameon=True, framealpha=1.0, edgecolor="none", borderpad=0.8, borderaxespad=0,
                 bbox_to_anchor=(1, 0.015),
-            )
+            )  # fmt: skip
         _write_labels(axes, [(p["kl"], p["reward"], p["label"]) for p in points if p.get("label")], curves)
     return fig

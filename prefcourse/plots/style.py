@@ -9,7 +9,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 # Okabe and Ito's palette, which readers with any colour vision can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -20,6 +20,9 @@ REJECTED = dict(color=ORANGE, linestyle="--", marker="X")
 REFERENCE = dict(color=GREY, linestyle=":", linewidth=1.8)
 METHODS = [(GREEN, "o"), (PURPLE, "s"), (AMBER, "^"), (SKY, "D"), (INK, "v"), (GREY, "P")]  # colour and marker in turn
 
+Ends = tuple[float, float, float]  # value, low, high
+
+GAIN = "gain in gold reward over SFT (nats)"
 KL_LABEL = r"KL$(\pi\,\|\,\pi_{\mathrm{ref}})$ (nats per completion)"
 
 STYLE = {
@@ -150,7 +153,8 @@ def _forests(rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: 
     called inside the caller's rc_context.
     """
     fig, panels = plt.subplots(1, 2, figsize=(10.8, 1.4 + 0.31 * len(rows)), sharey=True)
-    places, place, last = [], 0.0, rows[0][0]
+    places, place = [], 0.0
+    last = rows[0][0]
     for group, *_ in rows:
         place += 1.0 if group == last else 1.8
         last = group
@@ -168,8 +172,26 @@ def _forests(rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: 
     panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     panels[1].xaxis.set_minor_formatter(NullFormatter())
-    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+    _headline(fig, title)
     return fig, panels
+
+
+def _interval(axes, y: float, value: float, low: float, high: float) -> None:
+    """A point with its interval, at height `y`; colour and marker say whether it lies above 0, below, or holds it."""
+    colour, marker = (BLUE, "o") if low > 0 else (ORANGE, "X") if high < 0 else (INK, "D")
+    axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
+    axes.plot(value, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
+
+
+def _headline(fig: Figure, title: str) -> None:
+    """The title of a figure whose panels have titles of their own."""
+    fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11.5)
+
+
+def _percent(*sides) -> None:
+    """Ticks of these axes as whole per cent."""
+    for side in sides:
+        side.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _moves(values: np.ndarray, decimals: int) -> str:

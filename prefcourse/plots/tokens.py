@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 
-from prefcourse.plots.style import BLUE, FAINT, GREEN, GREY, INK, STYLE, _signed
+from prefcourse.plots.style import BLUE, FAINT, GREEN, GREY, INK, STYLE, _percent, _signed
 
 LOWEST = -8.0  # nats; tokens that are less likely have the same colour, and their number says the rest
 SURPRISE = LinearSegmentedColormap.from_list("surprise", ["#0A3B5C", BLUE, "#9CC9E3", "#F1F7FB"])  # dark: a surprise
@@ -76,7 +75,7 @@ def next_token_bars(logits: Sequence[float], names: Mapping[int, str], temperatu
             top = int(shares[:-1].argmax())
             axes.set_title(f"T = {temperature:g}: {labels[top]} has {shares[top]:.0%}, others {shares[-1]:.0%}")
             axes.set_xlabel("probability")
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            _percent(axes.xaxis)
         panels[0, 0].set_yticks(places, labels, fontfamily=MONO)
         panels[0, 0].invert_yaxis()
         panels[0, 0].set_xlim(0, 1.0)
@@ -91,7 +90,8 @@ def visible(token: str) -> str:
 
 def _row(label: str, tokens: Sequence[str], logps: Sequence[float], mask: Sequence[bool]):
     """Names (T), log-probs (T,) and mask (T,), checked."""
-    names, logps, scored = [visible(t) for t in tokens], np.asarray(logps, dtype=float), np.asarray(mask, dtype=bool)
+    names = [visible(token) for token in tokens]
+    logps, scored = np.asarray(logps, dtype=float), np.asarray(mask, dtype=bool)
     if not names or not len(names) == len(logps) == len(scored):
         raise ValueError(
             f"{label!r}: {len(names)} tokens, {len(logps)} log-probs and a mask of {len(scored)}; "

@@ -7,12 +7,12 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from prefcourse.plots.style import (
     AMBER,
     BLUE,
     FAINT,
+    GAIN,
     GREEN,
     GREY,
     INK,
@@ -22,6 +22,7 @@ from prefcourse.plots.style import (
     REFERENCE,
     SKY,
     STYLE,
+    _percent,
     _signed,
 )
 
@@ -121,10 +122,10 @@ def noise_robustness(gain: Mapping[str, Mapping[float, Sequence[float]]], kl: Ma
                 axes.plot(x, means, color=colour, marker=marker, linestyle=line, label=title_of(loss), markersize=8,
                           markeredgecolor="white")  # fmt: skip
             axes.set_xticks(flips)
-            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            _percent(axes.xaxis)
             axes.set_xlabel("flipped labels")
         panels[0].axhline(0, **REFERENCE)
-        panels[0].set_ylabel("gain in gold reward over SFT (nats)")
+        panels[0].set_ylabel(GAIN)
         panels[0].set_title(_kept_in_words(gain))
         panels[1].set_ylabel(KL_LABEL)
         panels[1].set_title("How far they went")

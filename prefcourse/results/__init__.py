@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from prefcourse.preferences import write_whole
 from prefcourse.results import beyond, data, failures, reward_models, rlhf, rlhf_vs_dpo, variants
 from prefcourse.results.data import label_noise
 from prefcourse.results.store import Grid, column, estimate, grid, load, metrics, provenance
@@ -46,12 +47,8 @@ def write(
             continue  # another process's
         if not kept.exists():
             began = time.time()
-            found = run(world, **setting)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            part = kept.with_suffix(".part")
-            part.write_text(json.dumps({"setting": setting, "date": time.strftime("%Y-%m-%d"), **found,
-                                        "seconds": round(time.time() - began)}))  # fmt: skip
-            part.replace(kept)  # a run is kept whole or not at all
+            found = {"setting": setting, "date": time.strftime("%Y-%m-%d")} | run(world, **setting)
+            write_whole(kept, json.dumps(found | {"seconds": round(time.time() - began)}))
         runs.append(json.loads(kept.read_text()))
         say(f"[{number}/{len(settings)}] {name} {setting}: {runs[-1]['seconds']} s")
     if len(runs) < len(settings):
@@ -63,9 +60,8 @@ def write(
         "runs": runs,
     }
     path = folder / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = json.dumps({**record, "runs": []}, indent=1).removesuffix("[]\n}")
-    path.write_text(lines + "[\n" + ",\n".join("  " + json.dumps(r) for r in runs) + "\n ]\n}\n", encoding="utf-8")
+    write_whole(path, lines + "[\n" + ",\n".join("  " + json.dumps(r) for r in runs) + "\n ]\n}\n")
     return path
 
 

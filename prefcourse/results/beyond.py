@@ -10,8 +10,6 @@ the same rate. The arms of a seed differ in one thing only.
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,22 +17,23 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prefcourse.annotation.annotators import Reward
-from prefcourse.evaluate import METRICS, Estimate, bootstrap, evaluate
-from prefcourse.feedback.constitution import Constitution
+from prefcourse.evaluate import METRICS, Estimate, bootstrap
+from prefcourse.feedback.constitution import Constitution, agreement
 from prefcourse.feedback.judges import ModelJudge
 from prefcourse.feedback.online import online_dpo
 from prefcourse.generate import generate, usable
-from prefcourse.logprobs import sequence_logps
-from prefcourse.preferences import Row, collate, encode
-from prefcourse.results.store import Grid, metrics
-from prefcourse.results.variants import PROBE, Look, draw_pairs
+from prefcourse.logprobs import score_all
+from prefcourse.preferences import Row, encode
+from prefcourse.results.look import SHOWN, Look, Sample, at_end, gold, prompts_of, sample, shown
+from prefcourse.results.store import Grid, kept, metrics, rounded
+from prefcourse.results.variants import PROBE, draw_pairs, finish, look_at
 from prefcourse.train import train
 from prefcourse.training import lora
 from prefcourse.worlds.world import World
 
-ROUNDS, LABELS, BATCH, LR = 6, 256, 16, 1.5e-4  # of `online`: 1,536 labels, 96 steps at a constant rate
+ROUNDS, LABELS = 6, 256  # of `online`: 1,536 labels
+BATCH, LR = 16, 1.5e-4  # 96 steps at a constant rate
 AI_ROUNDS, AI_BETA = 2, 0.1  # of `ai-feedback`
-SHOWN = 4  # texts that are kept
 HELD_OUT = 4  # held-out texts of each test prompt
 MEASURED = (*METRICS, "length", "eos_rate", "repetition")
 GOOD, BAD = " great", " bad"  # the model judge's answers: the best of five pairs on the validation pairs
@@ -50,8 +49,6 @@ TAX = {  # what each run is told besides the pairs that its seed draws; 64 steps
     "DPO, LoRA": {"loss": "dpo", "beta": 0.05, "rank": 8, "lr": 1e-3},
 }
 
-_kept: dict[tuple, Any] = {}  # SFT's completions, held-out texts, and policies to average: the runs share them
-
 
 # ------------------------------------------------------------------------------------------- online against offline
 
@@ -61,14 +58,15 @@ def online(world: World, arm: str, beta: float, seed: int, split: str = "test") 
 
     stopped: whether the writers no longer ended their texts, and the run with them, before its last round.
     """
-    policy, look = copy.deepcopy(world.sft), Look(world, seed, split, every=1, steps=())
+    policy, look = copy.deepcopy(world.sft), look_at(world, seed, split)
     stopped = False
     try:
         climb(world, policy, arm, world.gold, seed, measure=look.point, path=look.path, beta=beta)
     except RuntimeError:
         stopped = True
     last = look.path.pop()  # `finish` measures the end on all prompts
-    return look.finish(policy, last["step"]) | {"stopped": stopped, **_texts(world, policy, seed, split)}
+    found = finish(look, policy, last["step"])
+    return found | {"stopped": stopped} | shown(sample(world, policy, seed, split, SHOWN))
 
 
 def climb(
@@ -81,15 +79,14 @@ def climb(
 
     def after_round(number: int, pairs: list[Row]) -> None:
         if measure is not None:
-            path.append({"step": number * LABELS // BATCH} | measure(policy))
+            path.append({"step": number * LABELS // BATCH} | rounded(measure(policy)))
         if rows is not None:
             rows.extend(pairs)
 
-    prompts = [row["prompt"] for row in world.prompts["train"]]
     online_dpo(
-        policy, judge, prompts, world.tokenizer, reference=world.sft, writers=writers, moving=arm == "moving reference",
-        rounds=ROUNDS if rounds is None else rounds, labels=LABELS, batch_size=BATCH, lr=LR, beta=beta, seed=seed,
-        after_round=after_round, open_ended=world.open_ended, progress=False,
+        policy, judge, prompts_of(world, "train"), world.tokenizer, reference=world.sft, writers=writers,
+        moving=arm == "moving reference", rounds=ROUNDS if rounds is None else rounds, labels=LABELS, batch_size=BATCH,
+        lr=LR, beta=beta, seed=seed, after_round=after_round, open_ended=world.open_ended, progress=False,
     )  # fmt: skip
     return policy
 
@@ -111,45 +108,39 @@ def ai_feedback(world: World, judge: str, arm: str, seed: int, split: str = "tes
     """DPO on labels of a judge, offline or online. rules: how far SFT's texts keep each rule, and the policy's.
 
     gain_constitution: what the policy's texts gain over SFT's by the whole constitution, in nats. right: the share of
-    labels that put the text with the higher gold reward first. path: `rules_kept` after each round.
+    labels that put the text with the higher gold reward first. path: `look_at_rules` after each round.
     """
-    policy, rows, path = copy.deepcopy(world.sft), [], []
-    measure = partial(rules_kept, world, seed=seed, split=split)
-    climb(world, policy, arm, judge_of(world, judge), seed, rounds=AI_ROUNDS, rows=rows, measure=measure, path=path)
-    found = evaluate(policy, world, seed=seed, split=split, baseline=_kept.get((world.name, split, seed)))
-    _kept[world.name, split, seed] = found.baseline
-    whole = Constitution()
+    policy, look = copy.deepcopy(world.sft), look_at_rules(world, seed, split)
+    rows: list[Row] = []
+    climb(
+        world, policy, arm, judge_of(world, judge), seed, rounds=AI_ROUNDS, rows=rows, measure=look.point,
+        path=look.path,
+    )  # fmt: skip
+    found, whole = at_end(world, policy, seed, split), Constitution()
     after, before = (
         whole.by_rule(found.prompts, [c.text for c in side]) for side in (found.completions, found.baseline)
     )  # (N, K)
     weights = torch.tensor([rule.weight for rule in whole.rules], dtype=torch.float64)
-    gains = {
-        "gain": bootstrap(found.rewards - found.baseline_rewards),
-        "gain_constitution": bootstrap((after - before) @ weights),
-    }
-    scores = (world.gold([r["prompt"] for r in rows], [r[side] for r in rows]) for side in ("chosen", "rejected"))
-    chosen, rejected = scores
+    more = {"gain": found["gain"], "gain_constitution": bootstrap((after - before) @ weights)}
     rules = {
         rule.name: [round(x, 4) for x in (before[:, k].mean().item(), after[:, k].mean().item())]
         for k, rule in enumerate(whole.rules)
     }
-    return {
-        "metrics": metrics({**found, **gains}, (*MEASURED, *gains)), "path": path, "rules": rules,
-        "right": round(0.5 + 0.5 * (chosen - rejected).sign().mean().item(), 4),
-        "prompts": found.prompts[:SHOWN], "texts": [c.text for c in found.completions[:SHOWN]],
-    }  # fmt: skip
+    right = round(agreement(rows, world.gold).value, 4)
+    numbers = metrics({**found, **more}, (*MEASURED, *more))
+    return {"metrics": numbers, "path": look.path, "rules": rules, "right": right, **shown(found)}
 
 
-def rules_kept(world: World, policy: PreTrainedModel, seed: int, split: str = "test") -> dict[str, float]:
-    """Mean score of each rule, and mean gold reward, of completions of the first PROBE prompts."""
-    prompts = [row["prompt"] for row in world.prompts[split]][:PROBE]
-    texts = [c.text for c in generate(policy, world.tokenizer, prompts, seed=2 * seed + 1)]
+def look_at_rules(world: World, seed: int, split: str = "test") -> Look:
+    """How far completions of the first PROBE prompts keep each rule, and their gold reward."""
+    return Look(world, seed, (rules_kept, gold), count=PROBE, split=split)
+
+
+def rules_kept(seen: Sample) -> dict[str, float]:
+    """Mean score of each rule, from 0 to 1."""
     whole = Constitution()
-    means = whole.by_rule(prompts, texts).mean(0).tolist()
-    found = {rule.name: mean for rule, mean in zip(whole.rules, means, strict=True)}
-    return {
-        name: round(value, 4) for name, value in (found | {"gold": world.gold(prompts, texts).mean().item()}).items()
-    }
+    means = whole.by_rule(seen.prompts, seen.texts).mean(0).tolist()
+    return {rule.name: mean for rule, mean in zip(whole.rules, means, strict=True)}
 
 
 # ------------------------------------------------------------------------------------------- alignment tax
@@ -158,33 +149,29 @@ def rules_kept(world: World, policy: PreTrainedModel, seed: int, split: str = "t
 def alignment_tax(world: World, method: str, seed: int, split: str = "test") -> dict:
     """Train by `method` of TAX on the pairs of the seed; metrics as ever, and what `taxes` finds on held-out text."""
     policy = align(world, method, seed)
-    found = evaluate(policy, world, seed=seed, split=split, baseline=_kept.get((world.name, split, seed)))
-    _kept[world.name, split, seed] = found.baseline
-    more = {"gain": bootstrap(found.rewards - found.baseline_rewards), **taxes(world, policy, split)}
-    return {
-        "metrics": metrics({**found, **more}, (*MEASURED, "forward_kl", *more)),
-        "prompts": found.prompts[:SHOWN], "texts": [c.text for c in found.completions[:SHOWN]],
-    }  # fmt: skip
+    found, costs = at_end(world, policy, seed, split), taxes(world, policy, split)
+    numbers = metrics({**found, **costs}, (*MEASURED, "forward_kl", "gain", *costs))
+    return {"metrics": numbers, **shown(found)}
 
 
 def align(world: World, method: str, seed: int, **changes) -> PreTrainedModel:
     """A copy of SFT trained as TAX says, `changes` applied; or the average of SFT and such a model."""
-    key = ("policy", world.name, method, seed, *changes.items())
-    if key in _kept:
-        return _kept[key]
     settings = {"lr": 3e-4, "batch_size": BATCH} | TAX[method] | changes
     if "of" in settings:
         return averaged(align(world, settings["of"], seed, **changes), world.sft, settings["share"])
+    if all(other.get("of") != method for other in TAX.values()):
+        return _aligned(world, seed, settings)
+    return kept(("policy", world.name, method, seed, *changes.items()), lambda: _aligned(world, seed, settings))
+
+
+def _aligned(world: World, seed: int, settings: dict) -> PreTrainedModel:
     rows, policy = draw_pairs(world, seed), copy.deepcopy(world.sft)
     rank = settings.pop("rank", None)
     if rank is not None:
         policy = lora.add_lora(policy, rank=rank, seed=seed)
     common = {"reference": world.sft, "steps": len(rows) // BATCH, "seed": seed, "progress": False}
     train(policy, rows, world.tokenizer, **common | settings)
-    policy = policy.merge_and_unload() if rank is not None else policy
-    if any(other.get("of") == method for other in TAX.values()):
-        _kept[key] = policy
-    return policy
+    return policy.merge_and_unload() if rank is not None else policy
 
 
 @torch.no_grad()
@@ -204,19 +191,16 @@ def held_out_texts(world: World, split: str = "test") -> list[Row]:
     HELD_OUT completions of each prompt of `split`; left out are those that are not `usable` or come twice. Columns:
     prompt, completion, score (the gold reward).
     """
-    key = ("held out", world.name, split)
-    if key not in _kept:
-        prompts = [row["prompt"] for row in world.prompts[split] for _ in range(HELD_OUT)]
-        written = generate(world.base, world.tokenizer, prompts, temperature=0.7, seed=13)
-        texts = {
-            (p, c.text)
-            for p, c in zip(prompts, written, strict=True)
-            if usable(p, c, world.tokenizer, world.open_ended)
-        }
-        pairs = sorted(texts)
-        scores = world.gold(*(list(column) for column in zip(*pairs, strict=True))).tolist()
-        _kept[key] = [{"prompt": p, "completion": y, "score": s} for (p, y), s in zip(pairs, scores, strict=True)]
-    return _kept[key]
+
+    def write() -> list[Row]:
+        asked = [prompt for prompt in prompts_of(world, split) for _ in range(HELD_OUT)]
+        written = zip(asked, generate(world.base, world.tokenizer, asked, temperature=0.7, seed=13), strict=True)
+        pairs = sorted({(x, c.text) for x, c in written if usable(x, c, world.tokenizer, world.open_ended)})
+        prompts, texts = (list(column) for column in zip(*pairs, strict=True))
+        cells = zip(prompts, texts, world.gold(prompts, texts).tolist(), strict=True)
+        return [{"prompt": x, "completion": y, "score": score} for x, y, score in cells]
+
+    return kept(("held out", world.name, split), write)
 
 
 def taxes(world: World, policy: PreTrainedModel, split: str = "test") -> dict[str, Estimate]:
@@ -224,33 +208,18 @@ def taxes(world: World, policy: PreTrainedModel, split: str = "test") -> dict[st
 
     Above 0, the policy finds the texts less likely than SFT does.
     """
-    rows, key = held_out_texts(world, split), ("held out logps", world.name, split)
-    if key not in _kept:
-        _kept[key] = text_logps(world, world.sft, rows)
-    cost = _kept[key] - text_logps(world, policy, rows)  # (N,)
+    rows = held_out_texts(world, split)
+    before = kept(("held out logps", world.name, split), lambda: text_logps(world, world.sft, rows))
+    cost = before - text_logps(world, policy, rows)  # (N,)
     order = np.argsort([row["score"] for row in rows], kind="stable")
     thirds = zip(("negative", "neutral", "positive"), np.array_split(order, 3), strict=True)
     return {"tax": bootstrap(cost)} | {f"tax_{name}": bootstrap(cost[torch.as_tensor(part)]) for name, part in thirds}
 
 
-@torch.no_grad()
-def text_logps(world: World, model: PreTrainedModel, rows: Sequence[Row], batch_size: int = 128) -> Tensor:
+def text_logps(world: World, model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
     """log π(completion | prompt) of each row, EOS included: (N,) nats."""
     sequences = [encode(row["prompt"], row["completion"], world.tokenizer) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: sum(map(len, sequences[i])))
-    found = torch.zeros(len(rows))
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        batch = collate([sequences[i] for i in part], world.tokenizer.pad_token_id or 0).to(model.device)
-        found[part] = sequence_logps(model, batch).cpu()
-    return found
-
-
-def _texts(world: World, policy: PreTrainedModel, seed: int, split: str) -> dict[str, list[str]]:
-    """What the policy writes after the first SHOWN prompts."""
-    prompts = [row["prompt"] for row in world.prompts[split]][:SHOWN]
-    written = generate(policy, world.tokenizer, prompts, seed=2 * seed + 1)
-    return {"prompts": prompts, "texts": [c.text for c in written]}
+    return score_all(model, sequences, world.tokenizer.pad_token_id)
 
 
 GRIDS: dict[str, Grid] = {

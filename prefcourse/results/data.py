@@ -8,12 +8,13 @@ import torch
 
 from prefcourse.annotation.aggregation import confident, majority, vote_share
 from prefcourse.annotation.agreement import MISSING, A, percent_agreement
-from prefcourse.annotation.annotators import Annotator, exchanged, panel, questions, resolve
-from prefcourse.annotation.personal import TASTES, taste_shift
-from prefcourse.evaluate import evaluate
+from prefcourse.annotation.annotators import Annotator, panel, questions, resolve
+from prefcourse.annotation.personal import TASTES, label_by_taste, train_on_my_labels
+from prefcourse.evaluate import bootstrap
 from prefcourse.generate import generate
 from prefcourse.preferences import Row
-from prefcourse.results.store import Grid, grid, metrics
+from prefcourse.results.look import at_end, prompts_of
+from prefcourse.results.store import Grid, grid, metrics, turned
 from prefcourse.train import train
 from prefcourse.worlds.world import World
 
@@ -30,21 +31,15 @@ def pairs_needed(world: World, pairs: int, seed: int) -> dict:
 def label_noise(world: World, flips: float, seed: int) -> dict:
     """DPO on LABELS random training pairs of which the share `flips` has chosen and rejected exchanged."""
     rng = random.Random(seed)
-    rows = rng.sample(world.pairs["train"], LABELS)
-    turned = set(rng.sample(range(LABELS), round(flips * LABELS)))
-    return fit(world, [exchanged(row) if i in turned else row for i, row in enumerate(rows)], seed)
+    rows, _ = turned(rng.sample(world.pairs["train"], LABELS), flips, rng)
+    return fit(world, rows, seed)
 
 
 def response_diversity(world: World, temperature: float, seed: int) -> dict:
     """DPO on one pair for each of LABELS prompts, sampled at `temperature`, labelled by a coin on the gold reward."""
-    prompts = [row["prompt"] for row in world.prompts["train"]][:LABELS]
-    sides = [
-        [
-            c.text
-            for c in generate(world.sft, world.tokenizer, prompts, temperature=temperature, seed=1_000 + 2 * seed + k)
-        ]
-        for k in (0, 1)
-    ]
+    prompts, settings = prompts_of(world, "train", LABELS), {"temperature": temperature}
+    drawn = [generate(world.sft, world.tokenizer, prompts, seed=1_000 + 2 * seed + k, **settings) for k in (0, 1)]
+    sides = [[c.text for c in side] for side in drawn]
     rows, rng = [], random.Random(seed)
     gold = [world.gold(prompts, side).tolist() for side in sides]
     for prompt, a, b, ra, rb in zip(prompts, *sides, *gold, strict=True):
@@ -89,12 +84,27 @@ def annotator_panel(world: World, annotators: int, rule: str, seed: int) -> dict
     }
 
 
+def taste_shift(world: World, taste: str, seed: int, labels: int = 60, **settings) -> dict:
+    """A simulated learner labels 60 training pairs by `taste`; how far do samples of the test prompts move towards it?
+
+    `shift` is the mean of taste(after) − taste(before) over the prompts, with its 95 % interval.
+    """
+    like = TASTES[taste]
+    rows, skipped = label_by_taste(world.pairs["train"], like, labels, seed)
+    mine = train_on_my_labels(rows, world, seed=seed, progress=False, **settings)
+    before, after = ([like(c.text) for c in side] for side in (mine.before, mine.after))
+    shift = bootstrap([b - a for a, b in zip(before, after, strict=True)])
+    found = {"before": bootstrap(before), "after": bootstrap(after), "shift": shift, "kl": mine.kl}
+    found["held_out"] = mine.held_out
+    return {"labels": len(rows), "skipped": skipped, "metrics": metrics(found, tuple(found))}
+
+
 def fit(world: World, rows: Sequence[Row], seed: int, steps: int = LABELS // BATCH) -> dict:
     """Train DPO from `world.sft` on `rows` for `steps` steps, and measure: {"metrics": …} on the 400 test prompts."""
     policy = copy.deepcopy(world.sft)
     train(policy, list(rows), world.tokenizer, reference=world.sft, loss="dpo", beta=BETA, lr=LR, steps=steps,
           batch_size=BATCH, seed=seed, progress=False)  # fmt: skip
-    return {"metrics": metrics(evaluate(policy, world, seed=seed))}
+    return {"metrics": metrics(at_end(world, policy, seed))}
 
 
 GRIDS: dict[str, Grid] = {

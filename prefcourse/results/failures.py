@@ -13,29 +13,29 @@ samples, and draws the same for all arms of a failure: differences between arms 
 import copy
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcourse.annotation.annotators import Annotator, Questions, exchanged, margins, resolve
-from prefcourse.evaluate import distinct_2, evaluate, repetition, sequence_kl
-from prefcourse.generate import Completion, generate
-from prefcourse.logprobs import sequence_logps
+from prefcourse.annotation.annotators import Annotator, Questions, margins, resolve
+from prefcourse.evaluate import distinct_2, pair_logps, points, repetition
 from prefcourse.losses import Vec
-from prefcourse.preferences import Row, collate, encode
-from prefcourse.results.store import METRICS, Grid, Setting, metrics
+from prefcourse.preferences import Row
+from prefcourse.quality.findings import length_gaps
+from prefcourse.results.look import Column, Look, Sample, at_end, ended, gold, kl, length, shown
+from prefcourse.results.store import METRICS, Grid, Setting, metrics, rounded, turned
 from prefcourse.train import train
 from prefcourse.training.history import History
 from prefcourse.worlds.world import World
 
-STEPS, BATCH, BETA, LR = 64, 16, 0.1, 3e-4
+STEPS, BATCH = 64, 16
+BETA, LR = 0.1, 3e-4
 PAIRS, FEW, NOISY = STEPS * BATCH, 64, 256  # each pair once; 16 times; 4 times
 FLIPS = 0.3  # share of labels turned round
 BIAS = 0.2  # nats per token by which the judge of "length" prefers the longer text
-PROBE, SCORED, SHOWN = 100, 64, 4  # prompts completed on the way, pairs scored there, and texts that are kept
+PROBE, SCORED = 100, 64  # prompts completed on the way, and pairs scored there
 MEASURED = (*METRICS, "length", "eos_rate", "repetition")
 
 ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is told besides the defaults above
@@ -63,8 +63,6 @@ ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is t
     },
 }
 
-_kept: dict[tuple, list[Completion]] = {}  # SFT's completions of the test prompts: the runs of a seed share them
-
 
 def offset_loss(
     policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
@@ -81,33 +79,30 @@ def offset_loss(
 def failure(world: World, failure: str, arm: str, seed: int, split: str = "test") -> dict:
     """One run of ARMS: metrics on all prompts of `split`, the path on validation prompts, and texts at its end.
 
-    path: what `Look` finds, with the step. pairs: facts about the data · steps: taken, fewer if max_kl stopped the run.
+    path: what `look_at` finds, with the step. pairs: facts about the data. steps: taken, fewer if max_kl stopped it.
     """
     rows, probes, facts = data_of(world, failure, seed)
     policy, look, history = train_arm(world, failure, arm, seed, rows, probes)
-    measured = [i for i, kl in enumerate(history["kl"]) if kl == kl]
-    path = [{name: round(history[name][i], 4) for name in ("step", *look.names)} for i in measured]
-    found = evaluate(policy, world, seed=seed, split=split, baseline=_kept.get((world.name, split, seed)))
-    _kept[world.name, split, seed] = found.baseline
-    return {
-        "metrics": metrics(found, MEASURED), "path": path, "pairs": facts, "steps": int(history["step"][-1]),
-        "prompts": found.prompts[:SHOWN], "texts": [c.text for c in found.completions[:SHOWN]],
-    }  # fmt: skip
+    measured = [i for i, nats in enumerate(history["kl"]) if nats == nats]
+    path = [rounded({name: history[name][i] for name in ("step", *look.names)}) for i in measured]
+    found = at_end(world, policy, seed, split)
+    facts = {"pairs": facts, "steps": int(history["step"][-1])}
+    return {"metrics": metrics(found, MEASURED), "path": path, **facts, **shown(found)}
 
 
 def train_arm(
     world: World, failure: str, arm: str, seed: int, rows: Sequence[Row], probes: Mapping[str, Sequence[Row]], **changes
-) -> tuple[PreTrainedModel, "Look", History]:
+) -> tuple[PreTrainedModel, Look, History]:
     """A copy of SFT trained on `rows` as ARMS says, `changes` applied; what it was like on the way, and its history."""
     settings = {"loss": "dpo", "lr": LR, "steps": STEPS, "every": 16, "beta": BETA, **ARMS[failure][arm], **changes}
     if settings["loss"] == "ipo":
         del settings["beta"]  # its parameter is τ
     if settings["loss"] == "offset":
         settings |= {"loss": offset_loss, "bias": length_bias(rows, world.tokenizer)}
-    policy, look = copy.deepcopy(world.sft), Look(world, probes, seed)
+    policy, look = copy.deepcopy(world.sft), look_at(world, probes, seed)
     history = train(
         policy, list(rows), world.tokenizer, reference=world.sft, batch_size=BATCH, seed=seed, progress=False,
-        measure=look, prompts=look.prompts if "max_kl" in settings else (), **settings,
+        measure=look.point, prompts=look.prompts if "max_kl" in settings else (), **settings,
     )  # fmt: skip
     return policy, look, history
 
@@ -123,32 +118,25 @@ def data_of(world: World, failure: str, seed: int) -> tuple[list[Row], dict[str,
     held, facts = random.Random(seed).sample(world.pairs["validation"], SCORED), {"pairs": n}
     if failure == "length":
         rows = relabelled(rows, world.tokenizer, seed)
-        gap = np.array(length_gaps(rows, world.tokenizer))
+        gap = length_gaps(rows, world.tokenizer)
         facts |= {"longer_chosen": float(((gap > 0) + 0.5 * (gap == 0)).mean()),
                   "bias": length_bias(rows, world.tokenizer)}  # fmt: skip
     if failure != "noise":
         return rows, {"": rows[:SCORED], "held_": held}, facts
-    turned = set(rng.sample(range(n), round(FLIPS * n)))
-    rows = [exchanged(row) if i in turned else row for i, row in enumerate(rows)]
-    kept, flips = ([row for i, row in enumerate(rows) if (i in turned) == side][:SCORED] for side in (False, True))
-    return rows, {"": kept, "held_": held, "flips_": flips}, facts
-
-
-def length_gaps(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens of the chosen completion minus tokens of the rejected one, pair by pair."""
-    tokens = [[len(encode(row["prompt"], row[side], tokenizer)[1]) for side in ("chosen", "rejected")] for row in rows]
-    return [chosen - rejected for chosen, rejected in tokens]
+    rows, which = turned(rows, FLIPS, rng)
+    right, wrong = ([row for i, row in enumerate(rows) if (i in which) == side][:SCORED] for side in (False, True))
+    return rows, {"": right, "held_": held, "flips_": wrong}, facts
 
 
 def relabelled(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, seed: int, bias: float = BIAS) -> list[Row]:
     """The same pairs labelled anew by a judge whose log-odds are the difference in r + bias · tokens."""
-    asked = Questions(margins(rows), np.array(length_gaps(rows, tokenizer)), np.ones(len(rows), dtype=bool))
+    asked = Questions(margins(rows), length_gaps(rows, tokenizer), np.ones(len(rows), dtype=bool))
     return resolve(rows, asked, Annotator(length_bias=bias).label(asked, seed=seed))
 
 
 def length_bias(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> float:
     """c of P(chosen) = σ(c · (L_w - L_l)), fitted to the labels alone by Newton's method: nats per token."""
-    gap = np.array(length_gaps(rows, tokenizer), dtype=float)
+    gap = length_gaps(rows, tokenizer).astype(float)
     c = 0.0
     for _ in range(20):  # maximise Σ log σ(c gap)
         p = 1 / (1 + np.exp(-c * gap))
@@ -159,46 +147,34 @@ def length_bias(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> floa
 # ------------------------------------------------------------------------------------------- what a run is like
 
 
-class Look:
-    """A `measure` for `train`: what the policy writes after validation prompts, and where it has moved on known pairs.
+def look_at(world: World, probes: Mapping[str, Sequence[Row]], seed: int) -> Look:
+    """What the policy writes after validation prompts, and where it has moved on known pairs.
 
     kl, gold (nats), length (tokens), eos_rate, repetition, distinct_2: of its completions of PROBE prompts.
-    chosen, rejected, ranked: mean log π/π_ref of both sides and the share ranked right, of `probes[""]`, pairs of the
-    training data; with the prefix "held_" of pairs it never sees, with "flips_" of pairs whose label was turned round.
+    chosen, rejected, ranked: `moved` on `probes[""]`, pairs of the training data; with the prefix "held_" on pairs it
+    never sees, with "flips_" on pairs whose label was turned round.
     """
-
-    def __init__(self, world: World, probes: Mapping[str, Sequence[Row]], seed: int, split: str = "validation"):
-        self.world, self.probes, self.seed = world, probes, seed
-        self.prompts = [row["prompt"] for row in world.prompts[split]][:PROBE]
-        self.frozen = {name: pair_logps(world.sft, rows, world.tokenizer) for name, rows in probes.items()}
-        self.names: tuple[str, ...] = ()
-
-    def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
-        world, prompts = self.world, self.prompts
-        written = generate(policy, world.tokenizer, prompts, seed=2 * self.seed + 1)
-        texts = [c.text for c in written]
-        whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
-        found = {
-            "kl": sequence_kl(policy, world.sft, world.tokenizer, prompts, written).mean().item(),
-            "gold": world.gold(prompts, texts).mean().item(),
-            "length": sum(len(c.ids) for c in written) / len(written),
-            "eos_rate": sum(c.finished for c in written) / len(written),
-            "repetition": sum(map(repetition, whole)) / len(whole),
-            "distinct_2": distinct_2(whole).value,
-        }
-        for name, rows in self.probes.items():
-            a, b = pair_logps(policy, rows, world.tokenizer) - self.frozen[name]  # log π/π_ref, (N,) each
-            found |= {f"{name}chosen": a.mean().item(), f"{name}rejected": b.mean().item(),
-                      f"{name}ranked": ((a > b) + 0.5 * (a == b)).float().mean().item()}  # fmt: skip
-        self.names = tuple(found)
-        return found
+    known = [moved(world, rows, prefix) for prefix, rows in probes.items()]
+    columns = (kl, gold, length, partial(ended, name="eos_rate"), variety, *known)
+    return Look(world, seed, columns, count=PROBE, split="validation")
 
 
-@torch.no_grad()
-def pair_logps(model: PreTrainedModel, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """log π of both completions of each pair, (2, N): chosen, rejected."""
-    pairs = [encode(row["prompt"], row[side], tokenizer) for side in ("chosen", "rejected") for row in rows]
-    return sequence_logps(model, collate(pairs, tokenizer.pad_token_id or 0).to(model.device)).view(2, -1).cpu()
+def variety(seen: Sample) -> dict[str, float]:
+    """How far prompts and completions repeat themselves and one another."""
+    whole = [prompt + text for prompt, text in zip(seen.prompts, seen.texts, strict=True)]
+    return {"repetition": sum(map(repetition, whole)) / len(whole), "distinct_2": distinct_2(whole).value}
+
+
+def moved(world: World, rows: Sequence[Row], prefix: str) -> Column:
+    """A column: mean log π/π_ref of both sides of `rows` in nats, and the share ranked right."""
+    before = pair_logps(world.sft, rows, world.tokenizer)
+
+    def column(seen: Sample) -> dict[str, float]:
+        chosen, rejected = pair_logps(seen.policy, rows, world.tokenizer) - before  # (N,) each
+        found = {"chosen": chosen.mean(), "rejected": rejected.mean(), "ranked": points(chosen, rejected).mean()}
+        return {f"{prefix}{name}": value.item() for name, value in found.items()}
+
+    return column
 
 
 GRIDS: dict[str, Grid] = {

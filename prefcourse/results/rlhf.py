@@ -9,13 +9,15 @@ SFT model is at 0, and 1 is the spread of its own completions.
 import copy
 import random
 import time
+from collections.abc import Sequence
+from functools import partial
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from prefcourse.evaluate import Estimate, bootstrap, sequence_kl
+from prefcourse.evaluate import bootstrap
 from prefcourse.generate import generate
-from prefcourse.results.store import Grid, grid, metrics
+from prefcourse.results.look import Column, Look, Sample, at_end, kl, length, prompts_of, sample
+from prefcourse.results.store import Grid, grid, kept, metrics
 from prefcourse.rlhf.policy_gradient import ppo, rloo
 from prefcourse.rlhf.reward_model import train_reward_model
 from prefcourse.rlhf.rollouts import Reward
@@ -32,32 +34,36 @@ MAX_KL = 5.0  # nats: a run stops at the step whose samples have more, which may
 LONG = {"beta": 0.0, "lr": 2e-4, "steps": 40, "max_kl": 100.0, "missing_eos_penalty": 1.0, "max_new_tokens": 32}
 EVERY = 5  # steps between two looks at a long run
 
-_kept: dict[tuple, Reward] = {}  # reward models: the runs of a seed share them
 
-
-def standardised(reward: Reward, world: World, seed: int) -> Reward:
-    """`reward` with mean 0 and standard deviation 1 over SFT's completions of 256 training prompts."""
-    prompts = [row["prompt"] for row in world.prompts["train"]]
-    prompts = random.Random(seed).sample(prompts, min(256, len(prompts)))
-    found = reward(prompts, [c.text for c in generate(world.sft, world.tokenizer, prompts, seed=seed)])
+def standardised(reward: Reward, prompts: Sequence[str], texts: Sequence[str]) -> Reward:
+    """`reward` with mean 0 and standard deviation 1 over `texts`."""
+    found = reward(prompts, texts)
     mean, deviation = found.mean(), found.std()
     return lambda prompts, texts: (reward(prompts, texts) - mean) / deviation
 
 
+def to_train_on(reward: Reward, world: World, seed: int) -> Reward:
+    """`reward` standardised over SFT's completions of 256 training prompts."""
+    prompts = prompts_of(world, "train")
+    prompts = random.Random(seed).sample(prompts, min(256, len(prompts)))
+    return standardised(reward, prompts, [c.text for c in generate(world.sft, world.tokenizer, prompts, seed=seed)])
+
+
 def proxy(world: World, pairs: int, seed: int) -> Reward:
-    """A reward model trained on `pairs` random training pairs, standardised."""
-    key = (world.name, pairs, seed)
-    if key not in _kept:
+    """A reward model trained on `pairs` random training pairs, standardised; kept for the other runs of the seed."""
+
+    def learn() -> Reward:
         rows = random.Random(seed).sample(world.pairs["train"], pairs)
         epochs = max(1, READ // pairs)
         model, _ = train_reward_model(world.sft, rows, world.tokenizer, epochs=epochs, seed=seed, progress=False)
-        _kept[key] = standardised(model, world, seed)
-    return _kept[key]
+        return to_train_on(model, world, seed)
+
+    return kept(("proxy", world.name, pairs, seed), learn)
 
 
 def climb(world: World, method: str, reward: Reward, seed: int, **settings) -> tuple[PreTrainedModel, History]:
     """A copy of SFT trained on `reward` by "rloo" or "ppo", from the training prompts, and its history."""
-    policy, prompts = copy.deepcopy(world.sft), [row["prompt"] for row in world.prompts["train"]]
+    policy, prompts = copy.deepcopy(world.sft), prompts_of(world, "train")
     settings = (RLOO if method == "rloo" else PPO) | {"beta": BETA, "progress": False} | settings
     learn = rloo if method == "rloo" else ppo
     return policy, learn(policy, reward, prompts, world.tokenizer, reference=world.sft, seed=seed, **settings)
@@ -69,66 +75,45 @@ def gains(world: World, method: str, reward: str, seed: int, split: str = "test"
     processor: its seconds for the training, on one thread, the reward model's not included. steps: fewer than asked for
     if the KL of a step's samples went beyond MAX_KL, where a run stops.
     """
-    judge = standardised(world.gold, world, seed) if reward == "gold" else proxy(world, MANY, seed)
+    judge = to_train_on(world.gold, world, seed) if reward == "gold" else proxy(world, MANY, seed)
     began = time.process_time()
     policy, history = climb(world, method, judge, seed, max_kl=MAX_KL)
     seconds = time.process_time() - began
-    found = measure_gain(world, policy, seed, split)
-    return {"metrics": metrics(found, tuple(found)), "steps": len(history["step"]), "processor": round(seconds, 3)}
-
-
-def measure_gain(world: World, policy: PreTrainedModel, seed: int, split: str = "test") -> dict[str, Estimate]:
-    """gain, gold_reward and kl of one completion per prompt of `split`; SFT's completions are of the same prompts."""
-    prompts = [row["prompt"] for row in world.prompts[split]]
-    before, after = (
-        generate(m, world.tokenizer, prompts, seed=2 * seed + k) for k, m in enumerate((world.sft, policy))
-    )
-    gold = [world.gold(prompts, [c.text for c in side]) for side in (before, after)]
-    return {
-        "gain": bootstrap(gold[1] - gold[0]),
-        "gold_reward": bootstrap(gold[1]),
-        "kl": bootstrap(sequence_kl(policy, world.sft, world.tokenizer, prompts, after)),
-    }
+    found = metrics(at_end(world, policy, seed, split), ("gain", "gold_reward", "kl"))
+    return {"metrics": found, "steps": len(history["step"]), "processor": round(seconds, 3)}
 
 
 def over_optimisation(world: World, pairs: int, seed: int) -> dict:
     """RLOO without a KL price on a reward model trained on `pairs` pairs: KL, learned and gold reward on the way.
 
-    path: points with step, kl (nats), tokens, and proxy and gold in standard deviations of SFT, with intervals over the
+    path: points with kl (nats), tokens, and proxy and gold in standard deviations of SFT, with intervals over the
     prompts · texts: what each point wrote after the first SHOWN prompts, which are in `prompts`.
     """
-    look = Look(world, proxy(world, pairs, seed), seed)
-    climb(world, "rloo", look.proxy, seed, **LONG, measure=look, every=EVERY)
-    if look.points[-1] == look.points[-2]:  # max_kl stopped the run where it was looked at already
-        look.points.pop(), look.texts.pop()
-    return {"path": look.points, "prompts": look.prompts[:SHOWN], "texts": look.texts}
+    judge = proxy(world, pairs, seed)
+    look = look_at(world, judge, seed)
+    climb(world, "rloo", judge, seed, **LONG, measure=look, every=EVERY)
+    if look.path[-1] == look.path[-2]:  # max_kl stopped the run where it was looked at already
+        look.path.pop(), look.texts.pop()
+    texts = [texts[:SHOWN] for texts in look.texts]
+    return {"path": look.path, "prompts": look.prompts[:SHOWN], "texts": texts}
 
 
-class Look:
-    """What a run is like on the way: KL, proxy and gold on `PROBE` prompts, and some texts. A `measure` of `rloo`."""
+def look_at(world: World, proxy: Reward, seed: int, split: str = "test") -> Look:
+    """KL, tokens, and proxy and gold with intervals, on PROBE prompts; standardised by what SFT writes there."""
+    where = {"split": split, "count": PROBE, "max_new_tokens": LONG["max_new_tokens"]}
+    start = sample(world, world.sft, seed, **where)
 
-    def __init__(self, world: World, proxy: Reward, seed: int, split: str = "test"):
-        self.world, self.proxy, self.seed = world, proxy, seed
-        self.prompts = [row["prompt"] for row in world.prompts[split]][:PROBE]
-        self.points: list[dict] = []
-        self.texts: list[list[str]] = []
-        self.scale: dict[str, tuple[Tensor, Tensor]] = {}
+    def in_deviations(name: str, reward: Reward) -> Column:
+        exact = standardised(lambda prompts, texts: reward(prompts, texts).double(), start.prompts, start.texts)
 
-    def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
-        written = generate(
-            policy, self.world.tokenizer, self.prompts, max_new_tokens=LONG["max_new_tokens"], seed=2 * self.seed + 1
-        )
-        point = {"kl": sequence_kl(policy, self.world.sft, self.world.tokenizer, self.prompts, written).mean().item()}
-        texts = [c.text for c in written]
-        for name, reward in (("proxy", self.proxy), ("gold", self.world.gold)):
-            found = reward(self.prompts, texts).double()
-            mean, deviation = self.scale.setdefault(name, (found.mean(), found.std()))  # of SFT, which comes first
-            estimate = bootstrap((found - mean) / deviation)
-            point |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        point["tokens"] = sum(len(c.ids) for c in written) / len(written)
-        self.points.append({name: round(value, 4) for name, value in point.items()})
-        self.texts.append(texts[:SHOWN])
-        return {}
+        def column(seen: Sample) -> dict[str, float]:
+            found = bootstrap(exact(seen.prompts, seen.texts))
+            return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+        return column
+
+    columns = (kl, in_deviations("proxy", proxy), in_deviations("gold", world.gold), partial(length, name="tokens"))
+    return Look(world, seed, columns, **where)
 
 
 GRIDS: dict[str, Grid] = {

@@ -16,7 +16,7 @@ from prefcourse.comparison.frontier import curves, gain_at
 from prefcourse.evaluate import Estimate, over_seeds
 
 CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143)}  # 2.5 % and 97.5 % points
-THIRD = 0.3333
+THIRD = 0.3333  # of a knob: how the grid writes ⅓
 
 
 def spread(values: Sequence[float]) -> Estimate:

@@ -8,28 +8,28 @@ reward model · "rloo-gold", which is told the true reward: what a perfect rewar
 
 import copy
 import itertools
-import math
 import random
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from prefcourse.comparison.costs import Meter, peak_memory
-from prefcourse.evaluate import Estimate, bootstrap, sequence_kl
-from prefcourse.generate import generate
+from prefcourse.evaluate import Estimate, bootstrap
 from prefcourse.preferences import Row
-from prefcourse.results.store import Grid, Setting, metrics
-from prefcourse.rlhf.best_of_n import best_of_n_kl, sample_pool
+from prefcourse.results.look import prompts_of, sample
+from prefcourse.results.rlhf_table import THIRD
+from prefcourse.results.store import Grid, Setting, kept, metrics, rounded
+from prefcourse.rlhf.best_of_n import best_of_n_path
 from prefcourse.rlhf.policy_gradient import ppo, rloo
 from prefcourse.rlhf.reward_model import RewardModel, pair_margins, train_reward_model
-from prefcourse.rlhf.rollouts import Reward
 from prefcourse.train import train
 from prefcourse.world import load_world
 from prefcourse.worlds.world import World
 
-PAIRS, POOL, COMPLETIONS = 768, 16, 64  # pairs to learn from; best-of-n's n; completions that a step of RLOO samples
+PAIRS = 768  # to learn from
+POOL = 16  # completions of each prompt that best-of-n chooses from
+COMPLETIONS = 64  # that a step of RLOO samples
 PROBE, RANKED = 200, 500  # prompts measured on the way (all of them at the end); pairs for the reward model's accuracy
 BETA = 0.1  # the price of a nat: the same objective for all
 DPO = {"lr": 2e-4, "beta": BETA, "epochs": 1.0, "batch_size": 16}
@@ -38,8 +38,6 @@ RLOO = {"lr": 2e-4, "beta": BETA, "steps": 16, "k": 4}
 PPO = {"lr": 1e-4, "beta": BETA, "steps": 16, "batch_size": COMPLETIONS}
 WATCHED = ("none",)  # knobs whose runs are measured on the way, too
 BIGGER = {"n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 128}  # so that weights are what fills the memory
-
-_kept: dict[tuple, Any] = {}  # reward models and the measured SFT model: the runs of a seed share them
 
 
 def rlhf_vs_dpo(world: World, method: str, knob: str, times: float, seed: int, split: str = "test") -> dict:
@@ -66,16 +64,15 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
 
     pairs = random.Random(seed).sample(world.pairs["train"], PAIRS)
     prompts = list(dict.fromkeys(row["prompt"] for row in pairs))
-    policy, reward, before = copy.deepcopy(world.sft), world.gold, {"work": 0, "seconds": 0.0}
+    policy, reward = copy.deepcopy(world.sft), world.gold
+    before = {"work": 0, "seconds": 0.0}  # what the reward model has cost
     if method in ("rloo", "ppo", "best-of-n"):
         reward, before = reward_model(world, pairs, settings(REWARD, "reward_"), seed, split)
     meter = Meter(policy=policy, reference=world.sft, **({} if reward is world.gold else {"reward_model": reward}))
 
     def start(count: int | None = None) -> dict[str, Estimate]:
-        key = ("sft", world.name, split, seed, count)
-        if key not in _kept:
-            _kept[key] = measure(world.sft, world, seed, split, count)
-        return _kept[key]
+        key = ("SFT, measured", world.name, split, seed, count)
+        return kept(key, lambda: measure(world.sft, world, seed, split, count))
 
     def cost() -> dict:
         return {"work": before["work"] + meter.work, "seconds": round(before["seconds"] + meter.seconds, 2)}
@@ -90,7 +87,7 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
 
     if method == "best-of-n":
         with meter:
-            found, path = best_of_n_path(world, reward, seed, split)
+            found, path = best_of_n_path(world, reward, prompts_of(world, split, PROBE), n=POOL, seed=2 * seed + 1)
     else:
         path = [_point(start(), start()) | cost()]
         own = settings({"dpo": DPO, "ppo": PPO}.get(method, RLOO))
@@ -114,52 +111,30 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
 
 def reward_model(world: World, pairs: list[Row], settings: dict, seed: int, split: str) -> tuple[RewardModel, dict]:
     """A reward model trained on `pairs`, and its cost and accuracy; kept for the other runs of the seed."""
-    key = ("reward model", world.name, split, seed, tuple(settings.values()))
-    if key not in _kept:
+
+    def learn() -> tuple[RewardModel, dict]:
         with Meter() as meter:
             model, _ = train_reward_model(world.sft, pairs, world.tokenizer, seed=seed, progress=False, **settings)
         right = (pair_margins(model, world.pairs[split][:RANKED]) > 0).double()
         tokens = [meter.forward.total(), meter.backward.total()]
         found = {"work": meter.work, "seconds": round(meter.seconds, 2), "tokens": tokens}
-        _kept[key] = model, found | {"accuracy": bootstrap(right)}
-    return _kept[key]
+        return model, found | {"accuracy": bootstrap(right)}
+
+    return kept(("reward model and its cost", world.name, split, seed, *settings.values()), learn)
 
 
 def measure(
     policy: PreTrainedModel, world: World, seed: int, split: str = "test", count: int | None = None
 ) -> dict[str, Estimate]:
     """Gold reward and KL of one sample for each of the first `count` prompts of `split` (None: all of them)."""
-    prompts = [row["prompt"] for row in world.prompts[split]][:count]
-    completions = generate(policy, world.tokenizer, prompts, seed=2 * seed + 1)
-    return {
-        "gold_reward": bootstrap(world.gold(prompts, [c.text for c in completions])),
-        "kl": bootstrap(sequence_kl(policy, world.sft, world.tokenizer, prompts, completions)),
-    }
+    seen = sample(world, policy, seed, split, count)
+    return {"gold_reward": bootstrap(seen.gold), "kl": bootstrap(seen.log_ratios)}
 
 
 def _point(found: dict[str, Estimate], start: dict[str, Estimate]) -> dict:
     """A point of a path; its gain is over the reference on the same prompts."""
-    values = {"gold": found["gold_reward"].value, "kl": found["kl"].value}
-    gain = values["gold"] - start["gold_reward"].value
-    return {name: round(value, 4) for name, value in (values | {"gain": gain}).items()}
-
-
-def best_of_n_path(world: World, reward: Reward, seed: int, split: str) -> tuple[dict, list[dict]]:
-    """The gold reward of the reward model's favourite of n, for n = 1, 2, 4, … POOL: what POOL gives, and the path."""
-    prompts = [row["prompt"] for row in world.prompts[split]][:PROBE]
-    pool, proxy = sample_pool(world.sft, reward, prompts, world.tokenizer, n=POOL, seed=2 * seed + 1)
-    asked = [prompt for prompt in prompts for _ in range(POOL)]
-    gold = world.gold(asked, [c.text for row in pool for c in row]).view(proxy.shape)  # (B, POOL)
-    gold = gold.gather(1, proxy.argsort(1)).double()  # from the reward model's worst to its best
-    path = []
-    for n in (2**i for i in range(POOL.bit_length())):
-        share = [math.comb(i, n - 1) / math.comb(POOL, n) for i in range(POOL)]  # of picks in which i is the best
-        best = bootstrap(gold @ torch.tensor(share, dtype=torch.float64))
-        first = path[0]["gold"] if path else best.value
-        point = {"gold": best.value, "kl": best_of_n_kl(n), "gain": best.value - first}
-        path.append({"n": n} | {name: round(value, 4) for name, value in point.items()})
-    bound = best_of_n_kl(POOL)
-    return {"gold_reward": best, "kl": Estimate(bound, bound, bound)}, path
+    gold, kl = found["gold_reward"].value, found["kl"].value
+    return rounded({"gold": gold, "kl": kl, "gain": gold - start["gold_reward"].value})
 
 
 def memory_job(method: str, seed: int) -> Callable[[], None]:
@@ -190,7 +165,7 @@ def _settings() -> list[Setting]:
 
     The learning rates were chosen on the validation prompts with a seed of its own: those runs are here too.
     """
-    third, found = round(1 / 3, 4), []
+    found = []
 
     def add(seeds: Iterable[int], method: str, knob: str, *times: float, split: str = "test") -> None:
         for seed in seeds:
@@ -208,7 +183,7 @@ def _settings() -> list[Setting]:
         "ppo": ("lr",),
     }
     for method, knob in ((method, knob) for method, knobs in wrong.items() for knob in knobs):
-        add(range(3), method, knob, 3, third)
+        add(range(3), method, knob, 3, THIRD)
     for method in ("dpo", "rloo", "ppo"):
         add(range(3), method, "memory", 1)
     return found

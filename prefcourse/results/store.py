@@ -4,16 +4,22 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
-from prefcourse.evaluate import Estimate, Evaluation
+from prefcourse.annotation.annotators import exchanged
+from prefcourse.evaluate import Estimate
+from prefcourse.preferences import Row
 from prefcourse.worlds.bundled import data_folder
 
 Setting = dict[str, Any]
 Grid = tuple[str, list[Setting], Callable[..., dict]]  # what it is, its settings, and the run of one of them
 METRICS = ("gold_reward", "win_rate", "kl", "distinct_2")
+Made = TypeVar("Made")
+
+_kept: dict[Hashable, Any] = {}
 
 
 def provenance(command: str, *packages: str) -> dict[str, Any]:
@@ -44,9 +50,14 @@ def column(stored: Mapping, metric: str, by: str) -> dict[Any, list[float]]:
     return found
 
 
-def metrics(found: Evaluation, names: Sequence[str] = METRICS) -> dict[str, dict[str, float]]:
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """Numbers as they are stored: to four decimals."""
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def metrics(found: Mapping[str, Estimate], names: Sequence[str] = METRICS) -> dict[str, dict[str, float]]:
     """The estimates `names` of an evaluation as plain dicts of value, low, high, rounded to four decimals."""
-    return {name: {k: round(v, 4) for k, v in asdict(found[name]).items()} for name in names}
+    return {name: rounded(asdict(found[name])) for name in names}
 
 
 def estimate(stored: Mapping[str, float]) -> Estimate:
@@ -60,3 +71,16 @@ def grid(seeds: int, **values: Sequence) -> list[Setting]:
     for name, options in values.items():
         settings = [{**s, name: option} for s in settings for option in options]
     return [{**s, "seed": seed} for seed in range(seeds) for s in settings]
+
+
+def kept(key: Hashable, make: Callable[[], Made]) -> Made:
+    """What `make` returns, made once for each `key`: the runs of a seed share reward models, samples and policies."""
+    if key not in _kept:
+        _kept[key] = make()
+    return _kept[key]
+
+
+def turned(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[list[Row], set[int]]:
+    """`rows` with exactly this share of labels turned round, drawn by `rng`, and the numbers of those rows."""
+    drawn = set(rng.sample(range(len(rows)), round(share * len(rows))))
+    return [exchanged(row) if i in drawn else row for i, row in enumerate(rows)], drawn

@@ -12,19 +12,20 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
-from prefcourse.annotation.annotators import exchanged
-from prefcourse.evaluate import METRICS, MORE, bootstrap, evaluate, sequence_kl
-from prefcourse.generate import Completion, generate
+from prefcourse.evaluate import METRICS, MORE
 from prefcourse.preferences import Row
-from prefcourse.results.rlhf_vs_dpo import best_of_n_path
-from prefcourse.results.store import Grid, Setting, grid, metrics
+from prefcourse.results.look import Look, at_end, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.rlhf_vs_dpo import POOL
+from prefcourse.results.store import Grid, Setting, grid, kept, metrics, rounded, turned
+from prefcourse.rlhf.best_of_n import best_of_n_path
 from prefcourse.rlhf.policy_gradient import ppo, rloo
 from prefcourse.rlhf.reward_model import train_reward_model
 from prefcourse.rlhf.rollouts import Reward
 from prefcourse.train import train
 from prefcourse.worlds.world import World
 
-PAIRS, BATCH, LR = 1_024, 16, 3e-4  # pairs of a run of `methods` and `noise`: 64 steps of 16
+PAIRS, BATCH = 1_024, 16  # of a run of `methods` and `noise`: 64 steps of 16 pairs
+LR = 3e-4
 PROBE = 200  # prompts measured on the way; at the end it is all of them
 LOOKS = (16, 32)  # steps of a run of `methods` that are measured besides its end
 STEPS = 120  # of a run of `beta-sweep`, at a constant rate: each step is where a shorter run would have ended
@@ -32,8 +33,6 @@ EARLY = (5, 10, 20, 40, 80)  # those of them that are measured besides the end
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 DESIRABLE = 0.2  # share of good completions in the unbalanced data
 REWARD = {"lr": 4.5e-4, "batch_size": BATCH}
-
-_kept: dict[tuple, list[Completion] | Reward] = {}  # SFT's completions and reward models: the runs of a seed share them
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,14 @@ def unbalanced(rows: list[Row]) -> list[Row]:
 
 def beta_sweep(world: World, beta: float, lr: float, seed: int, split: str = "test") -> dict:
     """DPO for STEPS steps at a constant rate; path: a point at the steps EARLY and at the end."""
-    policy, look = copy.deepcopy(world.sft), Look(world, seed, split, every=EARLY[0], steps=EARLY)
-    history = train(policy, world.pairs["train"], world.tokenizer, loss="dpo", beta=beta, lr=lr, steps=STEPS, seed=seed,
-                    batch_size=BATCH, schedule="constant", measure=look, every=EARLY[0], progress=False)  # fmt: skip
-    return look.finish(policy, STEPS) | {"train_accuracy": round(last(history["rewards/accuracies"]), 4)}
+    policy, look = copy.deepcopy(world.sft), look_at(world, seed, split)
+    every = EARLY[0]
+    history = train(
+        policy, world.pairs["train"], world.tokenizer, loss="dpo", beta=beta, lr=lr, steps=STEPS, seed=seed,
+        batch_size=BATCH, schedule="constant", measure=look.at(EARLY, every), every=every, progress=False,
+    )  # fmt: skip
+    logs = rounded({"train_accuracy": last(history["rewards/accuracies"])})
+    return finish(look, policy, STEPS) | logs
 
 
 def methods(world: World, method: str, knob: str, value: float, seed: int, split: str = "test") -> dict:
@@ -111,9 +114,8 @@ def methods(world: World, method: str, knob: str, value: float, seed: int, split
 
 def noise(world: World, method: str, flips: float, seed: int, split: str = "test") -> dict:
     """Train by `method` with the settings NOISY on pairs of which the share `flips` has its label turned."""
-    rows, settings = draw_pairs(world, seed), dict(NOISY[method])
-    turned = set(random.Random(seed).sample(range(len(rows)), round(flips * len(rows))))
-    rows = [exchanged(row) if i in turned else row for i, row in enumerate(rows)]
+    rows, _ = turned(draw_pairs(world, seed), flips, random.Random(seed))
+    settings = dict(NOISY[method])
     if method in CORRECTED:
         settings["eps"] = flips
     return fit(world, Method(method), rows, settings, seed, split, on_the_way=False)
@@ -124,21 +126,22 @@ def fit(
     on_the_way: bool = True,
 ) -> dict:  # fmt: skip
     """Train a copy of the model that `method` starts from; return metrics and path: its end, and points at LOOKS."""
-    policy = copy.deepcopy(getattr(world, method.start))
+    policy, look = copy.deepcopy(getattr(world, method.start)), look_at(world, seed, split)
     common = {"reference": world.sft, "seed": seed, "progress": False, "lr": LR} | settings
     if method.loss in ("rloo", "ppo"):
         steps, prompts = common["steps"], list(dict.fromkeys(row["prompt"] for row in rows))
-        look = Look(world, seed, split, every=steps // 2, steps=(steps // 2,))
-        reward, learn = reward_model(world, rows, seed), rloo if method.loss == "rloo" else ppo
-        learn(policy, reward, prompts, world.tokenizer, measure=look, every=steps // 2, **common)
-        return look.finish(policy, steps)
+        learn = rloo if method.loss == "rloo" else ppo
+        reward, half = reward_model(world, rows, seed), steps // 2
+        learn(policy, reward, prompts, world.tokenizer, measure=look.at((half,), half), every=half, **common)
+        return finish(look, policy, steps)
     data = unbalanced(rows) if method.data == "unbalanced" else rows
-    steps, look = len(rows) // BATCH, Look(world, seed, split, every=LOOKS[0], steps=LOOKS if on_the_way else ())
-    common = {"batch_size": BATCH, "steps": steps, "measure": look, "every": LOOKS[0]} | common
+    steps, every = len(rows) // BATCH, LOOKS[0]
+    measure = look.at(LOOKS if on_the_way else (), every)
+    common = {"batch_size": BATCH, "steps": steps, "measure": measure, "every": every} | common
     history = train(policy, data, world.tokenizer, loss=method.loss, **common)
     columns = ("loss", "logps/chosen", "logps/rejected", "rewards/accuracies")
-    logs = {f"train_{name.split('/')[-1]}": round(last(history[name]), 4) for name in columns if name in history}
-    return look.finish(policy, steps) | logs
+    logs = {f"train_{name.split('/')[-1]}": last(history[name]) for name in columns if name in history}
+    return finish(look, policy, steps) | rounded(logs)
 
 
 def last(column: list[float], count: int = 10) -> float:
@@ -149,65 +152,29 @@ def last(column: list[float], count: int = 10) -> float:
 
 def reward_model(world: World, rows: list[Row], seed: int) -> Reward:
     """A reward model trained on `rows`, kept for the other runs of the seed."""
-    key = ("reward", world.name, seed)
-    if key not in _kept:
-        settings = REWARD | {"seed": seed, "progress": False}
-        _kept[key], _ = train_reward_model(world.sft, rows, world.tokenizer, **settings)
-    return _kept[key]
+    settings = REWARD | {"seed": seed, "progress": False}
+    key = ("reward model", world.name, seed)
+    return kept(key, lambda: train_reward_model(world.sft, rows, world.tokenizer, **settings)[0])
 
 
 def best_of_n(world: World, judge: str, seed: int, split: str) -> dict:
     """Best-of-n by the "learned" reward or by the true one, "gold"; path: a point for each n."""
     reward = world.gold if judge == "gold" else reward_model(world, draw_pairs(world, seed), seed)
-    found, path = best_of_n_path(world, reward, seed, split)
+    found, path = best_of_n_path(world, reward, prompts_of(world, split, PROBE), n=POOL, seed=2 * seed + 1)
     return {"metrics": metrics(found, tuple(found)), "path": path}
 
 
-class Look:
-    """Measures a policy in training at chosen steps. A `measure` of `train`, `rloo` and `ppo`, called every `every`."""
+def look_at(world: World, seed: int, split: str = "test") -> Look:
+    """KL, gold reward, its gain over SFT, length and share with EOS, on the first PROBE prompts."""
+    return Look(world, seed, (kl, gold, gain, length, ended), count=PROBE, split=split)
 
-    def __init__(self, world: World, seed: int, split: str, every: int, steps: tuple[int, ...]):
-        self.world, self.seed, self.split, self.every, self.steps = world, seed, split, every, steps
-        self.calls, self.path = 0, []
 
-    def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
-        step = self.calls * self.every
-        self.calls += 1
-        if step in self.steps:
-            self.path.append({"step": step} | self.point(policy))
-        return {}
-
-    def prompts(self, count: int | None = None) -> tuple[list[str], list[Completion]]:
-        """The first `count` prompts (None: all), and what SFT writes after them."""
-        prompts = [row["prompt"] for row in self.world.prompts[self.split]][:count]
-        key = ("sft", self.world.name, self.split, self.seed, count)
-        if key not in _kept:
-            _kept[key] = generate(self.world.sft, self.world.tokenizer, prompts, seed=2 * self.seed)
-        return prompts, _kept[key]
-
-    def point(self, policy: PreTrainedModel) -> dict[str, float]:
-        """KL, gold reward, its gain over SFT, length and share with EOS, on the first PROBE prompts."""
-        prompts, before = self.prompts(PROBE)
-        after = generate(policy, self.world.tokenizer, prompts, seed=2 * self.seed + 1)
-        gold, others = (self.world.gold(prompts, [c.text for c in side]) for side in (after, before))
-        found = {
-            "kl": sequence_kl(policy, self.world.sft, self.world.tokenizer, prompts, after).mean().item(),
-            "gold": gold.mean().item(),
-            "gain": (gold - others).mean().item(),
-            "length": sum(len(c.ids) for c in after) / len(after),
-            "eos": sum(c.finished for c in after) / len(after),
-        }
-        return {name: round(value, 4) for name, value in found.items()}
-
-    def finish(self, policy: PreTrainedModel, steps: int) -> dict:
-        """metrics on all prompts, the gain over SFT on the same prompts among them; path with its end."""
-        prompts, before = self.prompts()
-        found = evaluate(policy, self.world, prompts=prompts, baseline=before, seed=self.seed)
-        gain = bootstrap(found.rewards - found.baseline_rewards)
-        names = {"kl": "kl", "gold": "gold_reward", "length": "length", "eos": "eos_rate"}
-        end = {name: round(found[metric].value, 4) for name, metric in names.items()}
-        self.path.append({"step": steps, **end, "gain": round(gain.value, 4)})
-        return {"metrics": metrics({**found, "gain": gain}, (*METRICS, *MORE, "gain")), "path": self.path}
+def finish(look: Look, policy: PreTrainedModel, steps: int) -> dict:
+    """metrics on all prompts, the gain over SFT on the same prompts among them; path: the look's, and its end."""
+    found = at_end(look.world, policy, look.seed, look.split)
+    names = {"kl": "kl", "gold": "gold_reward", "length": "length", "eos": "eos_rate", "gain": "gain"}
+    end = {"step": steps} | rounded({name: found[metric].value for name, metric in names.items()})
+    return {"metrics": metrics(found, (*METRICS, *MORE, "gain")), "path": [*look.path, end]}
 
 
 def _methods() -> list[Setting]:

@@ -65,7 +65,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float = 1.0, la
     minus V_t: unbiased), λ = 0 the value function alone (δ_t: little variance, as wrong as V). A + V is the return to
     fit V to. The masked tokens of a row must be consecutive.
     """
-    steps, after, value_after = [], torch.zeros_like(values[..., 0]), torch.zeros_like(values[..., 0])
+    after = value_after = torch.zeros_like(values[..., 0])  # A and V of the next token
+    steps = []
     for t in reversed(range(values.shape[-1])):
         delta = rewards[..., t] + gamma * value_after - values[..., t]
         after = (delta + gamma * lam * after) * mask[..., t]

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.evaluate import Estimate, bootstrap
 from prefcourse.generate import Completion, generate
 from prefcourse.rlhf.rollouts import Reward, score
 from prefcourse.tabular import _check
+from prefcourse.worlds.world import World
 
 
 def best_of_n_kl(n: int) -> float:
@@ -46,17 +48,19 @@ def best_of_n_policy(reference: Tensor, reward: Tensor, n: int) -> Tensor:
     return best / best.sum(-1, keepdim=True)  # sums to 1 but for rounding
 
 
-def expected_best(rewards: Tensor, n: int) -> Tensor:
-    """The mean of the highest of n rewards, over all ways to pick n of the N in each row: (..., N) → (...,).
+def expected_best(rewards: Tensor, n: int, by: Tensor | None = None) -> Tensor:
+    """The mean reward of the best of n, over all ways to pick n of the N in each row: (..., N) → (...,).
 
     An unbiased estimate of best-of-n's reward for every n up to N from the same samples (Nakano et al. 2021):
-    of all C(N, n) picks, the i-th smallest is the best in C(i - 1, n - 1). Raises ValueError for n outside 1..N.
+    of all C(N, n) picks, the i-th smallest is the best in C(i - 1, n - 1). by: which is the best, (..., N), where
+    another reward decides than the one we ask for. Raises ValueError for n outside 1..N.
     """
     N = rewards.shape[-1]
     if not 1 <= n <= N:
         raise ValueError(f"n is {n}; allowed is 1 to {N}, the number of rewards in a row")
     share = [math.comb(i, n - 1) / math.comb(N, n) for i in range(N)]  # i of the others are smaller
-    return rewards.sort(-1).values @ torch.tensor(share, dtype=rewards.dtype, device=rewards.device)
+    upwards = rewards.gather(-1, (rewards if by is None else by).argsort(-1))
+    return upwards @ torch.tensor(share, dtype=rewards.dtype, device=rewards.device)
 
 
 def sample_pool(
@@ -82,3 +86,24 @@ def best_of_n(
     settings = {"max_new_tokens": max_new_tokens, "seed": seed, "batch_size": batch_size}
     pool, rewards = sample_pool(policy, reward, prompts, tokenizer, n=n, **settings)
     return [row[i] for row, i in zip(pool, rewards.argmax(-1).tolist(), strict=True)]
+
+
+def best_of_n_path(
+    world: World, reward: Reward, prompts: Sequence[str], *, n: int, seed: int = 0
+) -> tuple[dict[str, Estimate], list[dict[str, float]]]:
+    """The true reward of what `reward` likes best among 1, 2, 4, … n completions by SFT, from one pool of samples.
+
+    Returns gold_reward and kl at n, and a point for each number of samples: n, gold and gain over n = 1 in nats, and
+    kl, which is the bound; all to four decimals. Raises what `sample_pool` raises.
+    """
+    pool, rewards = sample_pool(world.sft, reward, prompts, world.tokenizer, n=n, seed=seed)  # (B, n)
+    asked = [prompt for prompt in prompts for _ in range(n)]
+    gold = world.gold(asked, [c.text for row in pool for c in row]).view(rewards.shape).double()
+    path: list[dict[str, float]] = []
+    for few in (2**i for i in range(n.bit_length())):
+        best = bootstrap(expected_best(gold, few, by=rewards))
+        first = path[0]["gold"] if path else best.value
+        point = {"n": few, "gold": best.value, "kl": best_of_n_kl(few), "gain": best.value - first}
+        path.append({name: round(value, 4) for name, value in point.items()})
+    bound = best_of_n_kl(few)
+    return {"gold_reward": best, "kl": Estimate(bound, bound, bound)}, path

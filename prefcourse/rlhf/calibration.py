@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prefcourse.evaluate import RESAMPLES, Estimate
+from prefcourse.evaluate import Estimate, percentiles, points, resamples
 from prefcourse.preferences import Row
 
 BINS = 10
@@ -43,7 +43,7 @@ def rightness(margins: Tensor, probability: Tensor | None = None) -> Tensor:
     With `probability`, (N,), the true probability of each label, it is the chance of that over all labels that might
     have been drawn: the same mean with less noise, where the truth is known.
     """
-    first = (margins > 0).double() + 0.5 * (margins == 0).double()
+    first = points(margins, 0.0)
     return first if probability is None else first * probability + (1 - first) * (1 - probability)
 
 
@@ -66,8 +66,7 @@ def ece_of_noise(confidence: Tensor, bins: int = BINS, seed: int = 0) -> Estimat
     right = (torch.rand(chance.shape, generator=generator, dtype=torch.float64) < chance).double()  # (200, N)
     gaps = sum(len(rows) * (right[:, rows].mean(-1) - confidence[rows].double().mean()).abs() for rows in parts)
     found = gaps / len(confidence)
-    low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(found.mean().item(), low, high)
+    return percentiles(found.mean().item(), found)
 
 
 def reliability(
@@ -142,9 +141,8 @@ def fit_temperature(margins: Tensor) -> float:
 def by_prompt(values: Tensor, prompts: Sequence[Hashable], seed: int = 0) -> Estimate:
     """The mean of `values`, (N,), with a 95 % percentile interval that resamples prompts, each with all its values."""
     sums, counts = _per_prompt(torch.stack([values.double(), torch.ones(len(values), dtype=torch.float64)]), prompts)
-    draw = _draws(len(sums), seed)
-    means = sums[draw].sum(-1) / counts[draw].sum(-1)
-    return _interval(values.double().mean().item(), means)
+    draw = resamples(len(sums), seed)
+    return percentiles(values.double().mean().item(), sums[draw].sum(-1) / counts[draw].sum(-1))
 
 
 def _ece_by_prompt(sure: Tensor, right: Tensor, prompts: Sequence[Hashable], bins: int, seed: int = 0) -> Estimate:
@@ -154,9 +152,9 @@ def _ece_by_prompt(sure: Tensor, right: Tensor, prompts: Sequence[Hashable], bin
     for b, rows in enumerate(parts):
         gaps[b, rows] = right[rows].double() - sure[rows].double()
     columns = _per_prompt(torch.cat([gaps, torch.ones(1, len(sure), dtype=torch.float64)]), prompts)  # (bins + 1, P)
-    draw = _draws(columns.shape[1], seed)
+    draw = resamples(columns.shape[1], seed)
     drawn = torch.stack([column[draw].sum(-1) for column in columns])  # (bins + 1, RESAMPLES)
-    return _interval(gaps.sum(-1).abs().sum().item() / len(sure), drawn[:-1].abs().sum(0) / drawn[-1])
+    return percentiles(gaps.sum(-1).abs().sum().item() / len(sure), drawn[:-1].abs().sum(0) / drawn[-1])
 
 
 def _bins(sure: Tensor, bins: int) -> list[Tensor]:
@@ -171,12 +169,3 @@ def _per_prompt(columns: Tensor, prompts: Sequence[Hashable]) -> Tensor:
     names = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     place = torch.tensor([names[prompt] for prompt in prompts])
     return torch.zeros(len(columns), len(names), dtype=torch.float64).index_add(1, place, columns)
-
-
-def _draws(prompts: int, seed: int) -> Tensor:
-    return torch.randint(prompts, (RESAMPLES, prompts), generator=torch.Generator().manual_seed(seed))
-
-
-def _interval(value: float, resampled: Tensor) -> Estimate:
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(value, low, high)

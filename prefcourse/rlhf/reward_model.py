@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcourse.preferences import PAIRED, Batch, Row, check_rows, collate
+from prefcourse.logprobs import score_all
+from prefcourse.preferences import PAIRED, Batch, Row, check_rows
 from prefcourse.rewards import bradley_terry_loss
 from prefcourse.train import train
 from prefcourse.training import guards
 from prefcourse.training.batches import Ids, encode_rows
-from prefcourse.training.saving import save_model
 from prefcourse.training.history import History
+from prefcourse.training.saving import save_model
 
 KIND, VERSION = "prefcourse reward model", 1
 SIDES = ("policy_chosen", "policy_rejected")
@@ -96,15 +97,9 @@ class RewardModel(nn.Module):
                 raise ValueError(f"text {i} (from 0): {what}. It begins {prompts[i]!r:.60}; change it or leave it out.")
         return self._score_ids(ids, batch_size)
 
-    @torch.no_grad()
     def _score_ids(self, ids: Sequence[Ids], batch_size: int = 64) -> Tensor:
         """r_φ of prompts and completions given as token ids, (N,) on the CPU."""
-        found = torch.zeros(len(ids))
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i][0]) + len(ids[i][1]))  # alike lengths: little padding
-        for rows in (order[k : k + batch_size] for k in range(0, len(order), batch_size)):
-            batch = collate([ids[i] for i in rows], self.tokenizer.pad_token_id or 0).to(self.device)
-            found[rows] = self.score(batch).cpu()
-        return found
+        return score_all(self, ids, self.tokenizer.pad_token_id, batch_size=batch_size, score=RewardModel.score)
 
     @torch.no_grad()
     def shift(self, constant: float) -> None:

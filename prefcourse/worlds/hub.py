@@ -26,7 +26,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from prefcourse.bundle.samples import TYPES, cut, form, pairs_and_unpaired
 from prefcourse.feedback.judges import ClassifierJudge
-from prefcourse.preferences import Row
+from prefcourse.preferences import Row, write_whole
 from prefcourse.training.reference import weights_digest
 from prefcourse.worlds.models import load_model, load_tokenizer
 from prefcourse.worlds.world import WORLDS, World
@@ -215,10 +215,7 @@ def make_rows(
         pairs, unpaired, _ = pairs_and_unpaired(rows, sft, tokenizer, gold, seed=seed + k, open_ended=True)
         found["pairs"][split], found["unpaired"][split] = pairs, unpaired
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(found), encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, json.dumps(found))
     except OSError as error:
         print(f"the pairs are not kept for the next time: {error}")
     return found

@@ -7,7 +7,7 @@ import torch
 
 from prefcourse.annotation import personal
 from prefcourse.annotation.labels import LabelFile
-from prefcourse.annotation.personal import TASTES, agrees, label_by_taste, taste_shift, train_on_my_labels
+from prefcourse.annotation.personal import TASTES, agrees, label_by_taste, train_on_my_labels
 
 ROWS = [
     {"prompt": f"{start} {thing}", "chosen": " is wonderful.", "rejected": " was a waste of time."}
@@ -94,11 +94,3 @@ def test_a_learner_skips_what_the_taste_cannot_tell():
     assert len(found) == 10 and all(row["chosen"] == " Fine." for row in found) and skipped <= 10
     with pytest.raises(ValueError, match="only 10 of 20 pairs differ for this taste, 11 are needed"):
         label_by_taste(rows, TASTES["no exclamation marks"], count=11, seed=0)
-
-
-def test_the_shift_is_after_minus_before(world):
-    found = taste_shift(world, "shorter reviews", seed=0, labels=25, steps=2)
-    m = found["metrics"]
-    assert found["labels"] == 25 and found["skipped"] >= 0
-    assert m["shift"]["value"] == pytest.approx(m["after"]["value"] - m["before"]["value"], abs=2e-4)
-    assert m["shift"]["low"] <= m["shift"]["value"] <= m["shift"]["high"]

@@ -16,6 +16,7 @@ from prefcourse.bundle import card, corpus, gold, pretrain, samples
 from prefcourse.bundle import tokenizer as bpe
 from prefcourse.rewards import GoldReward
 from prefcourse.world import load_world
+from prefcourse.worlds.bundled import data_folder
 from prefcourse.worlds.world import SPLITS
 
 PERMITTED = "a i i'm it it's is was the this that film movie good not bad i've see well made"
@@ -585,6 +586,12 @@ def test_an_interrupted_build_goes_on_at_its_step(miniature, monkeypatch, capsys
     bundle.build(*miniature)
     assert capsys.readouterr().out.count("done before") == 6
     assert [path.read_bytes() for path in paths] == before
+
+
+def test_the_stored_card_is_what_its_facts_make():
+    data = data_folder()
+    facts, reward = json.loads((data / "facts.json").read_text()), GoldReward.load(data / "gold.json")
+    assert card.text(facts, reward, card.sizes(data)).encode() == (data / "README.md").read_bytes()
 
 
 def test_the_card_states_what_the_steps_found(miniature):

@@ -81,6 +81,7 @@ def breaks():
     return lambda: 1 / 0
 
 
+@pytest.mark.slow
 def test_peak_memory_of_another_process():
     assert 55 < peak_memory(ten_megabytes, 6) < 90
     with pytest.raises(RuntimeError, match="failed in its own process"):

@@ -45,13 +45,6 @@ def test_a_gain_far_away_changes_nothing_and_nothing_is_extrapolated():
         frontier.gain_at(near, 5.0)
 
 
-def test_over_seeds_is_students_interval():
-    found = over_seeds([1.0, 2.0, 3.0])
-    assert found.value == 2 and found.high - 2 == pytest.approx(4.303 / math.sqrt(3), abs=1e-9)
-    with pytest.raises(ValueError, match="got 1 seeds"):
-        over_seeds([1.0])
-
-
 def test_policies_are_measured_on_the_same_prompts_and_sorted(monkeypatch):
     asked = []
 

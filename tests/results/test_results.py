@@ -85,6 +85,16 @@ def test_few_prompts_mean_few_prompts(monkeypatch):
     assert len({row["prompt"] for row in found["rows"]}) == 4 and all(int(r["prompt"]) % 2 for r in found["rows"])
 
 
+def test_the_shift_of_a_taste_is_after_minus_before(tiny_gpt2, tokenizer, pairs):
+    rows = [{"prompt": text} for text in ("That cast", "The ending", "I like the film")]
+    world = SimpleNamespace(sft=tiny_gpt2(), tokenizer=tokenizer, prompts={"test": rows}, pairs={"train": pairs})
+    found = results.data.taste_shift(world, "shorter reviews", seed=0, labels=25, steps=2)
+    m = found["metrics"]
+    assert found["labels"] == 25 and found["skipped"] >= 0
+    assert m["shift"]["value"] == pytest.approx(m["after"]["value"] - m["before"]["value"], abs=2e-4)
+    assert m["shift"]["low"] <= m["shift"]["value"] <= m["shift"]["high"]
+
+
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_stored_results_say_how_they_were_made(path):
     stored = json.loads(path.read_text())

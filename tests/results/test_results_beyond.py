@@ -26,19 +26,10 @@ def writer(tiny_gpt2, tokenizer, pairs):
 @pytest.fixture
 def world(writer, tokenizer, pairs, monkeypatch):
     """A world in which the true reward counts the letter o, and runs small enough for it."""
-    sizes = {
-        "ROUNDS": 2,
-        "AI_ROUNDS": 2,
-        "LABELS": 8,
-        "BATCH": 4,
-        "PROBE": 20,
-        "LR": 1e-3,
-        "_kept": {},
-        "GOOD": " great",
-    }
-    for name, value in (sizes | {"BAD": " dull"}).items():
+    sizes = {"ROUNDS": 2, "AI_ROUNDS": 2, "LABELS": 8, "BATCH": 4, "PROBE": 20, "LR": 1e-3}
+    for name, value in (sizes | {"GOOD": " great", "BAD": " dull"}).items():
         monkeypatch.setattr(beyond, name, value)
-    for name, value in {"PAIRS": 16, "PROBE": 20, "_kept": {}}.items():
+    for name, value in {"PAIRS": 16, "PROBE": 20}.items():
         monkeypatch.setattr(variants, name, value)
     gold = lambda prompts, texts: torch.tensor([2.0 * text.count("o") for text in texts])  # noqa: E731
     rows = [{"prompt": p} for p in PROMPTS * 10]

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from prefcourse import losses
+from prefcourse.quality.findings import length_gaps
 from prefcourse.results import failures, load
 from prefcourse.results.failures import ARMS
+from prefcourse.results.look import SHOWN
 
 
 @pytest.fixture
@@ -23,7 +25,6 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
         "BATCH": 4,
         "PROBE": 40,
         "SCORED": 6,
-        "_kept": {},
     }.items():
         monkeypatch.setattr(failures, name, value)
     gold = lambda prompts, texts: torch.tensor([2.0 * text.count("o") for text in texts])  # noqa: E731
@@ -54,7 +55,7 @@ def test_a_judge_of_length_is_found_out_from_the_labels_alone(tokenizer):
     assert abs(failures.length_bias(rows, tokenizer)) < 0.05
     biased = failures.relabelled(rows, tokenizer, seed=0, bias=0.3)
     assert failures.length_bias(biased, tokenizer) == pytest.approx(0.3, abs=0.06)
-    assert sum(failures.length_gaps(biased, tokenizer)) > 0
+    assert sum(length_gaps(biased, tokenizer)) > 0
 
 
 def test_noise_turns_the_stated_share_and_tells_the_flips_apart(world):
@@ -69,7 +70,7 @@ def test_noise_turns_the_stated_share_and_tells_the_flips_apart(world):
 def test_a_run_starts_at_sft_and_keeps_path_metrics_and_texts(world, name, arm):
     found = failures.failure(world, name, arm, seed=0)
     first, last = found["path"][0], found["path"][-1]
-    assert set(failures.MEASURED) == set(found["metrics"]) and len(found["texts"]) == failures.SHOWN
+    assert set(failures.MEASURED) == set(found["metrics"]) and len(found["texts"]) == SHOWN
     assert first["step"] == first["kl"] == first["chosen"] == 0 and first["ranked"] == first["held_ranked"] == 0.5
     assert last["step"] == found["steps"] > 0 and last["kl"] != 0 and ("flips_ranked" in last) == (name == "noise")
     assert ("longer_chosen" in found["pairs"]) == (name == "length")

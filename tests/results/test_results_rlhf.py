@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prefcourse.evaluate import Estimate
-from prefcourse.results import load, rlhf
+from prefcourse.results import load, look, rlhf
 
 SMALL = {"lr": 1e-3, "steps": 3, "max_new_tokens": 8}
 
@@ -16,14 +16,15 @@ SMALL = {"lr": 1e-3, "steps": 3, "max_new_tokens": 8}
 @pytest.fixture
 def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
     """A world of 36 pairs in which the true reward counts the letter o, and grids small enough for it."""
-    for name, value in {"MANY": 32, "PROBE": 8, "SHOWN": 3, "EVERY": 1, "_kept": {}}.items():
+    for name, value in {"MANY": 32, "PROBE": 8, "SHOWN": 3, "EVERY": 1}.items():
         monkeypatch.setattr(rlhf, name, value)
     monkeypatch.setattr(rlhf, "RLOO", SMALL | {"batch_size": 2, "k": 4})
     monkeypatch.setattr(rlhf, "PPO", SMALL | {"batch_size": 8})
     monkeypatch.setattr(rlhf, "LONG", rlhf.LONG | SMALL)
-    monkeypatch.setattr(rlhf, "generate", partial(rlhf.generate, max_new_tokens=8))
+    for module, name in ((rlhf, "generate"), (look, "generate"), (look, "evaluate")):
+        monkeypatch.setattr(module, name, partial(getattr(module, name), max_new_tokens=8))
     gold = lambda prompts, texts: torch.tensor([3 + 2.0 * text.count("o") for text in texts])  # noqa: E731
-    rows = [{"prompt": prompt} for prompt in dict.fromkeys(row["prompt"] for row in pairs)]
+    rows = [{"prompt": f"{row['prompt']} {i}"} for i in (1, 2) for row in pairs][:40]
     return SimpleNamespace(
         name="tiny", sft=tiny_gpt2(), tokenizer=tokenizer, gold=gold, prompts={"test": rows, "train": rows},
         pairs={"train": pairs},
@@ -33,10 +34,10 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
 def test_standardised_rewards_know_neither_unit_nor_origin(world):
     texts = ["o", "ooo", "", "no"]
     other = lambda prompts, texts: 7 - 0.1 * world.gold(prompts, texts)  # noqa: E731
-    one, same = (rlhf.standardised(reward, world, seed=0)([""] * 4, texts) for reward in (world.gold, other))
+    one, same = (rlhf.to_train_on(reward, world, seed=0)([""] * 4, texts) for reward in (world.gold, other))
     torch.testing.assert_close(one, -same, atol=1e-4, rtol=0)
-    prompts = rlhf.standardised(lambda p, t: torch.arange(float(len(p))), world, seed=0)(["a"] * 12, ["b"] * 12)
-    assert prompts.mean().abs() < 1e-6 and prompts.std().item() == pytest.approx(1)
+    found = rlhf.standardised(world.gold, [""] * 4, texts)([""] * 4, texts)
+    assert found.mean().abs() < 1e-6 and found.std().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("method", ["rloo", "ppo"])
@@ -47,7 +48,7 @@ def test_a_run_of_gains_compares_with_sft_and_leaves_it_alone(world, method, rew
     assert all(torch.equal(a, b) for a, b in zip(before.values(), world.sft.state_dict().values(), strict=True))
     assert set(found["metrics"]) == {"gain", "gold_reward", "kl"} and found["steps"] == 3 and found["processor"] > 0
     assert found["metrics"]["kl"]["value"] != 0
-    nothing = rlhf.measure_gain(world, world.sft, seed=0)
+    nothing = look.at_end(world, world.sft, seed=1)
     assert nothing["kl"] == Estimate(0, 0, 0) and nothing["gain"].low <= 0 <= nothing["gain"].high
 
 

@@ -11,8 +11,10 @@ import torch
 
 from prefcourse import plots
 from prefcourse.comparison import costs
+from prefcourse.results import look, store
 from prefcourse.results import rlhf_table as table
 from prefcourse.results import rlhf_vs_dpo as grid
+from prefcourse.rlhf import best_of_n
 
 SMALL = {"PAIRS": 16, "POOL": 4, "COMPLETIONS": 8, "PROBE": 4, "RANKED": 12}
 
@@ -26,10 +28,8 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
         monkeypatch.setitem(settings, "steps", 4)
     monkeypatch.setitem(grid.PPO, "batch_size", 8)
     monkeypatch.setitem(grid.DPO, "batch_size", 4)
-    monkeypatch.setattr(grid, "_kept", {})
-    monkeypatch.setattr(grid, "generate", partial(grid.generate, max_new_tokens=8))
-    for name in ("rloo", "ppo", "sample_pool"):
-        monkeypatch.setattr(grid, name, partial(getattr(grid, name), max_new_tokens=8))
+    for module, name in ((look, "generate"), (grid, "rloo"), (grid, "ppo"), (best_of_n, "sample_pool")):
+        monkeypatch.setattr(module, name, partial(getattr(module, name), max_new_tokens=8))
     gold = lambda prompts, texts: torch.tensor([float(text.count("o")) for text in texts])  # noqa: E731
     rows = [{"prompt": prompt} for prompt in dict.fromkeys(row["prompt"] for row in pairs)]
     return SimpleNamespace(
@@ -84,7 +84,7 @@ def test_a_knob_changes_its_setting_and_no_other(world, monkeypatch):
 
     def settings(method, knob, times):
         seen.clear()
-        monkeypatch.setattr(grid, "_kept", {})
+        monkeypatch.setattr(store, "_kept", {})
         grid.rlhf_vs_dpo(world, method, knob, times, seed=0)
         return {name: {k: v for k, v in found.items() if k != "measure"} for name, found in copy.copy(seen).items()}
 
@@ -138,23 +138,15 @@ def stored(gain=1.0, work=100.0, seeds=5):
     return {"runs": runs}
 
 
-def test_intervals_over_seeds_are_the_textbooks():
-    found = table.over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert found.value == 3 and found.high - 3 == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5))
+def test_the_interval_of_a_spread_is_the_textbooks():
     sd = table.spread([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (sd.value, sd.low, sd.high) == pytest.approx((1.5811, 0.9473, 4.5435), abs=1e-3)
-    for wrong in ([1.0], [1.0] * 11):
-        with pytest.raises(ValueError, match="seeds; allowed are 2 to 10"):
-            table.over_seeds(wrong)
     with pytest.raises(ValueError, match="allowed are 3 to 5"):
         table.spread([1.0, 2.0])
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    hits = [table.over_seeds(x).low <= 0 <= table.over_seeds(x).high for x in rng.normal(size=(2000, 3))]
-    spreads = [table.spread(x) for x in rng.normal(size=(2000, 4))]
-    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+def test_the_interval_covers_the_spread_as_often_as_it_says():
+    spreads = [table.spread(x) for x in np.random.default_rng(0).normal(size=(2000, 4))]
     assert np.mean([s.low <= 1 <= s.high for s in spreads]) == pytest.approx(0.95, abs=0.015)
 
 

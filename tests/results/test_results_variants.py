@@ -8,18 +8,17 @@ import pytest
 import torch
 
 from prefcourse.comparison.frontier import curves
-from prefcourse.results import GRIDS, load, rlhf_vs_dpo, variants
+from prefcourse.results import GRIDS, load, look, variants
+from prefcourse.rlhf import best_of_n
 
 
 @pytest.fixture
 def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
     """A world of 36 pairs in which the true reward counts the letter o, and runs of a few steps."""
-    for name, value in {"PAIRS": 32, "BATCH": 4, "PROBE": 6, "LOOKS": (2, 4), "EARLY": (2, 4), "STEPS": 5}.items():
+    sizes = {"PAIRS": 32, "BATCH": 4, "PROBE": 6, "POOL": 4, "LOOKS": (2, 4), "EARLY": (2, 4), "STEPS": 5}
+    for name, value in sizes.items():
         monkeypatch.setattr(variants, name, value)
-    for name, value in {"PROBE": 4, "POOL": 4}.items():
-        monkeypatch.setattr(rlhf_vs_dpo, name, value)
-    monkeypatch.setattr(variants, "_kept", {})
-    for module in (variants, rlhf_vs_dpo):
+    for module in (variants, look, best_of_n):
         for name in {"generate", "evaluate", "rloo", "ppo", "sample_pool"} & set(vars(module)):
             monkeypatch.setattr(module, name, partial(getattr(module, name), max_new_tokens=8))
     short = {"steps": 2, "batch_size": 4}

@@ -303,6 +303,7 @@ def test_expected_best_is_the_mean_over_all_picks():
     for n in (1, 2, 3, 4):
         picks = torch.combinations(torch.arange(4), n)
         assert torch.allclose(expected_best(rewards, n), rewards[:, picks].amax(-1).mean(-1))
+        assert torch.allclose(expected_best(rewards, n, by=-rewards), rewards[:, picks].amin(-1).mean(-1))
     with pytest.raises(ValueError, match="allowed is 1 to 4"):
         expected_best(rewards, 5)
 
