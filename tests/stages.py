@@ -39,7 +39,8 @@ COLAB_PACKAGES = (
 )
 PYTEST = f"{TESTS}/pytest -q -p no:cacheprovider"
 NBVAL = (  # strictly, cell by cell, in the environment of the tests, each notebook in a process of its own
-    f"{TESTS}/python tests/warm_kernels.py -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval-sanitize.cfg"
+    f"{TESTS}/python tests/warm_kernels.py -q -p no:cacheprovider --nbval --nbval-current-env "
+    "--nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval-sanitize.cfg"
 )
 
 
