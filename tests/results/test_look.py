@@ -1,5 +1,6 @@
 """Looks at a policy in training: what is measured, when, and where it goes."""
 
+import random
 from functools import partial
 from types import SimpleNamespace
 
@@ -53,5 +54,5 @@ def test_sft_writes_once_for_all_runs_of_a_seed(world):
 
 def test_turned_labels_are_an_exact_share():
     rows = [{"prompt": f"{i}", "chosen": "good", "rejected": "bad"} for i in range(40)]
-    found, which = store.turned(rows, 0.3, store.random.Random(1))
+    found, which = store.turned(rows, 0.3, random.Random(1))
     assert {i for i, row in enumerate(found) if row["chosen"] == "bad"} == which and len(which) == 12
