@@ -16,7 +16,10 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from prefcourse.authoring import notebooks
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only"),
+    pytest.mark.slow,  # it runs notebooks
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,6 +54,7 @@ FAR = "import socket\ntry: socket.create_connection(('192.0.2.1', 80), 2)\nexcep
 
 
 def test_a_kernel_is_clean_and_what_its_caller_asks_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)  # other tests call `quiet`, which kernels would inherit
     numbers = []
     for name in ("one", "two"):
         monkeypatch.setenv("PREFCOURSE_WORLD", name)
