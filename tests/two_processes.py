@@ -70,7 +70,10 @@ def run(folder, name, out, **more):
         except Stop:
             if name == "half":
                 return policy, {}
-            return run(folder, name, out, checkpoint=settings["checkpoint"], checkpoint_every=1, resume=True)
+            more = {"checkpoint": settings["checkpoint"], "checkpoint_every": 1, "resume": True}
+            policy, history = run(folder, name, out, **more)
+            assert json.dumps(run(folder, name, out, **more)[1]) == json.dumps(history)  # a run that is done stays so
+            return policy, history
         raise AssertionError("it was not stopped")
     return policy, train(policy, rows, tokenizer, **settings)
 

@@ -72,7 +72,8 @@ class Run:
         run = cls(objective, feed, scoring, logps, itself, stepper, looking, checkpoints, micro_batch, progress)
         if saved:
             run.start, run.done, run.history, run.rewards = saved.step, saved.done, saved.history, saved.carry
-            stepper.load(saved.optimizer, saved.scaler)
+            if not run.done:  # else nothing is left to step, and what FSDP would load into has not been split
+                stepper.load(saved.optimizer, saved.scaler)
         return run
 
     def announce(self, say: Callable[[str], None] | None) -> None:
