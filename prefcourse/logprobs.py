@@ -10,19 +10,29 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from prefcourse.packing import can_pack, read
 from prefcourse.preferences import Batch, collate
 
-GROUPS = 2  # into how many groups by length a batch is split; more cost more than the padding they save
-SMALLEST = 8  # rows of a group
 
+def completion_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The last hidden state before each of a batch's C completion tokens, row by row: (C, D).
 
-def completion_states(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last hidden state before each of a batch's M completion tokens, (M, D), and their places, (N, T - 1) bool.
-
-    Entry (n, t) says whether position t predicts a completion token: the mask of the ids, shifted by one.
+    `model` reads the batch packed, that is without padding and each prompt once, where `packing` can; else in rows.
     """
-    target = batch.completion_mask[:, 1:]
-    return model.base_model(batch.input_ids, use_cache=False).last_hidden_state[:, :-1][target], target
+    layout = batch.layout
+    if can_pack(model):
+        return read(model.base_model, layout)[layout.before]
+    # A causal model never looks right, so padding on the right needs no mask.
+    states = model.base_model(batch.input_ids, use_cache=False).last_hidden_state  # (N, T, D)
+    return states[:, :-1].flatten(0, 1)[layout.places]
+
+
+def last_states(body: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The last hidden state at each row's last token: (N, D). body: a model without an output head."""
+    layout = batch.layout
+    if can_pack(body):
+        return read(body, layout)[layout.last]
+    return body(batch.input_ids, use_cache=False).last_hidden_state.flatten(0, 1)[layout.own[layout.last]]
 
 
 def token_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -31,10 +41,8 @@ def token_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     The output head, by far the widest matrix, sees completion positions only: logits of prompts and padding are
     never made. The log-softmax runs in float32 whatever the model's precision (bfloat16 is 2 nats coarse at 500).
     """
-    hidden, target = completion_states(model, batch)  # (M, D), M completion tokens in all; (N, T-1)
-    logits = model.get_output_embeddings()(hidden).float()  # (M, V)
-    picked = pick(logits, batch.input_ids[:, 1:][target])  # (M,)
-    return torch.zeros(target.shape, device=logits.device).masked_scatter(target, picked)
+    logits = model.get_output_embeddings()(completion_states(model, batch)).float()  # (C, V)
+    return batch.layout.rows(pick(logits, batch.layout.targets))
 
 
 class _Pick(torch.autograd.Function):
@@ -49,12 +57,12 @@ class _Pick(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, tokens = ctx.saved_tensors
-        table = logits.softmax(-1).mul_(-gradient[:, None])  # (M, V)
+        table = logits.softmax(-1).mul_(-gradient[:, None])  # (C, V)
         return table.scatter_add_(-1, tokens[:, None], gradient[:, None]), None
 
 
 def pick(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """log_softmax(logits) at `tokens`: (M, V) and (M,) → (M,) nats."""
+    """log_softmax(logits) at `tokens`: (C, V) and (C,) → (C,) nats."""
     return _Pick.apply(logits, tokens)
 
 
@@ -62,18 +70,10 @@ def sequence_logps(model: PreTrainedModel, batch: Batch, reduce: str = "sum") ->
     """log π(completion | prompt), EOS included: (N,) in nats, or in nats per token with reduce="mean".
 
     The sum is what DPO's derivation needs (Rafailov et al. 2023, eq. 7); the mean is what SimPO and ORPO use.
-    On a CPU we read short rows apart from long ones: padding costs as much as text, and one long row pads all others.
     """
     if reduce not in ("sum", "mean"):
         raise ValueError(f"reduce must be 'sum' or 'mean', got {reduce!r}")
-    rows = len(batch.input_ids)
-    size = max(rows // GROUPS, SMALLEST) if batch.input_ids.device.type == "cpu" else rows
-    if rows <= size:
-        total = token_logps(model, batch).sum(-1)
-    else:
-        groups = list(batch.by_length(size))
-        order = torch.cat([rows for rows, _ in groups])
-        total = torch.cat([token_logps(model, part).sum(-1) for _, part in groups])[order.argsort()]  # (N,)
+    total = token_logps(model, batch).sum(-1)
     return total if reduce == "sum" else total / batch.lengths
 
 
@@ -84,11 +84,13 @@ def score_all(
 ) -> torch.Tensor:  # fmt: skip
     """`score` of any number of (prompt ids, completion ids): (N,) on the CPU, without gradients, in the order given.
 
-    Texts of similar length share a batch, because padding costs as much as text.
+    Texts of similar length share a batch, because padding costs time, at least in the attention.
     """
     found = torch.zeros(len(sequences))
-    batches = collate(sequences, pad_id or 0).by_length(batch_size) if sequences else ()
-    for rows, batch in batches:
+    order = sorted(range(len(sequences)), key=lambda i: sum(map(len, sequences[i])))
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
+        batch = collate([sequences[i] for i in rows], pad_id or 0)
         found[rows] = score(model, batch.to(model.device)).cpu()
     return found
 
@@ -97,15 +99,13 @@ def token_kl(policy: PreTrainedModel, reference: PreTrainedModel, batch: Batch) 
     """KL(π ‖ π_ref) of the next token, summed exactly over the vocabulary: (N, T - 1) nats, 0 outside the completion.
 
     Given sequences sampled from π, the sum over a row estimates the sequence KL with less variance than `kl_k1`, since
-    only the prefixes are random (the chain rule, lesson 02). It holds two tables of M × V numbers, M completion tokens.
+    only the prefixes are random (the chain rule, lesson 02). It holds two tables of C × V numbers, C completion tokens.
     """
-    states = [completion_states(model, batch) for model in (policy, reference)]  # (M, D) and (N, T-1), twice
     p, q = (
-        model.get_output_embeddings()(hidden).float().log_softmax(-1)
-        for model, (hidden, _) in zip((policy, reference), states, strict=True)
-    )  # (M, V) each
-    target = states[0][1]
-    return torch.zeros(target.shape, device=p.device).masked_scatter(target, (p.exp() * (p - q)).sum(-1))
+        model.get_output_embeddings()(completion_states(model, batch)).float().log_softmax(-1)
+        for model in (policy, reference)
+    )  # (C, V) each
+    return batch.layout.rows((p.exp() * (p - q)).sum(-1))
 
 
 def kl_k1(policy_logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,16 @@ A pair is a dict with the columns `prompt, chosen, rejected` (TRL's names); an u
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
+
+from prefcourse.layout import Layout, lay_out
 
 Row = dict[str, Any]
 PAIRED, UNPAIRED = ("prompt", "chosen", "rejected"), ("prompt", "completion")
@@ -36,17 +39,16 @@ class Batch:
         """(N,) completion lengths in tokens, EOS included."""
         return self.completion_mask.sum(-1)
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on `device`."""
-        return Batch(self.input_ids.to(device), self.completion_mask.to(device))
+    @cached_property
+    def layout(self) -> Layout:
+        """Where its distinct tokens stand."""
+        return lay_out(self.input_ids.cpu(), self.completion_mask.cpu()).to(self.input_ids.device)
 
-    def by_length(self, size: int) -> Iterator[tuple[torch.Tensor, "Batch"]]:
-        """Rows of similar length, `size` at a time, without their common padding: (numbers of the rows, Batch)."""
-        place = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-        ends = (place * self.completion_mask).amax(-1) + 1  # (N,) tokens of each row, padding not counted
-        for rows in ends.argsort(stable=True).split(size):
-            width = int(ends[rows].max())
-            yield rows, Batch(self.input_ids[rows, :width], self.completion_mask[rows, :width])
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`, its layout with it."""
+        moved = Batch(self.input_ids.to(device), self.completion_mask.to(device))
+        vars(moved)["layout"] = self.layout.to(device)
+        return moved
 
 
 def read_rows(path: str | Path, columns: Sequence[str] = PAIRED) -> list[Row]:

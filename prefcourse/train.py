@@ -37,7 +37,7 @@ def train(
     loss: str | Callable[..., Vec] = "dpo", reference: nn.Module | ReferenceLogps | str | Path | None = None,
     lr: float = 1.5e-4, epochs: float = 1, steps: int | None = None, batch_size: int = 32,
     micro_batch: int | None = None, warmup: float = 0.1, schedule: str = "cosine", max_grad_norm: float = 1.0,
-    precision: str = "auto", seed: int = 0, max_length: int | None = None, too_long: str = "error",
+    precision: str | None = None, seed: int = 0, max_length: int | None = None, too_long: str = "error",
     score: Callable[[nn.Module, Batch], Tensor] = sequence_logps,
     measure: Callable[[PreTrainedModel], dict[str, float]] | None = None, every: int = 25,
     prompts: Sequence[str] = (), on_samples: Callable[[int, list[Completion]], None] | None = None,
@@ -56,7 +56,8 @@ def train(
         a time (gradient accumulation); it changes nothing but memory and speed.
     warmup: share of the steps in which the learning rate climbs to `lr`; then it falls by `schedule` ("cosine",
         "linear") or stays ("constant").
-    precision: "fp32", "bf16", "fp16" (with loss scaling) or "auto": what is fast on the device and safe.
+    precision: "fp32", "bf16", "fp16" (with loss scaling) or "auto": what is fast on the device and safe. By default
+        fp32 on a CPU, for which the course's numbers speak, and "auto" on a GPU.
     too_long: "error", "drop" or "truncate", for sequences above the model's context or `max_length` tokens.
     score: model and batch → one number per sequence, (N,). The losses in LOSSES expect log-probs.
     measure: called with the policy before the first step, every `every` steps and at the end; the numbers it returns

@@ -11,8 +11,9 @@ from torch.nn.functional import logsigmoid
 from prefcourse.losses import LOSSES
 from prefcourse.preferences import encode
 from prefcourse.train import lr_factor, train
+from prefcourse.training import devices
 from prefcourse.training.batches import Feed, encode_rows, plan
-from prefcourse.training.devices import choose_precision, progress_bar
+from prefcourse.training.devices import bf16_is_fast, choose_precision, progress_bar
 
 QUICK = {"steps": 4, "batch_size": 6, "lr": 1e-3, "precision": "fp32", "progress": False}
 COLUMNS = {
@@ -263,14 +264,35 @@ def test_precision(monkeypatch):
     assert [choose_precision(name, "cpu") for name in ("fp32", "bf16", "fp16")] == [
         torch.float32, torch.bfloat16, torch.float16,
     ]  # fmt: skip
-    for amx, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
-        assert choose_precision("auto", "cpu") == expected
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert choose_precision("auto", "cpu") == torch.float32  # a torch that cannot say
     for new, expected in ((True, torch.bfloat16), (False, torch.float16)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, new=new: new)
-        assert choose_precision("auto", "cuda") == expected
+        assert choose_precision("auto", "cuda") == choose_precision(None, "cuda") == expected
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "vendor", "expected"),
+    [
+        (True, True, "GenuineIntel", torch.bfloat16),
+        (False, True, "GenuineIntel", torch.float32),  # knows the instructions, but is slower with them
+        (False, True, "AuthenticAMD", torch.bfloat16),
+        (False, False, "AuthenticAMD", torch.float32),
+        (None, None, "AuthenticAMD", torch.float32),  # a torch that cannot say
+    ],
+)
+def test_bf16_is_taken_where_it_is_fast_and_asked_for(monkeypatch, tmp_path, amx, avx512, vendor, expected):
+    for name, value in (("amx_tile", amx), ("avx512_bf16", avx512)):
+        if value is None:
+            monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
+        else:
+            monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda value=value: value, raising=False)
+    (book := tmp_path / "cpuinfo").write_text(f"vendor_id\t: {vendor}\n")
+    for path in (book, tmp_path / "no such file"):  # as on Linux, and as on Windows
+        monkeypatch.setattr(devices, "Path", lambda _, path=path: path)
+        monkeypatch.setattr(devices.platform, "processor", lambda: f"Family 25 Model 97, {vendor}")
+        bf16_is_fast.cache_clear()
+        assert choose_precision("auto", "cpu") == expected
+        assert choose_precision(None, "cpu") == torch.float32  # the numbers of the course
+    bf16_is_fast.cache_clear()
 
 
 # ------------------------------------------------------------------------------------------- errors

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         from prefcourse.worlds.bundled import data_folder, verify
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        precision = str(choose_precision("auto", device)).removeprefix("torch.")
+        precision = str(choose_precision(None, device)).removeprefix("torch.")
         threads = torch.get_num_threads()
         print(f"device        {device}, {threads} thread{'s' * (threads != 1)}, precision {precision}")
         verify(data_folder())

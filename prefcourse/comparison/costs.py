@@ -5,7 +5,8 @@
         rloo(policy, reward_model, prompts, tokenizer, reference=world.sft)
     meter.forward["policy"], meter.backward["policy"], meter.work, meter.seconds
 
-A token counts once for every pass through a model's body, padding included: that is what the processor has to do.
+A token counts once for every pass through a model's body: that is what the processor has to do. Texts with the same
+prompt share its tokens, and padding counts where a model is fed padded rows (`prefcourse.packing`).
 A backward pass costs about two forward passes (Kaplan et al. 2020, Sec. 2.1), so `work` = forward + 2 · backward, in
 units of one token through one model forward. The output head, and how wide the texts are, are not in it.
 """

@@ -33,7 +33,7 @@ from prefcourse.rlhf.advantages import (
     rloo_advantages,
     whiten,
 )
-from prefcourse.rlhf.rollouts import Reward, by_length, check_run, describe, draw_seed, rollout, update
+from prefcourse.rlhf.rollouts import Reward, check_run, describe, draw_seed, rollout, update
 from prefcourse.train import lr_factor
 from prefcourse.training.batches import plan
 from prefcourse.training.devices import progress_bar
@@ -79,9 +79,9 @@ def rloo(
         seen = rollout(
             policy, reward, asked, tokenizer, max_new_tokens=max_new_tokens, seed=draw_seed(seed, step), step=step
         )
-        logps = by_length(partial(token_logps, policy), seen.batch)  # (N, T-1)
+        logps = token_logps(policy, seen.batch)  # (N, T-1)
         with torch.no_grad():
-            ref = by_length(partial(token_logps, reference), seen.batch)
+            ref = token_logps(reference, seen.batch)
             log_ratio = kl_k1(logps, ref).sum(-1)  # (N,)
             earned = seen.rewards - missing_eos_penalty * ~seen.finished - beta * log_ratio
             A = advantages(earned.view(-1, k)).flatten()  # (N,)
@@ -110,11 +110,10 @@ def make_value_head(policy: PreTrainedModel) -> nn.Linear:
 
 def logps_and_values(policy: PreTrainedModel, head: nn.Linear, batch: Batch) -> Tensor:
     """log π of completion tokens, as `token_logps`, and V before each of them, in one pass: (2, N, T - 1)."""
-    hidden, target = completion_states(policy, batch)  # (M, D), (N, T-1)
-    logits = policy.get_output_embeddings()(hidden).float()  # (M, V)
-    logps = pick(logits, batch.input_ids[:, 1:][target])  # (M,)
-    blank = torch.zeros(target.shape, device=target.device)
-    return torch.stack([blank.masked_scatter(target, x) for x in (logps, head(hidden)[:, 0].float())])
+    hidden = completion_states(policy, batch)  # (C, D), C completion tokens
+    logits = policy.get_output_embeddings()(hidden).float()  # (C, V)
+    logps, values = pick(logits, batch.layout.targets), head(hidden)[:, 0].float()  # (C,) each
+    return torch.stack([batch.layout.rows(x) for x in (logps, values)])
 
 
 def ppo(
@@ -160,10 +159,10 @@ def ppo(
         )  # fmt: skip
         parts = torch.arange(batch_size).tensor_split(minibatches)
         batches = [Batch(seen.batch.input_ids[p], seen.batch.completion_mask[p]) for p in parts]
-        evaluate = partial(by_length, partial(logps_and_values, policy, head))
+        evaluate = partial(logps_and_values, policy, head)
         with torch.no_grad():  # part by part, as in the updates, so that the first ratios are 1 to the last bit
             old, values = torch.cat([evaluate(batch) for batch in batches], 1)  # (N, T-1) each, N = batch_size
-            ref = torch.cat([by_length(partial(token_logps, reference), batch) for batch in batches])
+            ref = torch.cat([token_logps(reference, batch) for batch in batches])
             scores = seen.rewards - missing_eos_penalty * ~seen.finished  # (N,)
             A = gae(kl_penalty(scores, old, ref, seen.mask, beta), values, seen.mask, gamma=gamma, lam=lam)
             returns, A = A + values, whiten(A, seen.mask)  # (N, T-1)

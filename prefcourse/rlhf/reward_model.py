@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcourse.logprobs import score_all
+from prefcourse.logprobs import last_states, score_all
 from prefcourse.preferences import PAIRED, Batch, Row, check_rows
 from prefcourse.rewards import bradley_terry_loss
 from prefcourse.train import train
@@ -71,10 +71,7 @@ class RewardModel(nn.Module):
         The place comes from the mask. A search for the first or last token that is not padding would miss EOS, because
         GPT-2 pads with EOS.
         """
-        place = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        last = (place * batch.completion_mask).amax(-1)  # (N,)
-        hidden = self.body(batch.input_ids, use_cache=False).last_hidden_state  # (N, T, D)
-        return self.head(hidden[torch.arange(len(last), device=last.device), last]).squeeze(-1).float()
+        return self.head(last_states(self.body, batch)).squeeze(-1).float()
 
     @torch.no_grad()
     def forward(self, prompts: Sequence[str], completions: Sequence[str], batch_size: int = 64) -> Tensor:

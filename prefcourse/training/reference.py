@@ -106,7 +106,7 @@ class ReferenceLogps:
 
 def reference_logps(
     reference: nn.Module, data: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, path: str | Path | None = None,
-    loss: str = "dpo", epochs: int = 1, precision: str = "auto", batch_size: int = 32, seed: int = 0,
+    loss: str = "dpo", epochs: int = 1, precision: str | None = None, batch_size: int = 32, seed: int = 0,
     max_length: int | None = None, too_long: str = "error", progress: bool = True,
 ) -> ReferenceLogps:  # fmt: skip
     """The log-probs that `train(..., reference=...)` takes for this data; with `path`, kept in that file for next time.

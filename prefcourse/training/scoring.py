@@ -22,9 +22,9 @@ class Scorer(nn.Module):
         super().__init__()
         self.policy, self.score = policy, score
 
-    def forward(self, input_ids: Tensor, completion_mask: Tensor) -> Tensor:
-        """(N,) from the two tensors of a `Batch`."""
-        return self.score(lora.plain(self.policy), Batch(input_ids, completion_mask))
+    def forward(self, batch: Batch) -> Tensor:
+        """(N,) nats."""
+        return self.score(lora.plain(self.policy), batch)
 
 
 class Scoring:
@@ -33,7 +33,9 @@ class Scoring:
     `scorer` is a module around the whole policy; `model` is what trains, which `wrap` makes of it.
     """
 
-    def __init__(self, policy: PreTrainedModel, score: Score, devices: Devices, precision: str, pad_id: int | None):
+    def __init__(
+        self, policy: PreTrainedModel, score: Score, devices: Devices, precision: str | None, pad_id: int | None
+    ):
         self.policy, self.score, self.devices, self.pad_id = policy, score, devices, pad_id or 0
         self.dtype = choose_precision(precision, devices.device.type)
         self.amp = torch.autocast(devices.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -45,11 +47,11 @@ class Scoring:
 
     def by_model(self, batch: Batch) -> Tensor:
         """(N,) with the model that trains: all processes together."""
-        return self.model(batch.input_ids, batch.completion_mask)
+        return self.model(batch)
 
     def by_policy(self, batch: Batch) -> Tensor:
         """(N,) with the whole policy: one process alone."""
-        return self.scorer(batch.input_ids, batch.completion_mask)
+        return self.scorer(batch)
 
     def logps(self, groups: Sequence[tuple[Ids, ...]], by: Forward | None = None) -> tuple[Tensor, Tensor]:
         """b examples of k sequences → log-probs and completion lengths, (b, k) each. by: with which model."""

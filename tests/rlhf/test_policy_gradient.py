@@ -21,7 +21,7 @@ from prefcourse.rlhf.advantages import (
 )
 from prefcourse.rlhf.best_of_n import best_of_n, best_of_n_kl, best_of_n_policy, expected_best, sample_pool
 from prefcourse.rlhf.policy_gradient import logps_and_values, make_value_head, ppo, rloo
-from prefcourse.rlhf.rollouts import by_length, rollout
+from prefcourse.rlhf.rollouts import rollout
 from prefcourse.rlhf.table_gradients import exact_gradient, gradient_moments, penalised_reward, ppo_path, rloo_path
 from prefcourse.tabular import gradient_ascent, kl, log_z, objective, optimal_policy
 
@@ -324,16 +324,15 @@ def test_best_of_n_keeps_the_best_of_each_prompt(tiny_gpt2, tokenizer):
 # ------------------------------------------------------------------------------------------- the loops
 
 
-def test_rows_by_length_are_the_rows_as_they_come(stopping, tokenizer):
+def test_log_probs_and_values_are_read_in_one_pass(stopping, tokenizer):
     model = stopping()
     seen = rollout(model, letters, PROMPTS * 5, tokenizer, max_new_tokens=12)
     with torch.no_grad():
-        plain = token_logps(model, seen.batch)
-        sorted_ = by_length(lambda b: token_logps(model, b), seen.batch, size=3)
         torch.nn.init.normal_((head := make_value_head(model)).weight)
-        logps, values = by_length(lambda b: logps_and_values(model, head, b), seen.batch, size=3)
-    for found in (sorted_, logps):
-        torch.testing.assert_close(found, plain, atol=1e-5, rtol=0)
+        logps, values = logps_and_values(model, head, seen.batch)
+        rows = head(model.base_model(seen.batch.input_ids).last_hidden_state[:, :-1])[..., 0]
+    torch.testing.assert_close(logps, token_logps(model, seen.batch), atol=1e-5, rtol=0)
+    torch.testing.assert_close(values[seen.mask], rows[seen.mask], atol=1e-5, rtol=0)
     assert len(set(seen.batch.lengths.tolist())) > 1 and values[seen.mask].std() > 0.1 and not values[~seen.mask].any()
     assert seen.rewards.equal(letters(None, seen.texts))
 
