@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`. To a GPU it goes from memory that cannot be swapped out, so that nobody waits for it."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the M distinct tokens of a batch stand in its N rows of T, and the C completion tokens among them.
@@ -32,7 +39,7 @@ class Layout:
 
     def to(self, device: torch.device | str) -> "Layout":
         """The same layout on `device`."""
-        return Layout(*(value.to(device, non_blocking=True) for value in vars(self).values()))
+        return Layout(*(send(value, device) for value in vars(self).values()))
 
     def rows(self, values: Tensor) -> Tensor:
         """Numbers of the completion tokens, (C,), in rows: (N, T - 1), 0 elsewhere."""

@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from prefcourse.packing import can_pack, read
 from prefcourse.preferences import Batch, collate
+
+LARGEST = 1e9  # bytes of logits, float32, at a time
 
 
 def completion_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -40,9 +43,19 @@ def token_logps(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
     The output head, by far the widest matrix, sees completion positions only: logits of prompts and padding are
     never made. The log-softmax runs in float32 whatever the model's precision (bfloat16 is 2 nats coarse at 500).
+    Where all logits would be above `LARGEST`, they are made part by part, and anew in the backward pass.
     """
-    logits = model.get_output_embeddings()(completion_states(model, batch)).float()  # (C, V)
-    return batch.layout.rows(pick(logits, batch.layout.targets))
+    head, states, targets = model.get_output_embeddings(), completion_states(model, batch), batch.layout.targets
+    size = max(int(LARGEST / 4 // getattr(head, "out_features", 1)), 1)
+    if len(targets) <= size:
+        return batch.layout.rows(_head_logps(head, states, targets))
+    parts = zip(states.split(size), targets.split(size), strict=True)
+    return batch.layout.rows(torch.cat([checkpoint(_head_logps, head, *part, use_reentrant=False) for part in parts]))
+
+
+def _head_logps(head: nn.Module, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log π of tokens, (C,), from the states before them, (C, D)."""
+    return pick(head(states).float(), targets)
 
 
 class _Pick(torch.autograd.Function):

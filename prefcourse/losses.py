@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prefcourse.loss_inputs import FLIP_RATE, NOT_NEGATIVE, NUMBER, POSITIVE, REDUCE, checked, require
+from prefcourse.loss_inputs import FLIP_RATE, NOT_NEGATIVE, NUMBER, POSITIVE, REDUCE, checked, require, require_all
 
 Vec = Tensor  # one number per example: shape (B,)
 
@@ -155,7 +155,7 @@ def orpo_loss(policy_chosen: Vec, policy_rejected: Vec, *,
     The NLL -mc is over the completion only; TRL's is over the prompt too.
     """
     for name, logps in (("policy_chosen", policy_chosen), ("policy_rejected", policy_rejected)):
-        require(bool((logps <= 0).all()), name, logps, "0 or less: odds need probabilities")
+        require_all(lambda logps=logps: logps <= 0, name, logps, "0 or less: odds need probabilities")
     mc, mr = policy_chosen / chosen_lengths, policy_rejected / rejected_lengths
     return -mc - lam * logsigmoid(_log_odds(mc) - _log_odds(mr))
 

@@ -32,7 +32,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -109,14 +109,24 @@ _answers: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def can_pack(model: nn.Module) -> bool:
     """Does `read` give what this model says of padded rows? Found out once, with seven tokens.
 
-    No for a model in training mode: with dropout two readings of one prompt must differ.
+    No for a model in training mode: with dropout two readings of one prompt must differ. And no for a model some of
+    whose layers see a window or a chunk of a text only, which so few tokens would not show.
     """
     body = getattr(model, "base_model", None)
     if not isinstance(body, PreTrainedModel) or body.training or body.config._attn_implementation != "sdpa":
         return False
+    if not _sees_all(body.config):
+        return False
     if body not in _answers:
         _answers[body] = _try_out(body)
     return _answers[body]
+
+
+def _sees_all(config: PreTrainedConfig) -> bool:
+    """Does every layer see the whole text?"""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return kinds == {"full_attention"} and not (windowed or getattr(config, "attention_chunk_size", None))
 
 
 @torch.no_grad()
@@ -126,7 +136,12 @@ def _try_out(body: PreTrainedModel) -> bool:
     ids, layout = ids.to(body.device), lay_out(ids, mask).to(body.device)
     with torch.autocast(body.device.type, enabled=False):
         try:  # `forward`, so that nobody who counts calls of the model counts these
-            padded = body.forward(ids, use_cache=False).last_hidden_state.flatten(0, 1)[layout.own].float()
+            whole = torch.ones_like(ids)  # without a mask transformers may warn
+            padded = (
+                body.forward(ids, attention_mask=whole, use_cache=False)
+                .last_hidden_state.flatten(0, 1)[layout.own]
+                .float()
+            )
             packed = body.forward(
                 layout.input_ids[None], position_ids=layout.position_ids[None], use_cache=False,
                 attention_mask=layout.own.new_ones(1, 1, 1, 1), layout=layout,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from prefcourse.layout import Layout, lay_out
+from prefcourse.layout import Layout, lay_out, send
 
 Row = dict[str, Any]
 PAIRED, UNPAIRED = ("prompt", "chosen", "rejected"), ("prompt", "completion")
@@ -46,7 +46,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`, its layout with it."""
-        moved = Batch(self.input_ids.to(device), self.completion_mask.to(device))
+        moved = Batch(send(self.input_ids, device), send(self.completion_mask, device))
         vars(moved)["layout"] = self.layout.to(device)
         return moved
 

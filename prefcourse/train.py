@@ -21,10 +21,10 @@ from prefcourse.generate import Completion
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import Vec
 from prefcourse.preferences import Batch, Row
-from prefcourse.training import guards
+from prefcourse.training import guards, memory
 from prefcourse.training.batches import Feed, encode_rows
 from prefcourse.training.devices import find_devices
-from prefcourse.training.history import History, append
+from prefcourse.training.history import History
 from prefcourse.training.looking import Looking, default_prompts
 from prefcourse.training.objective import Objective
 from prefcourse.training.reference import ReferenceLogps
@@ -42,7 +42,8 @@ def train(
     measure: Callable[[PreTrainedModel], dict[str, float]] | None = None, every: int = 25,
     prompts: Sequence[str] = (), on_samples: Callable[[int, list[Completion]], None] | None = None,
     max_kl: float | None = None, checkpoint: str | Path | None = None, checkpoint_every: int = 50,
-    resume: bool = False, progress: bool = True, say: Callable[[str], None] | None = None, **loss_arguments,
+    resume: bool = False, progress: bool = True, say: Callable[[str], None] | None = None,
+    on_step: Callable[[dict[str, float], int], None] | None = None, **loss_arguments,
 ) -> History:  # fmt: skip
     """Train `policy` in place and return its history.
 
@@ -67,16 +68,19 @@ def train(
     checkpoint: a folder in which everything is saved every `checkpoint_every` steps and at the end. resume: go on from
         its newest checkpoint, bit for bit as if nothing had happened, or begin if there is none. All other arguments
         must be those of the run that stopped, the policy it began with included.
-    say: told in a line what runs where; by default it is printed in a terminal or a live notebook.
+    say: told in a line what runs where; by default it is printed in a terminal or a live notebook. on_step: told each
+        row of the history as it is written, and the number of steps; after a resumption from the first new row on.
     loss_arguments: the loss's own parameters, such as beta=0.1; one that it does not take is an error.
 
     Raises ValueError for bad rows or arguments or another run's checkpoint, OSError if a checkpoint cannot be written,
-    FloatingPointError if the loss or the gradient stops being finite. What was saved before is whole and finite.
+    FloatingPointError if the loss or the gradient stops being finite, MemoryError if a step does not fit. What was
+    saved before is whole and finite.
     """
     # Everything is checked before any time is spent.
     policy.eval()  # no dropout: the margin must be 0 when policy and reference are the same
     objective, devices = Objective.find(loss, loss_arguments), find_devices(policy)
     guards.check_model(policy, tokenizer, "policy")
+    memory.check_recomputing(policy)
     longest = guards.context(policy, max_length)
     examples = encode_rows(data, tokenizer, needs=objective.needs, longest=longest, too_long=too_long)
     steps = math.ceil(epochs * len(examples) / max(batch_size, 1)) if steps is None else steps
@@ -95,13 +99,14 @@ def train(
         "loss": objective.name, "loss_arguments": loss_arguments, "lr": lr, "micro_batch": micro_batch,
         "warmup": warmup, "schedule": schedule, "max_grad_norm": max_grad_norm,
     }  # fmt: skip
-    run = Run.begin(
-        data, objective, feed, looking, reference, rates, settings, folder=checkpoint, save_every=checkpoint_every,
-        resume=resume, progress=progress,
-    )  # fmt: skip
-    if not run.done:
-        run.announce(say)
-        _loop(run)
+    with memory.explained(micro_batch, max(examples.lengths), policy, devices.count):
+        run = Run.begin(
+            data, objective, feed, looking, reference, rates, settings, folder=checkpoint, save_every=checkpoint_every,
+            resume=resume, progress=progress, on_step=on_step,
+        )  # fmt: skip
+        if not run.done:
+            run.announce(say)
+            _loop(run)
     return run.history
 
 
@@ -113,7 +118,7 @@ def _loop(run: Run) -> None:
         stepper.plan(step)  # the learning rate
         seen = run.looking.before(step)  # samples and KL, every so often
         if run.looking.too_far(seen):
-            append(run.history, {"step": step, **seen})
+            run.note({"step": step, **seen})
             last = step
             break
         numbers = run.feed.batches[step]  # of the step's B examples
@@ -124,22 +129,20 @@ def _loop(run: Run) -> None:
             mine = [numbers[place] for place in part]
             with stepper.accumulating(last=part is parts[-1]):
                 logps, lengths = scoring.logps([run.examples.sequences[i] for i in mine])  # (b, k) nats, (b, k) tokens
-                run.require_finite(step, mine, logps)
                 inputs = run.examples.inputs(mine, logps, lengths, run.reference_logps(mine))
                 losses = run.objective(shared | inputs)  # (b,)
                 stepper.backward(losses, len(numbers))
             found.append(torch.cat([losses.detach()[:, None], logps.detach(), lengths], 1))  # (b, 1 + 2k)
         norm = stepper.clip()
-        run.require_finite_gradient(step, norm)
+        table = devices.pool(len(numbers), [place for part in parts for place in part], torch.cat(found))
+        run.require_finite(step, table, norm)
         if run.checkpoints.due(step, run.start):
             run.save(step, rng)  # now that this batch has shown the weights to be good, and before we change them
-
-        table = devices.pool(len(numbers), [place for part in parts for place in part], torch.cat(found))
         run.record(step, table, norm, shared, seen)  # the numbers of the weights before the step
         stepper.step()
     else:  # no budget was exceeded
         if run.looking.wanted:
-            append(run.history, {"step": last, **run.looking.now(last)})
+            run.note({"step": last, **run.looking.now(last)})
     run.finish(last)
 
 

@@ -168,6 +168,7 @@ SPECIAL = {
     torch.nn.functional.scaled_dot_product_attention: attention,
     torch.Tensor.cuda: moved,
     torch.Tensor.to: to_device,
+    torch.Tensor.pin_memory: lambda tensor: tensor,
     torch.Tensor.tolist: lambda tensor: held(tensor).tolist(),
     torch.Tensor.__format__: lambda tensor, spec: format(held(tensor), spec),
     torch.Tensor.__getitem__: indexed(torch.Tensor.__getitem__),

@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from prefcourse.comparison.costs import Meter
-from prefcourse.generate import generate, next_token, sample_ids
+from prefcourse.generate import Completion, _at_once, _Reader, eos_ids, generate, next_token, sample_ids, usable
 from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
 
 
@@ -48,6 +49,16 @@ def test_it_stops_at_eos_and_keeps_it(model, prompts):
     for ids, long in zip(again, first, strict=True):
         assert ids == (long[: long.index(eos) + 1] if eos in long else long)
     assert any(len(ids) < 12 for ids in again) and any(len(ids) == 12 for ids in again)
+
+
+def test_it_stops_at_each_of_several_eos(model, prompts):
+    long = sample_ids(model, prompts, max_new_tokens=12, temperature=0, eos_id=-1)
+    ends = [token for token, _ in Counter(token for ids in long for token in ids).most_common(2)]
+    found = sample_ids(model, prompts, max_new_tokens=12, temperature=0, eos_id=ends)
+    for ids, whole in zip(found, long, strict=True):
+        stop = next((k + 1 for k, token in enumerate(whole) if token in ends), 12)
+        assert ids == whole[:stop]
+    assert {ids[-1] for ids in found} >= set(ends)
 
 
 # ------------------------------------------------------------------------------------------- distributions
@@ -90,6 +101,15 @@ def test_frequencies_are_the_models_probabilities(small, temperature):
         counts = Counter(tuple(ids) for ids in found[k::2])
         assert chi_square(counts, exact[k], n) < 1
         assert chi_square(Counter(tuple(ids) for ids in found[1 - k :: 2]), exact[k], n) > 3  # the test can tell
+
+
+def test_frequencies_are_the_models_probabilities_when_prompts_are_read_in_one_pass(small, monkeypatch):
+    """The same, with prompts of 2 and of 22 tokens: the short ones have 20 fillers before them."""
+    monkeypatch.setattr("prefcourse.generate.CROWD", math.inf)
+    n, prompts = 2_000, ([4, 1], [1, 2, 3, 4, 2, 1, 3] * 3 + [2])
+    found = sample_ids(small, [prompts[i % 2] for i in range(2 * n)], max_new_tokens=3, batch_size=2 * n)
+    for k in (0, 1):
+        assert chi_square(Counter(tuple(ids) for ids in found[k::2]), enumerated(small, prompts[k], 3), n) < 1
 
 
 def frequencies(logits, n=20_000, **settings):
@@ -189,6 +209,41 @@ def test_texts_are_the_ids_without_eos(tiny_gpt2, tokenizer):
         ids = completion.ids[:-1] if completion.finished else completion.ids
         assert completion.text == tokenizer.decode(ids) and tokenizer.eos_token_id not in ids
         assert completion.finished or len(ids) == 40
+
+
+def test_every_eos_that_the_model_names_ends_a_text(tiny_gpt2, tokenizer):
+    model, settings = tiny_gpt2(1), {"max_new_tokens": 40, "seed": 1}
+    prompts = ["This movie", "I think the film is"] * 20
+    before = generate(model, tokenizer, prompts, **settings)
+    common = Counter(token for c in before for token in set(c.ids)).most_common()
+    first, second = [token for token, _ in common if token != tokenizer.eos_token_id][:2]
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, first]  # as Llama 3 and Qwen have it
+    model.config.eos_token_id = second
+    ends = {tokenizer.eos_token_id, first, second}
+    assert eos_ids(model, tokenizer) == sorted(ends)
+    found = generate(model, tokenizer, prompts, **settings)
+    for completion, long in zip(found, before, strict=True):
+        ids = completion.ids
+        assert ids == long.ids[: len(ids)] and completion.finished == (ids[-1] in ends)
+        assert not ends & set(ids[:-1]) and (completion.finished or len(ids) == 40)
+        assert completion.text == tokenizer.decode(ids[:-1] if completion.finished else ids)
+    assert {c.ids[-1] for c in found if c.finished} == ends
+
+
+def test_no_eos_is_named_twice_and_none_is_no_token(tokenizer):
+    eos = tokenizer.eos_token_id
+    for config, ends in ((None, [eos]), (eos, [eos]), ([7, eos], sorted([7, eos]))):
+        config = SimpleNamespace(eos_token_id=config)
+        assert eos_ids(SimpleNamespace(config=config), tokenizer) == ends
+        assert eos_ids(SimpleNamespace(config=config, generation_config=config), tokenizer) == ends
+
+
+def test_a_text_is_usable_whichever_eos_ended_it(tokenizer):
+    drawn = tokenizer(" was great fun.")["input_ids"]
+    for end in (tokenizer.eos_token_id, 7):
+        assert usable("The film", Completion(" was great fun.", [*drawn, end], True), tokenizer)
+    assert not usable("The film", Completion(" was great fun.", drawn, False), tokenizer)
+    assert usable("The film", Completion(" was great fun.", drawn, False), tokenizer, open_ended=True)
 
 
 @pytest.mark.parametrize("bad", ["", "  ", None, 3])
@@ -301,13 +356,19 @@ def test_only_a_plain_gpt2_is_read_the_lean_way(tiny_gpt2):
     assert not is_plain_gpt2(wrapped.eval())
 
 
-def sliding_window():
-    from transformers import MistralConfig, MistralForCausalLM
+def built(name, **changes):
+    """A tiny model of another kind, with RoPE and heads that share keys; those of Mistral see 8 tokens back."""
+    import transformers
 
     torch.manual_seed(0)
     width = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    settings = {"vocab_size": 300, "max_position_embeddings": 64, "num_key_value_heads": 1, "sliding_window": 8}
-    return MistralForCausalLM(MistralConfig(**width, **settings, initializer_range=0.2)).eval()
+    settings = {"vocab_size": 300, "max_position_embeddings": 64, "num_key_value_heads": 1, "initializer_range": 0.2}
+    config = getattr(transformers, f"{name}Config")(**width | settings | changes)
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+
+def sliding_window(**changes):
+    return built("Mistral", sliding_window=8, **changes)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "sliding window"])
@@ -322,3 +383,126 @@ def test_a_row_keeps_its_own_past_when_others_leave(kind, model, prompts):
     ]  # fmt: skip
     assert found == alone
     assert len({len(ids) for ids in found}) > 2
+
+
+# ------------------------------------------------------------------------------------------- prompts of unequal length
+
+
+KINDS = ("gpt2_step", "GPT2", "Llama", "Qwen2", "sliding window")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def reading(request, tiny_gpt2):
+    """A model for 400 tokens, and how many tokens of a row each of its calls read: a list that grows."""
+    widths, patch = [], pytest.MonkeyPatch()
+    if request.param in ("gpt2_step", "GPT2"):
+        network = tiny_gpt2(n_positions=400)
+    elif request.param == "sliding window":
+        network = sliding_window(max_position_embeddings=400)
+    else:
+        network = built(request.param, max_position_embeddings=400)
+    if request.param == "gpt2_step":
+        for name in ("_pass", "_unequal"):
+            read = getattr(Gpt2Reader, name)
+            patch.setattr(Gpt2Reader, name, lambda self, ids, read=read: widths.append(ids.shape[1]) or read(self, ids))
+    else:  # who hooks into GPT-2 has it read by `_Reader`
+        network.base_model.register_forward_hook(lambda _, args, __: widths.append(args[0].shape[1]))
+    assert is_plain_gpt2(network) == (request.param == "gpt2_step")
+    yield network, widths
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def unequal():
+    """32 prompts of 38 to 328 tokens, in no order."""
+    g = torch.Generator().manual_seed(0)
+    lengths = [38 + 290 * (7 * i % 32) // 31 for i in range(32)]
+    return [torch.randint(1, 300, (n,), generator=g).tolist() for n in lengths]
+
+
+def test_unequal_prompts_take_one_call_a_new_token(reading, unequal):
+    """And the samples are those of each prompt on its own, rows that leave early included."""
+    network, widths = reading
+    settings = {"max_new_tokens": 16, "temperature": 0}
+    alone = [sample_ids(network, [prompt], eos_id=-1, **settings)[0] for prompt in unequal]
+    ends = [token for token, _ in Counter(token for ids in alone for token in set(ids)).most_common(3)]
+    widths.clear()
+    found = sample_ids(network, unequal, eos_id=ends, **settings)
+    packed = network.config.model_type != "mistral" and not is_plain_gpt2(network)  # all prompts as one row
+    assert widths[0] == (sum(map(len, unequal)) if packed else 328)
+    assert set(widths[1:]) == {1} and len(widths) <= 17
+    for ids, whole in zip(found, alone, strict=True):
+        assert ids == whole[: next((k + 1 for k, token in enumerate(whole) if token in ends), 16)]
+    assert len({len(ids) for ids in found}) > 2
+
+
+def test_one_pass_draws_what_token_by_token_draws(reading, unequal, monkeypatch):
+    network, widths = reading
+    settings = {"max_new_tokens": 6, "seed": 4, "eos_id": -1}
+    widths.clear()
+    found = sample_ids(network, unequal, **settings)
+    assert len(widths) == 6
+    assert sample_ids(network, unequal, batch_size=5, **settings) == found
+    monkeypatch.setattr("prefcourse.generate.FEW", math.inf)
+    assert sample_ids(network, unequal, **settings) == found
+    assert len(widths) > 300
+
+
+@pytest.mark.parametrize("reader", [Gpt2Reader, _Reader])
+def test_what_is_read_with_fillers_is_what_the_model_reads_without(reader, model):
+    """Hidden states, after the first pass and after each step, of distinct rows and of repeated ones; rows leave."""
+    g = torch.Generator().manual_seed(2)
+    lengths = [5, 30, 1, 17, 30, 5]
+    rows = [torch.randint(1, 300, (n + 3,), generator=g) for n in lengths]
+    rows[4], rows[5] = rows[1], rows[0]
+    first = torch.stack([torch.cat([torch.full((30 - n,), -1), row[:n]]) for row, n in zip(rows, lengths, strict=True)])
+    kept, found, read = list(range(6)), [], reader(model, room=33)
+    with torch.no_grad():
+        found.append(read.read(first))
+        for step in range(3):
+            found.append(read.read(torch.stack([rows[k][lengths[k] + step :][:1] for k in kept])))
+            if step == 0:  # row 1 leaves, and the last one takes its place
+                read.drop([1], [5], 5)
+                kept = [0, 5, 2, 3, 4]
+        for step, hidden in enumerate(found):
+            for k, state in zip(kept if step > 1 else range(6), hidden, strict=True):
+                alone = model.base_model(rows[k][None, : lengths[k] + step]).last_hidden_state[0, -1]
+                torch.testing.assert_close(state, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_repeated_prompts_of_unequal_length_share_the_first_pass(tiny_gpt2, monkeypatch):
+    rows, first = [], Gpt2Reader._unequal
+    monkeypatch.setattr(Gpt2Reader, "_unequal", lambda self, ids: rows.append(len(ids)) or first(self, ids))
+    prompts = [[5, 6], [6] * 40, [0, 5, 6]] * 8  # token 0 is no filler
+    found = sample_ids(tiny_gpt2(), prompts, max_new_tokens=4, temperature=0, eos_id=-1)
+    assert rows == [3] and found == found[:3] * 8
+
+
+@pytest.mark.parametrize("fault", ["it leaves out positions", "it takes no positions", "it leaves out the mask"])
+def test_a_model_that_cannot_read_fillers_reads_token_by_token(fault, tiny_gpt2, unequal):
+    network, widths = tiny_gpt2(n_positions=400), []
+    forward = network.base_model.forward
+
+    def faulty(input_ids, position_ids=None, attention_mask=None, **settings):
+        widths.append(input_ids.shape[1])
+        if fault == "it takes no positions" and position_ids is not None:
+            raise TypeError("forward() got an unexpected keyword argument 'position_ids'")
+        if fault == "it leaves out the mask":
+            return forward(input_ids, position_ids=position_ids, **settings)
+        return forward(input_ids, attention_mask=attention_mask, **settings)
+
+    network.base_model.forward = faulty
+    found = sample_ids(network, unequal[:4], max_new_tokens=4, temperature=0, eos_id=-1)
+    del network.base_model.forward
+    assert found == [sample_ids(network, [p], max_new_tokens=4, temperature=0, eos_id=-1)[0] for p in unequal[:4]]
+    assert len(widths) > max(map(len, unequal[:4])) - min(map(len, unequal[:4]))
+
+
+def test_lengths_decide_how_prompts_are_read(model):
+    assert not _at_once(model, [2] * 100 + [8])  # the bundled prompts
+    assert _at_once(model, [2] * 8 + [40] * 100) and not _at_once(model, [2] * 100 + [40] * 8)
+    gpu = SimpleNamespace(device=SimpleNamespace(type="cuda"))
+    assert not _at_once(gpu, [2] * 100 + [8])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefcourse.generate.is_plain_gpt2", lambda _: True)
+        assert _at_once(gpu, [2] * 100 + [40] * 8)

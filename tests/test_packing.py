@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from prefcourse import packing
 from prefcourse.layout import lay_out
@@ -138,6 +138,19 @@ def test_what_cannot_be_packed_is_fed_rows(monkeypatch):
     assert not can_pack(bloom)
     torch.testing.assert_close(token_logps(bloom, batch), plain(bloom, batch), atol=1e-5, rtol=0)
     assert last_states(bloom.base_model, batch).shape == (2, 32)
+
+
+@pytest.mark.parametrize("kind", ["Mistral", "Qwen2"])
+def test_a_model_with_a_window_is_fed_rows(kind):
+    """A few tokens fit into the window, so only rows that are longer show that packing leaves it out."""
+    torch.manual_seed(0)
+    config = MistralConfig if kind == "Mistral" else Qwen2Config
+    more = {} if kind == "Mistral" else {"use_sliding_window": True, "max_window_layers": 1}
+    model = AutoModelForCausalLM.from_config(config(**SMALL, num_key_value_heads=2, sliding_window=8, **more)).eval()
+    g = torch.Generator().manual_seed(0)
+    batch = collate([(torch.randint(1, 300, (12,), generator=g).tolist(), [*range(5, 5 + n), 0]) for n in (20, 27)])
+    assert not can_pack(model)
+    torch.testing.assert_close(token_logps(model, batch), plain(model, batch), atol=1e-5, rtol=0)
 
 
 def test_a_model_that_drops_the_layout_is_found_out(tiny_gpt2, monkeypatch):

@@ -173,6 +173,17 @@ def test_a_file_for_another_reference_is_refused(tiny_gpt2, tokenizer, pairs, tm
         ReferenceLogps.load(tmp_path / "none")
 
 
+def test_the_kl_is_measured_where_the_cached_reference_is_the_policy_itself(tiny_gpt2, tokenizer, pairs, monkeypatch):
+    cache = reference_logps(tiny_gpt2(), pairs, tokenizer, precision="fp32")
+    looks = {"prompts": ["This film", "I think the story"], "every": 2}
+    cached = train(tiny_gpt2(), pairs, tokenizer, reference=cache, **QUICK | looks)
+    beside = train(tiny_gpt2(), pairs, tokenizer, **QUICK | looks)
+    assert [k == k for k in cached["kl"]] == [k == k for k in beside["kl"]]
+    assert cached["kl"][-1] == pytest.approx(beside["kl"][-1], abs=1e-3) and cached["kl"][-1] != 0
+    other = train(tiny_gpt2(1), pairs, tokenizer, reference=cache, **QUICK | looks)
+    assert "kl" not in other  # no model to measure it with
+
+
 def test_wrong_cached_numbers_show_at_step_0(tiny_gpt2, tokenizer, pairs):
     """The marks fit, the numbers do not: rewards at step 0 are not 0, and that must stop the run."""
     cache = reference_logps(tiny_gpt2(), pairs, tokenizer, precision="fp32")
@@ -229,7 +240,7 @@ def test_max_kl_stops_the_run(tiny_gpt2, tokenizer, pairs):
     assert history["step"][-1] < 60 and kl[-1] > 0.5 and all(x <= 0.5 for x in kl[:-1])
     with pytest.raises(ValueError, match="max_kl must be above 0"):
         train(tiny_gpt2(), pairs, tokenizer, max_kl=0.0, **QUICK)
-    cache = reference_logps(tiny_gpt2(), pairs, tokenizer, precision="fp32")
+    cache = reference_logps(tiny_gpt2(1), pairs, tokenizer, precision="fp32")
     with pytest.raises(ValueError, match="max_kl needs the reference as a model"):
         train(tiny_gpt2(), pairs, tokenizer, max_kl=1.0, reference=cache, **QUICK)
 

@@ -25,6 +25,8 @@ from prefcourse.bundle import card, corpus, gold, pretrain, samples, tokenizer
 from prefcourse.preferences import write_rows, write_whole
 from prefcourse.rewards import GoldReward
 from prefcourse.train import train
+from prefcourse.training.reference import reference_logps
+from prefcourse.worlds.bundled import LOGPS
 from prefcourse.worlds.models import load_model
 
 STEPS = ("corpus", "tokenizer", "base", "sft", "gold", "prompts", "pairs")
@@ -129,4 +131,6 @@ def _pairs(out: Path) -> dict:
         write_rows(out / "unpaired" / f"{split}.jsonl", unpaired)
         if split == "train":
             facts["crude_check"] = samples.count_crude(sft, tokens, rows, 10_000)
+            # Every run that begins with sft asks for these; computing them is a quarter of its work.
+            reference_logps(sft, pairs, tokens, path=out / LOGPS, precision="fp32")
     return facts

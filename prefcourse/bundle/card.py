@@ -125,6 +125,7 @@ Prompts are openings of 2 to 8 tokens that `sft` made up, of five types in equal
 completions at temperature 1; their pairs are labelled with a coin of probability σ(r*(x, y_a) − r*(x, y_b)), stored as
 `probability`. Training pairs: {train["pairs"]:,}. Left out of {train["completions"]:,} completions: {dropped}.
 `unpaired/` holds each completion alone, with a thumb up (`label`) of probability σ(r* − mean r*).
+`sft_logps.safetensors` holds log π of the training pairs under `sft`, in float32 nats, as `train(reference=...)` takes it.
 
 In {crude["samples"]:,} samples of `sft` at temperature 1 we count {crude["with_crude_words"]} with a crude word; {crude["finished"]:.1%} end with `<|endoftext|>` within 48 tokens.
 

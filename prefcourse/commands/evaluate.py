@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prefcourse.commands.shared import compare, model_and_tokenizer
+from prefcourse.commands.shared import compare, find_device, model_and_tokenizer
 
 HELP = """\
 Measure a saved policy. Numbers come with 95 % intervals.
@@ -45,14 +45,17 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(
             f"{args.policy}: no model there (no config.json). Train one: python -m prefcourse train"
         )
-    world = bundled.load(args.world)
+    device = find_device()
+    world = bundled.load(args.world, device)
     if not args.data:
         name = Path(args.policy).resolve().name
-        print(table(compare(load_model(args.policy), world, "policy" if name == "sft" else name, args.seed)))
+        policy = load_model(args.policy).to(device)
+        print(table(compare(policy, world, "policy" if name == "sft" else name, args.seed)))
         return 0
     pairs = exchange.load(args.data, args.split)
     policy, tokenizer = model_and_tokenizer(args.policy)
-    reference = load_model(args.reference) if args.reference else world.sft
+    policy = policy.to(device)
+    reference = load_model(args.reference).to(device) if args.reference else world.sft
     h = (reference_logps(policy, pairs, tokenizer).logps - reference_logps(reference, pairs, tokenizer).logps).double()
     prompts = list(dict.fromkeys(row["prompt"] for row in pairs))[:200]
     sampled = generate(policy, tokenizer, prompts, seed=args.seed)

@@ -1,5 +1,7 @@
 """What `train` and `evaluate` share: loading a model by name, comparing with sft, printing samples."""
 
+import os
+
 
 def model_and_tokenizer(name: str) -> tuple:
     """A model and its tokenizer from a folder or the hub. Raises FileNotFoundError if there is none."""
@@ -9,6 +11,16 @@ def model_and_tokenizer(name: str) -> tuple:
         return load_model(name), load_tokenizer(name)
     except OSError as error:
         raise FileNotFoundError(f"{name}: no model there ({str(error).splitlines()[0]})") from None
+
+
+def find_device() -> str:
+    """This process's GPU if there is one, set to multiply float32 matrices at its speed (TF32), else the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.set_float32_matmul_precision("high")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def compare(policy, world, name: str, seed: int) -> dict:

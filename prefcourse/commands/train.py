@@ -13,7 +13,10 @@ import shlex
 import time
 from pathlib import Path
 
-from prefcourse.commands.shared import compare, model_and_tokenizer, print_samples
+from tqdm import tqdm
+
+from prefcourse.commands.shared import compare, find_device, model_and_tokenizer, print_samples
+from prefcourse.commands.watch import Watch
 
 HELP = """\
 Train a policy on preferences, save it, and show what it writes before and after.
@@ -32,7 +35,8 @@ Write --multi_gpu or --use_fsdp also where there is no GPU: without them acceler
   --data    a .jsonl or .parquet file, a folder of parquet files, or a dataset on the hub. Columns: prompt, chosen,
             rejected; or prompt, completion, label.
   --model   a folder or a model on the hub, such as gpt2; models that rescale their logits, like Gemma 2, are refused.
-  --output  gets the model (AutoModelForCausalLM.from_pretrained reads it), run.json with every number, training.png.
+  --output  gets the model (AutoModelForCausalLM.from_pretrained reads it), run.json with every number, training.png,
+            and history.jsonl, a line for each step, which grows during the run.
 """
 SETTINGS = (  # what `train` takes by the names that the command has for it
     "loss", "lr", "epochs", "steps", "batch_size", "micro_batch", "schedule", "precision", "max_length", "too_long",
@@ -58,7 +62,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--data", help="your preferences (default: the bundled pairs)")
     what.add_argument("--split", default="train", help="which part of a dataset from the hub (default: %(default)s)")
     what.add_argument("--model", help="the model to start from (default: the bundled sft)")
-    what.add_argument("--reference", help="a folder or a model on the hub (default: the model before training)")
+    what.add_argument(
+        "--reference",
+        help="a folder, a model on the hub, or a file of its log-probs, such as the reference.safetensors that a run "
+        "keeps beside its checkpoints (default: the model before training)",
+    )
     what.add_argument(
         "--lora", type=int, metavar="RANK", help="train low-rank adapters only; they are merged when saved"
     )
@@ -72,6 +80,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--batch-size", type=int, default=32, help="examples a step, in all processes together (default: %(default)s)"
     )
     how.add_argument("--micro-batch", type=int, help="examples that a process has in memory at a time (default: all)")
+    how.add_argument(
+        "--gradient-checkpointing", action="store_true",
+        help="compute layers twice in place of keeping what they give: less memory, about a third more work",
+    )  # fmt: skip
     how.add_argument(
         "--schedule", default="cosine", help="after the warm-up: cosine, linear or constant (default: %(default)s)"
     )
@@ -88,8 +100,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     how.add_argument("--max-kl", type=float, help="stop once the KL to the reference exceeds this many nats")
     how.add_argument(
-        "--every", type=int, default=25, help="steps between two looks at samples and KL (default: %(default)s)"
-    )
+        "--every", type=int, default=25,
+        help="steps between two looks at samples and KL, and between two lines of progress (default: %(default)s)",
+    )  # fmt: skip
+    how.add_argument("--log-dir", help="folder for TensorBoard's event files (needs tensorboard)")
     how.add_argument("--seed", type=int, default=0, help="of the order of the rows and of the samples (default: 0)")
     how.add_argument(
         "--checkpoint-every",
@@ -105,20 +119,18 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, save model, record and figure; print samples before and after and what was measured."""
-    import torch
-
     from prefcourse.annotation import exchange
     from prefcourse.train import train
-    from prefcourse.training import lora, saving
+    from prefcourse.training import lora, memory, saving
     from prefcourse.worlds import bundled
     from prefcourse.worlds.models import load_model
 
     first = int(os.environ.get("RANK", "0")) == 0
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    device = find_device()
     world = bundled.load(args.world)
     data = exchange.load(args.data, args.split) if args.data else world.pairs["train"]
     start, tokenizer = model_and_tokenizer(args.model) if args.model else (world.sft, world.tokenizer)
-    reference = load_model(args.reference).to(device) if args.reference else None
+    reference = _reference(args, world, device)
     arguments = dict(_parameter(text) for text in args.parameter) | ({} if args.beta is None else {"beta": args.beta})
     settings = {name: getattr(args, name) for name in SETTINGS}
     keep = _checkpoints(args)
@@ -126,16 +138,20 @@ def run(args: argparse.Namespace) -> int:
 
     policy = copy.deepcopy(start).to(device)
     policy = lora.add_lora(policy, args.lora, seed=args.seed) if args.lora is not None else policy
+    if args.gradient_checkpointing:
+        memory.recompute(policy)
     own = bool(args.data or args.model)
     rows = [{"prompt": p} for p in dict.fromkeys(row["prompt"] for row in data)] if own else world.prompts["validation"]
     prompts = [row["prompt"] for row in rows][:200]
     if first:
         print(_what(args, len(data), arguments), flush=True)
     began = time.time()
+    watch = Watch(args.every, args.output, args.log_dir, say=tqdm.write)  # `write` goes around a progress bar
     history = train(
         policy, data, tokenizer, reference=reference, prompts=prompts, progress=first,
-        say=print if first else None, **settings, **keep, **arguments,
+        say=print if first else None, on_step=watch, **settings, **keep, **arguments,
     )  # fmt: skip
+    watch.close()
     if not first:
         return 0
     print(f"trained for {history['step'][-1]} steps in {time.time() - began:.0f} s")
@@ -149,6 +165,20 @@ def run(args: argparse.Namespace) -> int:
     _write(out, args, settings | arguments, results, history)
     print(f"\nfigure: {_draw(out, args.loss, arguments, history)}\nmodel:  {out}")
     return 0
+
+
+def _reference(args: argparse.Namespace, world, device: str):
+    """The reference as `train` takes it: a model, a file of log-probs, or None for the model before training."""
+    from prefcourse.losses import LOSSES
+    from prefcourse.training.devices import choose_precision
+    from prefcourse.worlds.models import load_model
+
+    if args.reference:
+        return args.reference if Path(args.reference).is_file() else load_model(args.reference).to(device)
+    if args.data or args.model or args.max_length or args.loss not in LOSSES:
+        return None
+    same = str(choose_precision(args.precision, device.split(":")[0])) == "torch.float32"  # as that file was made
+    return world.sft_logps if same and "reference_chosen" in LOSSES[args.loss].inputs() else None
 
 
 def _checkpoints(args: argparse.Namespace) -> dict:

@@ -12,14 +12,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prefcourse.layout import send
 from prefcourse.preferences import Row, check_rows
+from prefcourse.training.token_ids import Ids, TokenIds, encoded
 
-Ids = tuple[list[int], list[int]]  # one sequence: prompt ids, completion ids with EOS
 MEGABATCH = 16  # batches within which examples are sorted by length
 TOO_LONG = ("error", "drop", "truncate")
 
@@ -28,7 +30,7 @@ TOO_LONG = ("error", "drop", "truncate")
 class Examples:
     """Encoded rows. `sequences[i]` are the k sequences of example i: chosen and rejected (k = 2), or one completion."""
 
-    sequences: list[tuple[Ids, ...]]
+    sequences: TokenIds
     rows: list[int]  # the row of the data, from 0, that each example comes from
     desirable: list[bool]  # the label of each example, for losses on unpaired data; else empty
     dropped: int = 0  # examples left out because they are too long
@@ -48,19 +50,20 @@ class Examples:
         """Inputs of a loss by the names in its signature, from log-probs and lengths of the examples `rows`, (b, k)."""
         if self.desirable:
             found = {"policy": logps[:, 0], "lengths": lengths[:, 0]}
-            found["desirable"] = torch.tensor([self.desirable[i] for i in rows], device=logps.device)
+            found["desirable"] = send(torch.tensor([self.desirable[i] for i in rows]), logps.device)
             return found if reference is None else found | {"reference": reference[:, 0]}
-        found = {"margin": torch.tensor([self.margins[i] for i in rows], device=logps.device)} if self.margins else {}
+        found = {"margin": send(torch.tensor([self.margins[i] for i in rows]), logps.device)} if self.margins else {}
         for k, side in enumerate(("chosen", "rejected")[: logps.shape[1]]):
             found |= {f"policy_{side}": logps[:, k], f"{side}_lengths": lengths[:, k]}
             if reference is not None:
                 found[f"reference_{side}"] = reference[:, k]
         return found
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each example, all its sequences together."""
-        return [sum(len(prompt) + len(completion) for prompt, completion in group) for group in self.sequences]
+        """Tokens of each example, all its sequences together, so that a prompt counts k times."""
+        sizes = self.sequences.sizes  # (N, 1 + k)
+        return (sizes[:, 0] * self.sequences.k + sizes[:, 1:].sum(1)).tolist()
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Feed:
     def mixed(self, step: int) -> list[tuple[Ids]]:
         """Their B mismatched pairs: each prompt with another prompt's completion."""
         sequences, rows = self.examples.sequences, zip(self.batches[step], self.epochs[step], strict=True)
-        return [((sequences[i][0][0], sequences[self.partners[epoch][i]][0][1]),) for i, epoch in rows]
+        return [((sequences.prompt(i), sequences.completion(self.partners[epoch][i])),) for i, epoch in rows]
 
 
 def encode_rows(
@@ -121,15 +124,9 @@ def encode_rows(
     labels = [_label(row, i) for i, row in enumerate(rows, start=1)] if unpaired and not has_chosen else None
     margins = [_margin(row, i) for i, row in enumerate(rows, start=1)] if "margin" in needs else None
 
-    # The same ids as `preferences.encode` gives, but many texts a call, which is several times faster.
-    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
-    texts = [tokenizer([row[c] for row in rows], add_special_tokens=False)["input_ids"] for c in columns]
-    sides = [[[*ids, tokenizer.eos_token_id] for ids in side] for side in texts]
-
-    found = Examples([], [], [])
+    found = Examples(TokenIds(1 if unpaired else len(columns)), [], [])
     dropped = truncated = 0
-    for i, prompt in enumerate(prompts):
-        group = tuple((prompt, side[i]) for side in sides)
+    for i, group in enumerate(encoded(rows, columns, tokenizer)):
         for k, example in enumerate([(one,) for one in group] if unpaired else [group]):
             fitted = _fit(example, longest, too_long, i + 1)
             if fitted is None or (len(fitted) == 2 and fitted[0] == fitted[1]):  # cut to the same text: no preference
@@ -225,16 +222,17 @@ def mismatch(examples: Examples, epochs: int, seed: int, longest: float = math.i
 
     Raises ValueError if an example has no partner: all prompts are the same, or all others are too long.
     """
-    table, count = [], len(examples)
+    if not epochs:
+        return []
+    table, count, prompt = [], len(examples), examples.sequences.prompt_numbers()
+    begins, ends = examples.sequences.sizes[:, :2].T.tolist()  # tokens of prompts and completions
     for epoch in range(epochs):
         order = torch.randperm(count, generator=torch.Generator().manual_seed(7_919 * (epoch + 1) + seed)).tolist()
         partner = [0] * count
         for place, i in enumerate(order):
-            prompt = examples.sequences[i][0][0]
             for ahead in range(1, count):
                 j = order[(place + ahead) % count]
-                other, completion = examples.sequences[j][0]
-                if other != prompt and len(prompt) + len(completion) <= longest:
+                if prompt[i] != prompt[j] and begins[i] + ends[j] <= longest:
                     partner[i] = j
                     break
             else:

@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from prefcourse.loss_inputs import trusted
 from prefcourse.losses import LOSSES, Loss, Vec
 
 SUPPLIED = (  # every input that the loop can give to a loss; B examples each
@@ -47,12 +49,13 @@ class Objective:
             if need not in SUPPLIED:
                 raise ValueError(f"loss {name!r} needs {need!r}; the loop supplies: {', '.join(SUPPLIED)}")
         made_up = {n: torch.ones(2) if n.endswith("lengths") else torch.full((2,), -1.0) for n in found.needs}
-        found(made_up | {"delta": 0.0, "desirable": torch.tensor([True, False]), "margin": torch.zeros(2)})
+        found(made_up | {"delta": 0.0, "desirable": torch.tensor([True, False]), "margin": torch.zeros(2)}, trust=False)
         return found
 
-    def __call__(self, inputs: Mapping[str, Any]) -> Vec:
-        """The loss of each example, (B,). `inputs` may hold more than the loss needs."""
-        return self.spec.function(**{need: inputs[need] for need in self.needs}, **self.arguments)
+    def __call__(self, inputs: Mapping[str, Any], trust: bool = True) -> Vec:
+        """The loss of each example, (B,). `inputs` may hold more than it needs. trust: do not look at their values."""
+        with trusted() if trust else nullcontext():
+            return self.spec.function(**{need: inputs[need] for need in self.needs}, **self.arguments)
 
     @cached_property
     def needs(self) -> tuple[str, ...]:

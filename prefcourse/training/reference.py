@@ -13,7 +13,7 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -127,35 +127,56 @@ def reference_logps(
     if path and Path(path).exists():
         cache = ReferenceLogps.load(path)
         cache.require(marks, f"the log-probs in {path}")
-        cache.cover(feed)
-        return cache
-
-    cache = score_feed(scoring.frozen_logps, feed, marks, scoring.devices, batch_size, progress)
-    if path:
-        cache.save(path)
-    return cache
+        if cache.fingerprint.get("plan") != plan_digest(feed):  # else whole, or from a pass that was killed
+            cache.cover(feed)
+            return cache
+    return score_feed(scoring.frozen_logps, feed, marks, scoring.devices, batch_size, progress, kept=path)
 
 
 def score_feed(
     logps: Callable[[list], Tensor], feed: Feed, marks: dict[str, str], devices: Devices, micro_batch: int,
-    progress: bool,
+    progress: bool, *, kept: str | Path | None = None, every: int = 50,
 ) -> ReferenceLogps:  # fmt: skip
     """The log-probs that `feed` will ask for, each once. logps: b groups of k sequences → (b, k).
 
     We score the very batches of the run, so that policy and reference round alike and the first margins are exactly 0.
+    kept: a file in which they are saved every `every` batches and at the end. If it is there already, from a pass over
+    the same batches that was killed, we go on from it: with the same numbers, bit for bit, as if it had not been.
     """
-    examples = feed.examples
-    stored = torch.full((len(examples), len(examples.sequences[0])), math.nan)
-    mismatched = torch.full((len(feed.partners), len(examples)), math.nan)
+    examples, marks = feed.examples, marks | {"plan": plan_digest(feed)}
+    found = _begun(kept, marks) or ReferenceLogps(
+        torch.full((len(examples), len(examples.sequences[0])), math.nan),
+        torch.full((len(feed.partners), len(examples)), math.nan),
+        marks,
+    )
+    stored, mismatched, unsaved = found.logps, found.mismatched, 0
     for step, rows in enumerate(progress_bar(feed.batches, "reference", progress)):
-        if stored[rows].isnan().any():
+        epochs = feed.epochs[step]
+        new, new_pairs = stored[rows].isnan().any(), bool(feed.partners) and mismatched[epochs, rows].isnan().any()
+        if new:
             stored[rows] = devices.map(feed.groups(step), logps, micro_batch).float()
-            if not bool(stored[rows].isfinite().all()):
-                bad = sorted({examples.rows[i] for i in rows if not bool(stored[i].isfinite().all())})
-                raise ValueError(f"the reference gives rows {bad[:8]} of the data log-probs that are not finite")
-        if feed.partners:
-            mismatched[feed.epochs[step], rows] = devices.map(feed.mixed(step), logps, micro_batch).float()[:, 0]
-    return ReferenceLogps(stored, mismatched, marks)
+        if new_pairs:
+            mismatched[epochs, rows] = devices.map(feed.mixed(step), logps, micro_batch).float()[:, 0]
+        fine = stored[rows].isfinite().all(1) & (mismatched[epochs, rows].isfinite() if feed.partners else True)
+        if not bool(fine.all()):
+            bad = sorted({examples.rows[i] for i, good in zip(rows, fine.tolist(), strict=True) if not good})
+            raise ValueError(f"the reference gives rows {bad[:8]} of the data log-probs that are not finite")
+        unsaved += bool(new or new_pairs)
+        if kept and unsaved and (unsaved == every or step + 1 == len(feed.batches)):
+            devices.from_main(partial(found.save, kept))
+            unsaved = 0
+    return found
+
+
+def _begun(kept: str | Path | None, marks: dict[str, str]) -> ReferenceLogps | None:
+    """What a pass with these marks has kept so far."""
+    there = ReferenceLogps.load(kept) if kept and Path(kept).exists() else None
+    return there if there and there.fingerprint == marks else None
+
+
+def plan_digest(feed: Feed) -> str:
+    """A short hash of the batches, in their order."""
+    return hashlib.sha256(json.dumps(feed.batches).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -172,14 +193,18 @@ def find_reference(
 ) -> FoundReference:
     """The reference of a run whose policy `scoring` scores with, as `train` takes it.
 
-    keep: will the reference be needed when the policy has changed? Then a policy that is its own reference is copied.
+    keep: will the reference be needed when the policy has changed, to score samples? Then a policy that is its own
+    reference is copied, also where its log-probs of the data are cached.
     Raises ValueError or FileNotFoundError for a reference that is none.
     """
     policy, forward = scoring.policy, scoring.by_policy  # which scores with the policy as it is at the time of the call
     if isinstance(reference, (str, Path)) and reference != "base":
         reference = ReferenceLogps.load(reference)
     if isinstance(reference, ReferenceLogps):
-        return FoundReference(reference.fingerprint["reference"], cache=reference)
+        digest = reference.fingerprint["reference"]
+        if keep and digest == weights_digest(policy):  # the log-probs of the policy as it is now: the model is at hand
+            return replace(find_reference(None, scoring, keep), cache=reference)
+        return FoundReference(digest, cache=reference)
     if reference is policy or reference is None:
         reference = "base" if lora.fresh(policy) else None  # the same thing, without a copy
     if isinstance(reference, str):
@@ -199,21 +224,18 @@ def find_reference(
 
 
 def run_logps(
-    found: FoundReference, feed: Feed, marks: dict[str, str], scoring: Scoring, *, kept: Path | None, resumed: bool,
+    found: FoundReference, feed: Feed, marks: dict[str, str], scoring: Scoring, *, kept: Path | None, every: int,
     micro_batch: int, progress: bool,
 ) -> ReferenceLogps:  # fmt: skip
     """The reference's log-probs of all that a run meets: those it was given, or kept when it began, or computed now.
 
-    kept: the file in which a run with checkpoints keeps them. Raises ValueError if they belong to another run.
+    kept: the file in which a run with checkpoints keeps them, every so many batches. Raises ValueError if those that it
+    was given belong to another run.
     """
     logps = found.cache
-    if logps is None and resumed and kept and kept.exists():
-        logps = ReferenceLogps.load(kept)
     if logps is None:
         score = partial(scoring.frozen_logps, by=found.forward)
-        logps = score_feed(score, feed, marks, scoring.devices, micro_batch, progress)
-        if kept:
-            scoring.devices.from_main(partial(logps.save, kept))
+        logps = score_feed(score, feed, marks, scoring.devices, micro_batch, progress, kept=kept, every=every)
     logps.require(marks)
     logps.cover(feed)
     return logps
@@ -223,11 +245,12 @@ def fingerprint(data: Sequence[Row], feed: Feed, dtype: torch.dtype) -> dict[str
     """Short hashes of the rows' texts, of their token ids, of KTO's pairing, and the precision."""
     columns = ["prompt", "chosen", "rejected", "completion", "label"]
     columns += ["margin"] if feed.examples.margins else []
-    texts = hashlib.sha256(json.dumps([[row.get(c) for c in columns] for row in data]).encode())
-    tokens = hashlib.sha256()
-    for group in feed.examples.sequences:
-        for prompt, completion in group:
-            tokens.update(array("q", [len(group), len(prompt), *prompt, *completion]).tobytes())
+    texts, tokens = hashlib.sha256(b"["), hashlib.sha256()
+    for i, row in enumerate(data):  # the JSON of a list of all rows, which as a whole would fill the memory
+        texts.update((", " * (i > 0) + json.dumps([row.get(c) for c in columns])).encode())
+    texts.update(b"]")
+    for i in range(len(feed.examples)):
+        tokens.update(feed.examples.sequences.record(i))
     marks = {"data": texts.hexdigest()[:16], "tokens": tokens.hexdigest()[:16], "precision": precision_name(dtype)}
     if feed.partners:
         marks["mismatched"] = hashlib.sha256(array("q", feed.partners[0]).tobytes()).hexdigest()[:16]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prefcourse.layout import send
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import Row
 from prefcourse.training import guards
@@ -36,6 +37,7 @@ class Run:
     checkpoints: Checkpoints
     micro_batch: int
     progress: bool
+    on_step: Callable[[dict[str, float], int], None] | None = None
     start: int = 0
     done: bool = False
     history: History = field(default_factory=dict)
@@ -45,7 +47,7 @@ class Run:
     def begin(
         cls, data: Sequence[Row], objective: Objective, feed: Feed, looking: Looking, reference: Any,
         rates: Sequence[float], settings: dict[str, Any], *, folder: str | Path | None, save_every: int, resume: bool,
-        progress: bool,
+        progress: bool, on_step: Callable[[dict[str, float], int], None] | None = None,
     ) -> "Run":  # fmt: skip
         """The run with its reference's log-probs, at step 0 or where a checkpoint in `folder` left it.
 
@@ -60,7 +62,7 @@ class Run:
             guards.check_reference(reference, looking.tokenizer, found.forward is not None, looking.max_kl)
         checkpoints = Checkpoints(folder, save_every, settings | {"policy": origin, **marks}, resume, devices)
         if objective.has_reference:
-            where = {"kept": checkpoints.reference, "resumed": checkpoints.place is not None}
+            where = {"kept": checkpoints.reference, "every": save_every}
             logps = run_logps(found, feed, marks, scoring, **where, micro_batch=micro_batch, progress=progress)
         if found and devices.rank == 0:  # needed again for samples, which the first process looks at
             looking.by_reference = found.forward
@@ -69,7 +71,9 @@ class Run:
             scoring.wrap()
         stepper = Stepper(scoring, rates, settings["lr"], settings["max_grad_norm"])
         itself = marks.get("reference") == origin
-        run = cls(objective, feed, scoring, logps, itself, stepper, looking, checkpoints, micro_batch, progress)
+        run = cls(
+            objective, feed, scoring, logps, itself, stepper, looking, checkpoints, micro_batch, progress, on_step
+        )
         if saved:
             run.start, run.done, run.history, run.rewards = saved.step, saved.done, saved.history, saved.carry
             if not run.done:  # else nothing is left to step, and what FSDP would load into has not been split
@@ -110,18 +114,20 @@ class Run:
 
     def reference_logps(self, numbers: Sequence[int]) -> Tensor | None:
         """log π_ref of the examples `numbers`, (b, k), on the device."""
-        return self.reference.logps[numbers].to(self.scoring.devices.device) if self.reference else None
+        return send(self.reference.logps[numbers], self.scoring.devices.device) if self.reference else None
 
-    def require_finite(self, step: int, numbers: Sequence[int], logps: Tensor) -> None:
-        """Raise FloatingPointError, naming the rows, if log-probs of the examples `numbers`, (b, k), are not finite."""
-        fine = logps.detach().isfinite().all(1).tolist()
+    def require_finite(self, step: int, table: Tensor, norm: Tensor) -> None:
+        """Raise FloatingPointError, naming the rows, if a log-prob in `table`, as of `record`, is not finite.
+
+        Or if the norm of the gradient is not. All of it once a step, when nothing is left to compute: on a GPU each
+        look at a number makes the CPU wait. The weights have not been changed yet.
+        """
+        numbers, k = self.feed.batches[step], table.shape[1] // 2
+        fine = table[:, 1 : 1 + k].isfinite().all(1).tolist()
         if not all(fine):
             self._diverged(step, [i for i, good in zip(numbers, fine, strict=True) if not good], "log-probabilities")
-
-    def require_finite_gradient(self, step: int, norm: Tensor) -> None:
-        """Raise FloatingPointError if the norm of the gradient is not finite."""
         if self.stepper.broken(norm):
-            self._diverged(step, self.feed.batches[step], "gradients")
+            self._diverged(step, numbers, "gradients")
 
     def _diverged(self, step: int, numbers: Sequence[int], what: str) -> None:
         rows = [self.examples.rows[i] for i in numbers]
@@ -159,4 +165,10 @@ class Run:
             now |= batch_metrics(logps, frozen, lengths, desirable, self.objective.beta, self.objective.name)
         elif k == 2:
             now |= reward_metrics(*logps.unbind(1))
-        append(self.history, now | seen)
+        self.note(now | seen)
+
+    def note(self, row: dict[str, float]) -> None:
+        """Add a row to the history, and tell it to whoever watches the first process."""
+        append(self.history, row)
+        if self.on_step and self.scoring.devices.rank == 0:
+            self.on_step(row, len(self.feed.batches))

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prefcourse.packing import can_pack
 from prefcourse.preferences import Batch, collate
-from prefcourse.training import lora
+from prefcourse.training import lora, memory
 from prefcourse.training.batches import Ids
 from prefcourse.training.devices import Devices, choose_precision
 
@@ -21,10 +22,12 @@ class Scorer(nn.Module):
     def __init__(self, policy: nn.Module, score: Score):
         super().__init__()
         self.policy, self.score = policy, score
+        can_pack(lora.plain(policy))  # found out now, while the weights are whole
 
     def forward(self, batch: Batch) -> Tensor:
         """(N,) nats."""
-        return self.score(lora.plain(self.policy), batch)
+        with memory.recomputing(self.policy):
+            return self.score(lora.plain(self.policy), batch)
 
 
 class Scoring:

@@ -13,6 +13,8 @@ from prefcourse.rewards import GoldReward
 from prefcourse.worlds.models import load_model, load_tokenizer
 from prefcourse.worlds.world import SPLITS, WORLDS, World
 
+LOGPS = "sft_logps.safetensors"
+
 
 def data_folder() -> Path:
     """Where the bundled files are: inside an installed package, or `data/` of the clone around it."""
@@ -60,5 +62,6 @@ def load(folder: str | Path | None = None, device: str = "cpu") -> World:
         base=load_model(folder / "base").to(device),
         sft=load_model(folder / "sft").to(device),
         gold=GoldReward.load(folder / "gold.json"),
+        sft_logps=found if (found := folder / LOGPS).exists() else None,
         **rows,
     )

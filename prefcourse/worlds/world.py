@@ -1,6 +1,7 @@
 """What a world is: a tokenizer, two models, a true reward, prompts, preference data. `prefcourse.world` loads one."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,4 +24,5 @@ class World:
     prompts: dict[str, list[Row]]  # columns prompt, type
     pairs: dict[str, list[Row]]  # columns prompt, chosen, rejected, chosen_score, rejected_score, probability
     unpaired: dict[str, list[Row]]  # columns prompt, completion, label, score
+    sft_logps: Path | None = None  # a file of log π_sft of pairs["train"], for train(reference=...), in fp32
     open_ended: bool = False  # sft rarely ends a text within 48 tokens, so a completion that was cut there counts too

@@ -3,10 +3,9 @@
     python tests/benchmarks/sampling.py                       # three minutes; the table, and data/results/sampling.json
     python tests/benchmarks/sampling.py --rounds 1 --out ''   # a look, nothing written
 
-Both sample at temperature 1, stop at EOS and get every prompt in one call, theirs padded on the left. Each side loads
-the model as its users do: `load_model` on ours puts GPT-2's GELU into one kernel, the same function. Rounds alternate
-between the two, so that whatever else the machine does falls on both; the ratio is taken round by round. A warm-up of
-each is not counted. Seconds are wall-clock.
+Both sample at temperature 1, stop at EOS and get every prompt in one call, theirs padded on the left. Both sides get
+GPT-2's GELU in one kernel, the same function. Rounds alternate between the two, so that whatever else the machine does
+falls on both; the ratio is taken round by round. A warm-up of each is not counted. Seconds are wall-clock.
 """
 
 import argparse
@@ -17,13 +16,12 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from prefcourse.generate import sample_ids
 from prefcourse.results.store import provenance
 from prefcourse.world import load_world
 from prefcourse.worlds.bundled import data_folder
-from prefcourse.worlds.models import quiet
+from prefcourse.worlds.models import load_model, quiet
 from prefcourse.worlds.world import World
 
 CASES = [  # prompts, new tokens at most, top_k
@@ -31,13 +29,15 @@ CASES = [  # prompts, new tokens at most, top_k
     (256, 40, 50),  # top_k=50 is transformers' own default
     (400, 48, 0),  # an evaluation of the course
     (64, 40, 0),
+    (8, 40, 0),
+    (1, 40, 0),
 ]
 
 
 def samplers(world: World, count: int, new_tokens: int, top_k: int) -> dict[str, Callable[[int], int]]:
     """Name → function that samples with a seed and returns how many tokens came, EOS included."""
     tokenizer = world.tokenizer
-    model = AutoModelForCausalLM.from_pretrained(data_folder() / "sft", dtype=torch.float32).eval()
+    model = load_model(data_folder() / "sft")
     prompts = [row["prompt"] for row in world.prompts["test"][:count]]
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     padded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")

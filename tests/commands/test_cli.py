@@ -15,6 +15,9 @@ from prefcourse.__main__ import main
 from prefcourse.commands import doctor
 from prefcourse.evaluate import METRICS, Estimate, Evaluation
 from prefcourse.generate import Completion
+from prefcourse.losses import LOSSES
+from prefcourse.training.batches import Feed, encode_rows
+from prefcourse.training.reference import ReferenceLogps, fingerprint, reference_logps, weights_digest
 from prefcourse.worlds import bundled as module
 from prefcourse.worlds.models import load_model
 
@@ -32,7 +35,8 @@ def small(tmp_path_factory):
     for path in (path for part in ("prompts", "pairs", "unpaired") for path in (folder / part).iterdir()):
         kept = path.read_text().splitlines()[: 5 if path.stem == "validation" else 40]
         path.write_text("".join(line + "\n" for line in kept))
-    names = json.loads((folder / "checksums.json").read_text())
+    (folder / module.LOGPS).unlink()  # they belong to all pairs
+    names = set(json.loads((folder / "checksums.json").read_text())) - {module.LOGPS}
     sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     (folder / "checksums.json").write_text(json.dumps(sums))
     return str(folder)
@@ -54,6 +58,35 @@ def fails(capsys, *command):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith(f"prefcourse {command[0]}: ")
     return error
+
+
+def test_the_main_job_takes_the_bundled_log_probs_of_the_reference(tmp_path, monkeypatch):
+    """They are a quarter of its work; in bf16, where the policy rounds otherwise, they are of no use."""
+    from prefcourse import train as room
+
+    given = []
+
+    def caught(policy, data, tokenizer, *, reference, **rest):
+        given.append(reference)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(room, "train", caught)
+    for more in ([], ["--loss", "ipo"], ["--precision", "bf16"], ["--loss", "kto"], ["--loss", "orpo"]):
+        assert main(["train", "--precision", "fp32", *more, "--output", str(tmp_path / "out")]) == 2
+    assert given == [DATA / module.LOGPS] * 2 + [None] * 3
+
+
+@pytest.mark.slow
+def test_the_bundled_log_probs_are_those_of_sft():
+    world = module.load()
+    rows = world.pairs["train"]
+    cache = ReferenceLogps.load(world.sft_logps)
+    few = reference_logps(world.sft, rows[:400], world.tokenizer, precision="fp32", progress=False)
+    torch.testing.assert_close(cache.logps[:400], few.logps, atol=2e-3, rtol=1e-4)
+    examples = encode_rows(rows, world.tokenizer, needs=LOSSES["dpo"].inputs())
+    marks = fingerprint(rows, Feed(examples, [], [], []), torch.float32)
+    cache.require(marks | {"reference": weights_digest(world.sft)})
+    assert cache.logps.isfinite().all() and len(cache.logps) == len(rows)
 
 
 # ------------------------------------------------------------------------------------------- doctor

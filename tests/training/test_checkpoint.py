@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from prefcourse.train import train
 from prefcourse.training import checkpoint, lora, saving
+from prefcourse.training.reference import ReferenceLogps
 
 QUICK = {"steps": 14, "batch_size": 6, "lr": 1e-3, "precision": "fp32", "progress": False, "checkpoint_every": 3}
 KINDS = {
@@ -41,6 +42,42 @@ def slow(model):
     """A measurement that takes a while and draws random numbers, as a user's may."""
     time.sleep(0.01)
     return {"luck": torch.rand(()).item() + random.random()}
+
+
+@pytest.mark.parametrize(("loss", "last"), [("dpo", 7), ("kto", 11)])
+def test_a_run_killed_in_its_reference_pass_goes_on_bit_for_bit(tiny_gpt2, tokenizer, pairs, tmp_path, loss, last):
+    settings = QUICK | {"loss": loss, "reference": tiny_gpt2(1)}
+    whole, again = tiny_gpt2(), tiny_gpt2()
+    expected = train(whole, pairs, tokenizer, **settings, checkpoint=tmp_path / "whole")
+
+    def run():
+        calls, reading = 0, torch.nn.Module.__call__
+
+        def counted(model, *args, **kwargs):
+            nonlocal calls
+            calls += model is settings["reference"].base_model
+            if calls == last:  # three batches have been scored and kept, and one or two more
+                os.kill(os.getpid(), signal.SIGKILL)
+            return reading(model, *args, **kwargs)
+
+        torch.nn.Module.__call__ = counted
+        train(tiny_gpt2(), pairs, tokenizer, **settings, checkpoint=tmp_path / "killed", resume=True)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    kept = ReferenceLogps.load(tmp_path / "killed" / "reference.safetensors")
+    assert 0 < int(kept.logps.isnan().any(1).sum()) < len(kept.logps)
+    settings["reference"], scored = tiny_gpt2(1), []
+    settings["reference"].base_model.register_forward_hook(lambda *_: scored.append(1))
+    found = train(again, pairs, tokenizer, **settings, checkpoint=tmp_path / "killed", resume=True)
+    assert same(again, whole) and str(found) == str(expected)
+    batches = QUICK["steps"] * (2 if loss == "kto" else 1)
+    assert len(scored) < batches  # the parts that were written are not computed again
+    parts = [ReferenceLogps.load(tmp_path / name / "reference.safetensors") for name in ("whole", "killed")]
+    assert parts[0].fingerprint == parts[1].fingerprint
+    torch.testing.assert_close(parts[0].logps, parts[1].logps, atol=0, rtol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

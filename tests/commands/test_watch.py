@@ -1,0 +1,82 @@
+"""A run as it can be watched: lines, history.jsonl that grows and goes on, TensorBoard's files."""
+
+import json
+import math
+import re
+
+import pytest
+
+from prefcourse.__main__ import main
+from prefcourse.commands.watch import Watch
+
+ROWS = [{"step": s, "loss": 0.7 - s / 100, "grad_norm": 1.0, "rewards/margins": s / 10} for s in range(6)]
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_lines_come_every_so_many_steps_with_what_is_known(tmp_path):
+    said = []
+    watch = Watch(2, tmp_path, say=said.append)
+    for row in ROWS:
+        watch(row | ({"kl": 0.5} if row["step"] == 4 else {}), 6)
+    watch({"step": 6, "kl": 0.75}, 6)
+    assert [line.split(":")[0] for line in said] == ["step 0/6", "step 2/6", "step 4/6", "step 5/6"]
+    assert re.fullmatch(r"step 4/6: loss 0\.660, margin \+0\.40, KL 0\.50, gradient 1\.00, 0 s left", said[2]), said[2]
+    assert "s left" not in said[0] and "s left" not in said[3] and "KL" not in said[1]
+
+
+def test_the_file_grows_and_a_resumed_run_goes_on_in_it(tmp_path):
+    first = Watch(9, tmp_path, say=lambda line: None)
+    for row in ROWS[:5]:
+        first(row, 6)
+        assert rows(tmp_path)[-1] == row
+    path = tmp_path / "history.jsonl"
+    path.write_text(path.read_text() + '{"step": 5, "lo')  # killed while it wrote
+    again = Watch(9, tmp_path, say=lambda line: None)
+    for row in ROWS[3:]:  # from the checkpoint of step 3
+        again(row | {"loss": math.nan}, 6)
+    assert [row["step"] for row in rows(tmp_path)] == list(range(6))
+    assert rows(tmp_path)[:3] == ROWS[:3] and rows(tmp_path)[3]["loss"] is None
+    fresh = Watch(9, tmp_path, say=lambda line: None)
+    fresh(ROWS[0], 6)
+    assert rows(tmp_path) == ROWS[:1]
+
+
+def test_a_run_on_the_command_line_is_watched(tiny_gpt2, tokenizer, pairs, tmp_path, capsys):
+    from prefcourse.preferences import write_rows
+
+    tiny_gpt2().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    write_rows(tmp_path / "pairs.jsonl", pairs)
+    command = ["train", "--data", str(tmp_path / "pairs.jsonl"), "--model", str(tmp_path / "model"), "--steps", "6"]
+    command += ["--batch-size", "6", "--lr", "1e-3", "--every", "2", "--checkpoint-every", "2", "--precision", "fp32"]
+    out = tmp_path / "out"
+    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert main([*command, "--output", str(out), "--log-dir", str(tmp_path / "log"), "--gradient-checkpointing"]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^step (\d)/6: loss \d\.\d+, margin ", printed, re.M) == ["0", "2", "4", "5"]
+    history = json.loads((out / "run.json").read_text())["history"]
+    found = rows(out)
+    assert [row["step"] for row in found] == history["step"] == list(range(7))
+    assert [row.get("loss") for row in found] == history["loss"]
+    events = board.EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    seen = events.Scalars("loss")
+    assert [event.step for event in seen] == list(range(6))
+    assert [event.value for event in seen] == pytest.approx(history["loss"][:6])
+    # The reference's log-probs that the run kept serve the next one, and the KL is still measured.
+    cached = str(out / "checkpoints" / "reference.safetensors")
+    assert main([*command, "--output", str(tmp_path / "again"), "--reference", cached]) == 0
+    again = json.loads((tmp_path / "again" / "run.json").read_text())["history"]
+    assert again["loss"] == pytest.approx([*history["loss"][:6], None])
+    assert again["kl"][-1] == pytest.approx(history["kl"][-1], abs=1e-3)
+
+
+def test_tensorboard_that_is_missing_is_named(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        Watch(1, tmp_path, tmp_path / "log")
