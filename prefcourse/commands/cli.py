@@ -22,6 +22,6 @@ def main(argv: list[str] | None = None) -> int:
 
             quiet()
         return args.run(args)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         print(f"prefcourse {args.command}: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,14 @@ def model_and_tokenizer(name: str) -> tuple:
         raise FileNotFoundError(f"{name}: no model there ({str(error).splitlines()[0]})") from None
 
 
+def stored_dtype(name: str | None):
+    """The dtype in which a model of one's own was stored; float32 for the bundled one, which begins there."""
+    import torch
+    from transformers import AutoConfig
+
+    return (AutoConfig.from_pretrained(name).dtype if name else None) or torch.float32
+
+
 def find_device() -> str:
     """This process's GPU if there is one, set to multiply float32 matrices at its speed (TF32), else the CPU."""
     import torch

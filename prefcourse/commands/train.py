@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from prefcourse.commands.shared import compare, find_device, model_and_tokenizer, print_samples
+from prefcourse.commands.shared import compare, find_device, model_and_tokenizer, print_samples, stored_dtype
 from prefcourse.commands.watch import Watch
 
 HELP = """\
@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"trained for {history['step'][-1]} steps in {time.time() - began:.0f} s")
 
-    out = saving.save_model(args.output, policy, tokenizer)
+    out = saving.save_model(args.output, policy, tokenizer, dtype=stored_dtype(args.model))
     policy = load_model(out)  # what others will load is what we measure
     if own:
         results = _show_own(start, policy, tokenizer, prompts, history, args.seed)

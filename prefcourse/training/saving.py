@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -17,17 +18,19 @@ from transformers import PreTrainedTokenizerBase
 from prefcourse.training import lora
 
 
-def save_model(folder: str | Path, policy: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Path:
+def save_model(
+    folder: str | Path, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype | None = None
+) -> Path:
     """Write policy and tokenizer to `folder` as `from_pretrained` reads them, config.json last.
 
     So a folder with a config.json holds a whole model. Adapters are merged into the weights, so that the result needs
-    no peft. Raises OSError if it cannot be written.
+    no peft. dtype: what the weights are cast to, in place, after that. Raises OSError if it cannot be written.
     """
     folder = Path(folder)
 
     def write(part: Path) -> None:
         whole = copy.deepcopy(policy).merge_and_unload() if lora.has_adapters(policy) else policy
-        whole.save_pretrained(part)
+        (whole if dtype is None else whole.to(dtype)).save_pretrained(part)
         tokenizer.save_pretrained(part)
 
     into_place(folder / ".model", write, "Make room there, or choose another folder.")

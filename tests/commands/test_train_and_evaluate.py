@@ -5,6 +5,8 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
 from two_processes import DDP, launch
 
 from prefcourse.__main__ import main
@@ -50,6 +52,16 @@ def test_ones_own_data_and_model(mine, tmp_path, capsys, tokenizer, pairs):
     record = json.loads(text, parse_constant=pytest.fail)  # no bare NaN
     assert record["command"].startswith("python -m prefcourse train --data ") and "--beta 0.3" in record["command"]
     assert record["history"]["kl"][1] is None and (tmp_path / "out" / "training.png").is_file()
+
+
+def test_a_model_is_saved_in_the_dtype_that_it_came_in(mine, tmp_path, tiny_gpt2, tokenizer):
+    tiny_gpt2().bfloat16().save_pretrained(tmp_path / "half")
+    tokenizer.save_pretrained(tmp_path / "half")
+    for model, dtype in ((tmp_path / "half", torch.bfloat16), (mine / "model", torch.float32)):
+        assert main(command(mine, tmp_path / "out", "--model", str(model))) == 0
+        weights = load_file(tmp_path / "out" / "model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {dtype}
+        assert AutoConfig.from_pretrained(tmp_path / "out").dtype == dtype
 
 
 def test_evaluate_on_pairs(mine, tmp_path, capsys):
