@@ -73,7 +73,7 @@ def test_the_main_job_takes_the_bundled_log_probs_of_the_reference(tmp_path, mon
     monkeypatch.setattr(room, "train", caught)
     for more in ([], ["--loss", "ipo"], ["--precision", "bf16"], ["--loss", "kto"], ["--loss", "orpo"]):
         assert main(["train", "--precision", "fp32", *more, "--output", str(tmp_path / "out")]) == 2
-    assert given == [DATA / module.LOGPS] * 2 + [None] * 3
+    assert given == [module.data_folder() / module.LOGPS] * 2 + [None] * 3
 
 
 @pytest.mark.slow
