@@ -251,7 +251,7 @@ class _Reader:
         behind = torch.zeros_like(ids)
         behind[real.flip(1)] = ids[real]  # the fillers stand behind the tokens, as `lay_out` wants it
         last = torch.arange(ids.shape[1]) == real.sum(1, keepdim=True) - 1
-        layout, slots = lay_out(behind, last), torch.zeros_like(ids)
+        layout, slots = lay_out(behind, last, ends=True), torch.zeros_like(ids)
         slots[real] = layout.slots[real.flip(1)]
         layout, slots = layout.to(self.real.device), slots.T.to(self.real.device)
         for layer in self.cache.layers:

@@ -24,7 +24,7 @@ class Layout:
     input_ids, position_ids: (M,). slots: (N, T), the token at each position; fillers have token 0's number. own: (M,),
     the position, counted through all rows, at which a token is computed. borrowed: positions of prompts that an earlier
     row has too. before, targets, places: (C,), the token before each completion token, its id, and where in
-    (N, T - 1), counted through all rows, its log-prob belongs. last: (N,), each row's last token.
+    (N, T - 1), counted through all rows, its log-prob belongs. last: (N,), each row's last token, if it is there.
     """
 
     input_ids: Tensor
@@ -48,10 +48,11 @@ class Layout:
 
 
 @torch.no_grad()
-def lay_out(input_ids: Tensor, completion_mask: Tensor) -> Layout:
+def lay_out(input_ids: Tensor, completion_mask: Tensor, ends: bool = False) -> Layout:
     """The layout of padded rows, (N, T) each and on the CPU.
 
-    A row's prompt is what comes before its first completion token, and it ends with its last one.
+    A row's prompt is what comes before its first completion token, and it ends with its last one. ends: is that one
+    among the M? Nothing is predicted from it, but a reward model reads a text there.
     """
     rows, width = input_ids.shape
     place = torch.arange(width)
@@ -62,7 +63,8 @@ def lay_out(input_ids: Tensor, completion_mask: Tensor) -> Layout:
     leader = torch.tensor([leaders.setdefault(prompt, i) for i, prompt in enumerate(prompts)])
     in_prompt = place < begin[:, None]  # (N, T)
     borrowed = in_prompt & (leader != torch.arange(rows))[:, None]
-    mine = (place < end[:, None]) & ~borrowed
+    read = end if ends else (end - 1).clamp(min=1)
+    mine = (place < read[:, None]) & ~borrowed
     number = (mine.flatten().cumsum(0) - 1).view(rows, width)
     slots = torch.where(mine, number, 0)
     slots = torch.where(borrowed, slots[leader], slots)
@@ -76,5 +78,5 @@ def lay_out(input_ids: Tensor, completion_mask: Tensor) -> Layout:
         before=slots[:, :-1][target],
         targets=input_ids[:, 1:][target],
         places=target.flatten().nonzero()[:, 0],
-        last=slots.gather(1, end[:, None] - 1)[:, 0],
+        last=slots.gather(1, end[:, None] - 1)[:, 0] if ends else slots.new_zeros(0),
     )

@@ -32,7 +32,7 @@ def completion_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 def last_states(body: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The last hidden state at each row's last token: (N, D). body: a model without an output head."""
-    layout = batch.layout
+    layout = batch.whole_layout
     if can_pack(body):
         return read(body, layout)[layout.last]
     return body(batch.input_ids, use_cache=False).last_hidden_state.flatten(0, 1)[layout.own[layout.last]]

@@ -2,21 +2,21 @@
 
 A pair has one prompt and two completions. Padded to rows, the prompt is computed twice, and so is every filler:
 
-    the film was great <eos>            7 tokens are distinct, 10 positions are computed
+    the film was great <eos>            5 tokens are distinct and predict something, 10 positions are computed
     the film bad <eos> <pad>
 
 Packed, the model reads the distinct tokens as one row, each with the position it has in its text, and attention obeys
 this mask (a token looks at those that are marked in its row; a causal mask, except that a completion never sees another
 one):
 
-                position   the  film  was  great  eos  bad  eos
+                position   the  film  was  great  bad
         the        0        x
         film       1        x    x
         was        2        x    x     x
         great      3        x    x     x    x
-        <eos>      4        x    x     x    x     x
-        bad        2        x    x                      x
-        <eos>      3        x    x                      x    x
+        bad        2        x    x                x
+
+The last token of a text, here <eos>, is left out: it is predicted, but nothing is predicted from it.
 
 Everything that works token by token (embeddings, norms, the linear layers, which are nine tenths of the work) needs
 nothing new. Attention alone must know who sees whom. We never build that mask, which would have M × M entries: `attend`
@@ -133,7 +133,7 @@ def _sees_all(config: PreTrainedConfig) -> bool:
 def _try_out(body: PreTrainedModel) -> bool:
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 6, 7, 0]]) % body.config.vocab_size
     mask = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 1, 1, 0]]).bool()
-    ids, layout = ids.to(body.device), lay_out(ids, mask).to(body.device)
+    ids, layout = ids.to(body.device), lay_out(ids, mask, ends=True).to(body.device)
     with torch.autocast(body.device.type, enabled=False):
         try:  # `forward`, so that nobody who counts calls of the model counts these
             whole = torch.ones_like(ids)  # without a mask transformers may warn

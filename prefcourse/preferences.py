@@ -41,8 +41,13 @@ class Batch:
 
     @cached_property
     def layout(self) -> Layout:
-        """Where its distinct tokens stand."""
+        """Where its distinct tokens stand, without the last of each row, from which nothing is predicted."""
         return lay_out(self.input_ids.cpu(), self.completion_mask.cpu()).to(self.input_ids.device)
+
+    @cached_property
+    def whole_layout(self) -> Layout:
+        """Where all its distinct tokens stand."""
+        return lay_out(self.input_ids.cpu(), self.completion_mask.cpu(), ends=True).to(self.input_ids.device)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`, its layout with it."""

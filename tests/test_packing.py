@@ -84,7 +84,7 @@ def test_packed_is_padded(model, sequences):
 @given(sequences=batches)
 def test_the_layout_leaves_out_what_is_not_distinct(sequences):
     batch = collate(sequences)
-    found = batch.layout
+    found = batch.whole_layout
     distinct = {(tuple(prompt), i) for prompt, _ in sequences for i in range(len(prompt))}
     assert len(found.input_ids) == len(distinct) + sum(len(completion) for _, completion in sequences)
     for row, (prompt, completion) in enumerate(sequences):
@@ -94,6 +94,11 @@ def test_the_layout_leaves_out_what_is_not_distinct(sequences):
         assert found.last[row] == numbers[-1]
     assert found.targets.tolist() == [token for _, completion in sequences for token in completion]
     assert found.rows(torch.ones(len(found.targets))).bool().equal(batch.completion_mask[:, 1:])
+    # What a log-prob needs is less: from a row's last token nothing is predicted.
+    lean = batch.layout
+    assert len(lean.input_ids) == len(found.input_ids) - len(sequences)
+    assert lean.input_ids[lean.before].equal(found.input_ids[found.before])
+    assert lean.position_ids[lean.before].equal(found.position_ids[found.before])
     assert len(found.before) == len(found.targets) and len(found.borrowed) == int(
         (found.slots.flatten()[found.borrowed] >= 0).sum()
     )
@@ -101,8 +106,9 @@ def test_the_layout_leaves_out_what_is_not_distinct(sequences):
 
 def test_pairs_share_their_prompts_and_others_with_the_same_prompt_do_too():
     pair = collate([([5, 6, 7], [8, 0]), ([5, 6, 7], [9, 9, 9, 0]), ([5, 6], [7, 8, 0])])
-    assert pair.layout.input_ids.tolist() == [5, 6, 7, 8, 0, 9, 9, 9, 0, 5, 6, 7, 8, 0]
-    assert pair.layout.position_ids.tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 2, 3, 4]
+    assert pair.whole_layout.input_ids.tolist() == [5, 6, 7, 8, 0, 9, 9, 9, 0, 5, 6, 7, 8, 0]
+    assert pair.whole_layout.position_ids.tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 2, 3, 4]
+    assert pair.layout.input_ids.tolist() == [5, 6, 7, 8, 9, 9, 9, 5, 6, 7, 8]
 
 
 def test_a_mask_with_holes_counts_its_own_tokens_only(tiny_gpt2):

@@ -115,10 +115,12 @@ def encoded(
 def _encoded_slice(
     rows: Sequence[Row], columns: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[list[int], ...]]:
-    """For each row the ids of its prompt and of each of `columns`."""
-    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
-    sides = (tokenizer([row[c] for row in rows], add_special_tokens=False)["input_ids"] for c in columns)
-    return zip(prompts, *sides, strict=True)  # which lets go of the lists when they have been read
+    """For each row the ids of its prompt and of each of `columns`. The pairs of a prompt repeat texts: each once."""
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+    prompt_ids = dict(zip(prompts, tokenizer(prompts)["input_ids"], strict=True))
+    texts = list(dict.fromkeys(row[column] for row in rows for column in columns))
+    ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
+    return ((prompt_ids[row["prompt"]], *(ids[row[column]] for column in columns)) for row in rows)
 
 
 @contextlib.contextmanager
