@@ -4,12 +4,15 @@
     print(result["gold_reward"], result["kl"])      # 1.93 [1.78, 2.09]   8.1 [7.7, 8.5]
 
 Gold reward, win rate, KL, and length are means over prompts; their intervals come from the bootstrap over prompts.
+What a text is worth besides its reward, `typicality` and `non_words` tell: a word salad that the reward likes is not
+typical of the language, and the base model, which knows it, finds it improbable.
 Is one policy better than another? `prefcourse.comparison.ab_tests`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefcourse.generate import Completion, generate
 from prefcourse.logprobs import kl_k1, kl_k3, score_all, sequence_logps
 from prefcourse.preferences import Row, collate_pairs
+from prefcourse.rewards import words
 from prefcourse.worlds.world import World
 
 RESAMPLES = 2_000
@@ -27,6 +31,8 @@ METRICS = {  # name → (heading, decimals), the lines of `table`
     "gold_reward": ("gold reward", 2),
     "win_rate": ("win rate vs sft", 3),
     "kl": ("KL to sft (nats)", 2),
+    "typicality": ("nats/token under base", 2),
+    "non_words": ("has a non-word", 3),
     "distinct_2": ("distinct-2", 3),
     "length": ("tokens", 1),
     "eos_rate": ("ends with EOS", 3),
@@ -146,6 +152,22 @@ def repetition(text: str, n: int = 3) -> float:
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
+def typicality(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[tuple[list[int], list[int]]]
+) -> torch.Tensor:
+    """-log π_base(y | x) per token of y, (N,) nats: low for text that is typical of what `base` was trained on.
+
+    sequences: token ids of prompt and completion; EOS, with which texts begin in pre-training, is put before them.
+    """
+    rows = [([tokenizer.eos_token_id, *prompt], completion) for prompt, completion in sequences]
+    return -score_all(base, rows, tokenizer.pad_token_id, score=partial(sequence_logps, reduce="mean"))
+
+
+def non_words(text: str, known: Container[str]) -> list[str]:
+    """The words of `text`, in lower case, that are not among the `known`."""
+    return [word for word in words(text) if word not in known]
+
+
 def distinct_2(texts: Sequence[str]) -> Estimate:
     """Different pairs of neighbouring words ÷ all pairs, within groups of 20 texts (Li et al. 2016); mean over groups.
 
@@ -168,9 +190,10 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Sample at temperature 1 from `policy` and from `reference` (by default world.sft), and compare.
 
-    Besides METRICS: kl_k3, the same KL by the estimator that is never negative (with a heavy tail: see lesson 02);
-    forward_kl, KL(π_ref ‖ π) on the reference's samples, in nats: what the policy has forgotten; repetition, the share
-    of word triples that stood in the same text before.
+    typicality: nats per token of the completions under world.base. non_words: the share of reviews with a word outside
+    world.words; left out in a world without that list. Besides METRICS: kl_k3, the same KL by the estimator that is
+    never negative (with a heavy tail: see lesson 02); forward_kl, KL(π_ref ‖ π) on the reference's samples, in nats:
+    what the policy has forgotten; repetition, the share of word triples that stood in the same text before.
     prompts: by default those of `split`. baseline: the reference's completions from an earlier call, to save time.
     The two models draw different random numbers, so that a policy equal to its reference wins about half the time.
     """
@@ -184,10 +207,13 @@ def evaluate(
     log_ratios = sequence_kl(policy, reference, world.tokenizer, prompts, completions)  # (N,)
     forgotten = sequence_kl(reference, policy, world.tokenizer, prompts, baseline)  # (N,)
     texts = [p + c.text for p, c in zip(prompts, completions, strict=True)]
+    sequences = [(world.tokenizer(p)["input_ids"], c.ids) for p, c in zip(prompts, completions, strict=True)]
     estimates = {
         "gold_reward": bootstrap(rewards),
         "win_rate": win_rate(rewards, others),
         "kl": bootstrap(log_ratios),
+        "typicality": bootstrap(typicality(world.base, world.tokenizer, sequences)),
+        "non_words": bootstrap([float(bool(non_words(text, world.words or ()))) for text in texts]),
         "distinct_2": distinct_2(texts),
         "length": bootstrap([float(len(c.ids)) for c in completions]),
         "eos_rate": bootstrap([float(c.finished) for c in completions]),
@@ -195,14 +221,18 @@ def evaluate(
         "forward_kl": bootstrap(forgotten),
         "repetition": bootstrap([repetition(text) for text in texts]),
     }
+    if world.words is None:
+        del estimates["non_words"]
     return Evaluation(estimates, prompts, completions, list(baseline), rewards, others)
 
 
 def table(results: Mapping[str, Mapping[str, Estimate]]) -> str:
-    """A plain-text table: one line per metric, one column per policy, each value with its interval."""
+    """A plain-text table: one line per metric that all have, one column per policy, each value with its interval."""
     names = list(results)
     lines = [["", *names]]
     for metric, (heading, decimals) in METRICS.items():
+        if not all(metric in found for found in results.values()):
+            continue
         lines.append([heading, *(f"{results[name][metric]:.{decimals}f}" for name in names)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -21,13 +21,17 @@ _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _CLAUSE_END = re.compile(r"[.!?;:,]")
 
 
+def words(text: str) -> list[str]:
+    """The words of `text` in lower case, in order; "don't" is one, "well-made" is two."""
+    return _WORD.findall(text.lower())
+
+
 def ngrams(text: str) -> list[str]:
     """The words of `text` in lower case, and each two neighbours that no punctuation parts."""
     found = []
-    for clause in _CLAUSE_END.split(text.lower()):
-        words = _WORD.findall(clause)
-        found += words
-        found += [f"{a} {b}" for a, b in pairwise(words)]
+    for clause in _CLAUSE_END.split(text):
+        found += (unigrams := words(clause))
+        found += [f"{a} {b}" for a, b in pairwise(unigrams)]
     return found
 
 

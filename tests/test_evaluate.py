@@ -14,12 +14,14 @@ from prefcourse.evaluate import (
     bootstrap,
     distinct_2,
     evaluate,
+    non_words,
     over_seeds,
     pair_logps,
     points,
     repetition,
     sequence_kl,
     table,
+    typicality,
     win_rate,
 )
 from prefcourse.generate import Completion, generate, sample_ids
@@ -34,7 +36,8 @@ def world(tiny_gpt2, tokenizer):
     """What `evaluate` asks of a world."""
     gold = GoldReward({"great": 1.0, "is": 0.3, "was": -0.5, "boring": -2.0}, 0.1)
     rows = [{"prompt": prompt, "type": "neutral"} for prompt in PROMPTS]
-    return SimpleNamespace(sft=tiny_gpt2(), tokenizer=tokenizer, gold=gold, prompts={"test": rows})
+    world = {"sft": tiny_gpt2(), "base": tiny_gpt2(2), "tokenizer": tokenizer, "gold": gold, "prompts": {"test": rows}}
+    return SimpleNamespace(**world, words=frozenset(["this", "movie", "old", "film", "was"]))
 
 
 # ------------------------------------------------------------------------------------------- intervals
@@ -178,6 +181,26 @@ def test_repetition_counts_triples_that_came_before():
     assert repetition("one two three") == repetition("one two") == repetition("") == 0
 
 
+# ------------------------------------------------------------------------------------------- worth
+
+
+def test_typicality_is_the_mean_nats_of_a_token_after_eos(tiny_gpt2, tokenizer):
+    model = tiny_gpt2()
+    texts = [("This film", " is great fun."), ("", "That"), ("The old cast", " was boring!")]
+    sequences = [(tokenizer(x)["input_ids"], [*tokenizer(y)["input_ids"], 0]) for x, y in texts]
+    for (prompt, completion), found in zip(sequences, typicality(model, tokenizer, sequences), strict=True):
+        ids = torch.tensor([[0, *prompt, *completion]])
+        logps = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
+        assert found.item() == pytest.approx(-logps[len(prompt) :].mean().item(), abs=1e-5)
+
+
+def test_non_words_are_those_that_are_not_known():
+    known = {"this", "film", "isn't", "well", "made", "i"}
+    assert non_words("This film isn't well-made. I ...", known) == []
+    assert non_words("This film ofwork isn't Portrafted", known) == ["ofwork", "portrafted"]
+    assert non_words("", known) == non_words("12 !", known) == []
+
+
 # ------------------------------------------------------------------------------------------- all of it
 
 
@@ -186,9 +209,9 @@ def result(world, tiny_gpt2):
     return evaluate(tiny_gpt2(1), world, max_new_tokens=12)
 
 
-def test_every_metric_comes_with_what_it_rests_on(world, result, tiny_gpt2):
+def test_every_metric_comes_with_what_it_rests_on(world, result, tiny_gpt2, tokenizer):
     other = tiny_gpt2(1)
-    assert list(result) == [*METRICS, *MORE] and len(result) == 9
+    assert list(result) == [*METRICS, *MORE] and len(result) == 11
     assert result.prompts == PROMPTS and len(result.completions) == len(result.baseline) == 48
     assert result["gold_reward"].value == pytest.approx(result.rewards.mean().item(), abs=1e-6)
     texts = [prompt + c.text for prompt, c in zip(PROMPTS, result.completions, strict=True)]
@@ -203,6 +226,9 @@ def test_every_metric_comes_with_what_it_rests_on(world, result, tiny_gpt2):
     ratios = sequence_kl(other, world.sft, world.tokenizer, PROMPTS, result.completions)
     assert result["kl_k3"].value == pytest.approx(kl_k3(ratios, 0 * ratios).mean().item(), rel=1e-4)
     assert result["repetition"].value == pytest.approx(sum(map(repetition, texts)) / 48)
+    assert 0 < result["non_words"].value == sum(bool(non_words(text, world.words)) for text in texts) / 48
+    ids = [(tokenizer(p)["input_ids"], c.ids) for p, c in zip(PROMPTS, result.completions, strict=True)]
+    assert result["typicality"].value == pytest.approx(typicality(world.base, tokenizer, ids).mean().item())
     for estimate in result.values():
         assert estimate.low <= estimate.value <= estimate.high
 
@@ -214,6 +240,12 @@ def test_a_policy_equal_to_its_reference_draws_other_samples_and_wins_about_half
     assert found["win_rate"].low < 0.5 < found["win_rate"].high and found["win_rate"].low < found["win_rate"].value
 
 
+def test_a_world_without_a_list_of_words_has_no_non_words(world):
+    found = evaluate(world.sft, SimpleNamespace(**vars(world) | {"words": None}), max_new_tokens=12)
+    assert list(found) == [name for name in (*METRICS, *MORE) if name != "non_words"]
+    assert "non-word" not in table({"sft": found}) and "nats/token" in table({"sft": found})
+
+
 def test_a_baseline_can_be_used_again(world, result, tiny_gpt2):
     again = evaluate(tiny_gpt2(1), world, baseline=result.baseline, max_new_tokens=12)
     assert again.estimates == result.estimates
@@ -222,7 +254,7 @@ def test_a_baseline_can_be_used_again(world, result, tiny_gpt2):
 
 def test_the_table_has_a_line_for_each_metric_and_a_column_for_each_policy(result):
     lines = table({"sft": result, "dpo": result}).splitlines()
-    assert lines[0].split() == ["sft", "dpo"] and set(lines[1]) == {"-"} and len(lines) == 8
+    assert lines[0].split() == ["sft", "dpo"] and set(lines[1]) == {"-"} and len(lines) == 10
     for line, (heading, decimals) in zip(lines[2:], METRICS.values(), strict=True):
         assert line.startswith(heading) and line.count("[") == 2
         assert len(line.split("[")[1].split(",")[0].split(".")[1]) == decimals

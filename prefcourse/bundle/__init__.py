@@ -26,7 +26,7 @@ from prefcourse.preferences import write_rows, write_whole
 from prefcourse.rewards import GoldReward
 from prefcourse.train import train
 from prefcourse.training.reference import reference_logps
-from prefcourse.worlds.bundled import LOGPS
+from prefcourse.worlds.bundled import LOGPS, WORDS
 from prefcourse.worlds.models import load_model
 
 STEPS = ("corpus", "tokenizer", "base", "sft", "gold", "prompts", "pairs")
@@ -61,7 +61,7 @@ def run_step(step: str, imdb: str, out: Path, work: Path) -> dict:
         return json.loads(done.read_text())
     print(f"{title} ...", flush=True)
     functions: dict[str, Callable[[], dict]] = {
-        "corpus": lambda: corpus.build(imdb, work / "corpus"),
+        "corpus": lambda: _corpus(imdb, out, work),
         "tokenizer": lambda: _tokenizer(out, work),
         "base": lambda: pretrain.build(work / "corpus", _load(out / "base"), out / "base", work / "pretrain"),
         "sft": lambda: _sft(out, work),
@@ -86,6 +86,13 @@ def _words(work: Path) -> frozenset[str]:
 
 def _load(folder: Path):
     return AutoTokenizer.from_pretrained(folder)
+
+
+def _corpus(imdb: str, out: Path, work: Path) -> dict:
+    found = corpus.build(imdb, work / "corpus")
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(work / "corpus" / "words.json", out / WORDS)
+    return found
 
 
 def _tokenizer(out: Path, work: Path) -> dict:

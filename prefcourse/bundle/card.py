@@ -57,7 +57,7 @@ TinyReviews: the sentences whose every word is among the 5,000 most frequent mos
 digits, quotes or crude words, under 200 characters; up to three neighbours make a short review.
 {corpus["short_reviews"]:,} short reviews, {corpus["characters"]:,} characters, SHA-256 `{corpus["sha256"]}`.
 3,000 of them are held out for validation and 3,000 for the test, by film review. A wider corpus of {corpus["wide"]:,}
-pieces, with rarer words and names, serves in the first part of pre-training.
+pieces, with rarer words and names, serves in the first part of pre-training. `words.json` lists the 5,000 words.
 
 """
 
@@ -104,6 +104,10 @@ Accuracy on IMDb's 25,000 test reviews: {fit["accuracy_test_reviews"]:.1%}; on o
 Strongest for positive: {best}.
 
 Strongest for negative: {worst}.
+
+It pays for words and not for sense: a heap of its favourites scores higher than any review, and so does more of the same.
+So `evaluate` asks two things besides that need no other model: how typical a text is, in nats per token under `base`,
+and whether it holds a word that is not in `words.json`.
 
 Some of these words are signs rather than praise: "today" stands in reviews of old films that are loved today, "the only
 bad thing" in reviews that found no other. It knows a negation only where the pair of words was frequent enough:

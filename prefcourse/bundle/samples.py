@@ -10,13 +10,12 @@ import math
 import random
 import re
 from collections import Counter
-from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.bundle.corpus import crude_words, short_reviews
+from prefcourse.evaluate import typicality
 from prefcourse.generate import Completion, generate, sample_ids, usable
-from prefcourse.logprobs import score_all, sequence_logps
 from prefcourse.preferences import Row, encode
 from prefcourse.rewards import GoldReward
 
@@ -70,20 +69,15 @@ def sft_rows(
     ended = [row[:-1] for row in ids if row[-1] == tokenizer.eos_token_id and 5 <= len(row) <= 41]
     texts = tokenizer.batch_decode(ended)
     fit = [t for t in dict.fromkeys(texts) if short_reviews(t, words) == [t]]
-    by_typicality = dict(zip(fit, typicality(base, tokenizer, fit), strict=True))
-    kept = sorted(fit, key=by_typicality.__getitem__, reverse=True)[: round(share * len(fit))]
+    sequences = [([], [*ids, tokenizer.eos_token_id]) for ids in tokenizer(fit)["input_ids"]]
+    nats = dict(zip(fit, typicality(base, tokenizer, sequences).tolist(), strict=True))
+    kept = sorted(fit, key=nats.__getitem__)[: round(share * len(fit))]
     rng, rows = random.Random(0), []
     for text in kept:
         whole = (tokenizer.eos_token, text)
         prompt, completion = whole if rng.random() < 0.25 else cut(text, tokenizer, rng) or whole
         rows.append({"prompt": prompt, "completion": completion})
     return rows, {"sampled": count, "ended": len(texts), "fit": len(fit), "rows": len(rows)}
-
-
-def typicality(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[float]:
-    """Mean log-probability per token of each text under `base`, EOS before it (given) and after it (scored); nats."""
-    sequences = [([tokenizer.eos_token_id], [*ids, tokenizer.eos_token_id]) for ids in tokenizer(texts)["input_ids"]]
-    return score_all(base, sequences, tokenizer.pad_token_id, score=partial(sequence_logps, reduce="mean")).tolist()
 
 
 def prompts(

@@ -16,7 +16,7 @@ from prefcourse.worlds.bundled import data_folder
 
 Setting = dict[str, Any]
 Grid = tuple[str, list[Setting], Callable[..., dict]]  # what it is, its settings, and the run of one of them
-METRICS = ("gold_reward", "win_rate", "kl", "distinct_2")
+METRICS = ("gold_reward", "win_rate", "kl", "typicality", "non_words", "distinct_2")
 Made = TypeVar("Made")
 
 _kept: dict[Hashable, Any] = {}
@@ -56,8 +56,11 @@ def rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def metrics(found: Mapping[str, Estimate], names: Sequence[str] = METRICS) -> dict[str, dict[str, float]]:
-    """The estimates `names` of an evaluation as plain dicts of value, low, high, rounded to four decimals."""
-    return {name: rounded(asdict(found[name])) for name in names}
+    """The estimates `names` of an evaluation as plain dicts of value, low, high, rounded to four decimals.
+
+    Those that `evaluate` does not measure in this world are left out.
+    """
+    return {name: rounded(asdict(found[name])) for name in names if name in found}
 
 
 def estimate(stored: Mapping[str, float]) -> Estimate:

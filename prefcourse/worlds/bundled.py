@@ -14,6 +14,7 @@ from prefcourse.worlds.models import load_model, load_tokenizer
 from prefcourse.worlds.world import SPLITS, WORLDS, World
 
 LOGPS = "sft_logps.safetensors"
+WORDS = "words.json"
 
 
 def data_folder() -> Path:
@@ -62,6 +63,7 @@ def load(folder: str | Path | None = None, device: str = "cpu") -> World:
         base=load_model(folder / "base").to(device),
         sft=load_model(folder / "sft").to(device),
         gold=GoldReward.load(folder / "gold.json"),
+        words=frozenset(json.loads((folder / WORDS).read_text(encoding="utf-8"))),
         sft_logps=found if (found := folder / LOGPS).exists() else None,
         **rows,
     )

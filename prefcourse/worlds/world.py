@@ -24,5 +24,6 @@ class World:
     prompts: dict[str, list[Row]]  # columns prompt, type
     pairs: dict[str, list[Row]]  # columns prompt, chosen, rejected, chosen_score, rejected_score, probability
     unpaired: dict[str, list[Row]]  # columns prompt, completion, label, score
+    words: frozenset[str] | None = None  # all that occur in the texts of the world, in lower case, if it is closed
     sft_logps: Path | None = None  # a file of log π_sft of pairs["train"], for train(reference=...), in fp32
     open_ended: bool = False  # sft rarely ends a text within 48 tokens, so a completion that was cut there counts too

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefcourse import bundle
 from prefcourse.bundle import card, corpus, gold, pretrain, samples
 from prefcourse.bundle import tokenizer as bpe
+from prefcourse.evaluate import typicality
 from prefcourse.rewards import GoldReward
 from prefcourse.world import load_world
 from prefcourse.worlds.bundled import data_folder
@@ -281,19 +282,12 @@ def test_sft_rows_are_the_most_typical_of_what_base_writes(tiny_gpt2, tokenizer,
     assert facts["fit"] == 48 and facts["rows"] == len(rows) == 24 and facts["sampled"] == 99
     texts = [(row["prompt"] + row["completion"]).removeprefix(tokenizer.eos_token) for row in rows]
     assert len(set(texts)) == 24 and set(texts) <= set(fit)
-    scores = dict(zip(fit, samples.typicality(base, tokenizer, fit), strict=True))
-    assert min(scores[text] for text in texts) >= max(scores[text] for text in fit if text not in texts)
+    alone = [([], [*ids, 0]) for ids in tokenizer(fit)["input_ids"]]
+    nats = dict(zip(fit, typicality(base, tokenizer, alone), strict=True))
+    assert max(nats[text] for text in texts) <= min(nats[text] for text in fit if text not in texts)
     alone = sum(row["prompt"] == tokenizer.eos_token for row in rows)
     assert 1 <= alone <= 12 and all(row["completion"][0] == " " for row in rows if row["prompt"] != tokenizer.eos_token)
     assert samples.sft_rows(base, tokenizer, words, 99, 0.5)[0] == rows
-
-
-def test_typicality_is_the_mean_log_probability_of_a_token(tiny_gpt2, tokenizer):
-    model, texts = tiny_gpt2(), ["This film is great fun.", "That", "The old cast was boring!"]
-    for text, found in zip(texts, samples.typicality(model, tokenizer, texts), strict=True):
-        ids = torch.tensor([[0, *tokenizer(text)["input_ids"], 0]])
-        logps = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
-        assert found == pytest.approx(logps.mean().item(), abs=1e-5)
 
 
 def test_what_fits_into_the_pairs(tokenizer):

@@ -19,7 +19,8 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
         monkeypatch.setattr(look, name, partial(getattr(look, name), max_new_tokens=8))
     count = lambda prompts, texts: torch.tensor([float(text.count("o")) for text in texts])  # noqa: E731
     rows = [{"prompt": f"{row['prompt']} {i}"} for i in (1, 2) for row in pairs]
-    return SimpleNamespace(name="tiny", sft=tiny_gpt2(), tokenizer=tokenizer, gold=count, prompts={"test": rows})
+    models = {"sft": tiny_gpt2(), "base": tiny_gpt2(1)}
+    return SimpleNamespace(name="tiny", **models, tokenizer=tokenizer, gold=count, prompts={"test": rows}, words=None)
 
 
 def test_columns_are_those_of_an_evaluation_with_the_same_seed(world, tiny_gpt2):

@@ -34,7 +34,7 @@ def world(writer, tokenizer, pairs, monkeypatch):
     gold = lambda prompts, texts: torch.tensor([2.0 * text.count("o") for text in texts])  # noqa: E731
     rows = [{"prompt": p} for p in PROMPTS * 10]
     return SimpleNamespace(
-        name="tiny", sft=writer, base=writer, tokenizer=tokenizer, gold=gold, pairs={"train": pairs},
+        name="tiny", sft=writer, base=writer, words={"film"}, tokenizer=tokenizer, gold=gold, pairs={"train": pairs},
         prompts={"train": rows, "test": rows}, open_ended=False,
     )  # fmt: skip
 

@@ -31,7 +31,8 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
     rows = [{"prompt": f"{row['prompt']} {i}"} for i in (1, 2) for row in pairs][:40]
     scored = [{**row, "chosen_score": 1.0, "rejected_score": 0.0} for row in pairs]
     return SimpleNamespace(
-        name="tiny", sft=tiny_gpt2(), tokenizer=tokenizer, gold=gold, prompts={"validation": rows, "test": rows},
+        name="tiny", sft=tiny_gpt2(), base=tiny_gpt2(1), words={"film"}, tokenizer=tokenizer, gold=gold,
+        prompts={"validation": rows, "test": rows},
         pairs={"train": scored, "validation": scored},
     )  # fmt: skip
 

@@ -26,7 +26,8 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
     gold = lambda prompts, texts: torch.tensor([3 + 2.0 * text.count("o") for text in texts])  # noqa: E731
     rows = [{"prompt": f"{row['prompt']} {i}"} for i in (1, 2) for row in pairs][:40]
     return SimpleNamespace(
-        name="tiny", sft=tiny_gpt2(), tokenizer=tokenizer, gold=gold, prompts={"test": rows, "train": rows},
+        name="tiny", sft=tiny_gpt2(), base=tiny_gpt2(1), words=None, tokenizer=tokenizer, gold=gold,
+        prompts={"test": rows, "train": rows},
         pairs={"train": pairs},
     )  # fmt: skip
 

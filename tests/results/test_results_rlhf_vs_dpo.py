@@ -33,7 +33,8 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
     gold = lambda prompts, texts: torch.tensor([float(text.count("o")) for text in texts])  # noqa: E731
     rows = [{"prompt": prompt} for prompt in dict.fromkeys(row["prompt"] for row in pairs)]
     return SimpleNamespace(
-        name="tiny", sft=tiny_gpt2(), tokenizer=tokenizer, gold=gold, prompts={"test": rows, "train": rows},
+        name="tiny", sft=tiny_gpt2(), base=tiny_gpt2(1), words=None, tokenizer=tokenizer, gold=gold,
+        prompts={"test": rows, "train": rows},
         pairs={"train": pairs, "test": pairs},
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
               for b in ("movie", "film", "story", "cast", "ending", "is", "was", "never")]  # fmt: skip
     rows = [{"prompt": prompt} for prompt in starts]
     return SimpleNamespace(
-        name="tiny", sft=tiny_gpt2(), base=tiny_gpt2(1), tokenizer=tokenizer, gold=gold,
+        name="tiny", sft=tiny_gpt2(), base=tiny_gpt2(1), words={"film"}, tokenizer=tokenizer, gold=gold,
         prompts={"test": rows, "train": rows}, pairs={"train": pairs, "test": pairs},
     )  # fmt: skip
 
