@@ -4,13 +4,10 @@ import os
 
 
 def model_and_tokenizer(name: str) -> tuple:
-    """A model and its tokenizer from a folder or the hub. Raises FileNotFoundError if there is none."""
+    """A model and its tokenizer from a folder or the hub. Raises what `load_model` and `load_tokenizer` raise."""
     from prefcourse.worlds.models import load_model, load_tokenizer
 
-    try:
-        return load_model(name), load_tokenizer(name)
-    except OSError as error:
-        raise FileNotFoundError(f"{name}: no model there ({str(error).splitlines()[0]})") from None
+    return load_model(name), load_tokenizer(name)
 
 
 def stored_dtype(name: str | None):

@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.logprobs import last_states, score_all
 from prefcourse.preferences import PAIRED, Batch, Row, check_rows
@@ -28,6 +27,7 @@ from prefcourse.training import guards
 from prefcourse.training.batches import Ids, encode_rows
 from prefcourse.training.history import History
 from prefcourse.training.saving import save_model
+from prefcourse.worlds.models import load_tokenizer
 
 KIND, VERSION = "prefcourse reward model", 1
 SIDES = ("policy_chosen", "policy_rejected")
@@ -146,9 +146,9 @@ class RewardModel(nn.Module):
             raise ValueError(f"{folder} has version {record.get('version')}, and this package reads version {VERSION}.")
         try:
             body = AutoModel.from_config(AutoConfig.for_model(**record["body"]))
-            found = cls(body, AutoTokenizer.from_pretrained(folder))
+            found = cls(body, load_tokenizer(folder))
             found.load_state_dict(load_file(folder / "model.safetensors"))
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever the libraries raise
             raise ValueError(f"{folder} is damaged ({str(error)[:200]}). Save the reward model again.") from None
         return found.to(device)
 

@@ -4,6 +4,7 @@ A checkpoint is a folder `step-000040` with
     model.safetensors, config.json, tokenizer …   the policy, as `AutoModelForCausalLM.from_pretrained` reads it
     training.safetensors                          the optimiser's moments, random states, the history
     training.json                                 the step and which run this is: loss, arguments, data, reference
+    manifest.json                                 the SHA-256 of each of these files, compared before any is believed
 With LoRA the first are adapter_model.safetensors and adapter_config.json, which `from_pretrained` reads too, with peft.
 It is written under another name, flushed to the disk, and renamed at the end. So a kill or a full disk at any moment
 leaves the checkpoint before it untouched, and no half-written one. Nothing in it is unpickled.
@@ -13,7 +14,9 @@ Which rows come next needs no file: the plan of a run is a function of its data 
 
 import json
 import random
+import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,18 +24,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.boundary import sha256, told
 from prefcourse.training import lora
 from prefcourse.training.devices import Devices
 from prefcourse.training.history import History
 from prefcourse.training.saving import into_place, require_writable
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
-VERSION = 1
+VERSION = 2
+MANIFEST = "manifest.json"
+NAME = re.compile(r"step-\d{6,}")
+ASIDE = "Move that folder away; the run then goes on from the checkpoint before it."
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class State:
     step: int
     done: bool  # nothing is left to do
     run: dict[str, Any]  # which run this is; JSON values
+    machine: dict[str, Any]  # on what it runs: another machine may go on, but rounds otherwise
     history: History
     optimizer: dict[str, Any]  # state_dict of the optimiser
     scaler: dict[str, Any]  # state_dict of fp16's loss scaling
@@ -68,27 +75,31 @@ def save(folder: str | Path, state: State, policy: nn.Module, tokenizer: PreTrai
             tensors |= {f"optimizer/{i}/{name}": value.clone() for name, value in moments.items()}
         save_file(tensors, part / "training.safetensors")
         record = {
-            "version": VERSION, "step": state.step, "done": state.done, "run": state.run, "scaler": state.scaler,
-            "carry": state.carry, "columns": list(state.history), "groups": state.optimizer["param_groups"],
+            "version": VERSION, "step": state.step, "done": state.done, "run": state.run, "machine": state.machine,
+            "scaler": state.scaler, "carry": state.carry, "columns": list(state.history),
+            "groups": state.optimizer["param_groups"],
             "rng": {name: value for name, value in state.rng.items() if not isinstance(value, Tensor)},
         }  # fmt: skip
         (part / "training.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+        (part / MANIFEST).write_text(json.dumps(_sums(part), indent=1), encoding="utf-8")
 
     last = latest(folder)
     if last == place:
         return place  # a run that goes on from here has come by once more
-    advice = f"The last whole checkpoint is {last}" if last else "There is no earlier checkpoint"
-    into_place(place, write, f"{advice}. Make room there, then call train again with resume=True.")
+    there = f"The last whole checkpoint is {last}" if last else "There is no earlier checkpoint"
+    into_place(place, write, there, "call train again with resume=True")
     for old in complete(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        if (old / MANIFEST).is_file():  # else it is not one of ours
+            shutil.rmtree(old, ignore_errors=True)
     return place
 
 
-def find(folder: str | Path, run: dict[str, Any], resume: bool) -> Path | None:
+def find(folder: str | Path, run: dict[str, Any], machine: dict[str, Any], resume: bool) -> Path | None:
     """The checkpoint in `folder` from which the run `run` goes on, None if it begins.
 
     Raises OSError if `folder` cannot be written. Raises ValueError if there are checkpoints and we may not resume, if
-    they belong to another run (naming each difference), or if the newest is damaged.
+    they belong to another run (naming each difference), or if the newest is damaged. Warns if it was written on
+    another `machine`: then the run goes on, but not bit for bit.
     """
     require_writable(folder)
     place = latest(folder)
@@ -98,31 +109,59 @@ def find(folder: str | Path, run: dict[str, Any], resume: bool) -> Path | None:
         raise ValueError(
             f"{folder} has checkpoints of a run. Pass resume=True to go on with it, or name another folder."
         )
-    try:
-        there = json.loads((place / "training.json").read_text(encoding="utf-8"))["run"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(_damaged(place, error)) from None
-    here = json.loads(json.dumps(run))  # tuples become lists there too
-    found = [
-        f"{k} {there.get(k)!r} there, {here.get(k)!r} here"
-        for k in sorted({*here, *there})
-        if there.get(k) != here.get(k)
-    ]
-    if found:
+    record = _verified(place)
+    if other := _differences(record["run"], run):
         raise ValueError(
-            f"{place} belongs to another run: {'; '.join(found)}. Call train as that run did, or name another folder."
+            f"{place} belongs to another run: {other}. Call train as that run did, or name another folder."
+        )
+    if other := _differences(record["machine"], machine):
+        warnings.warn(
+            f"{place} was written elsewhere: {other}. The run goes on, but rounds otherwise from here on: it will not "
+            "end bit for bit as it would have there.",
+            stacklevel=2,
         )
     return place
 
 
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What is not the same, in words; empty if all is."""
+    here = json.loads(json.dumps(here))  # tuples become lists there too
+    names = [name for name in sorted({*here, *there}) if there.get(name) != here.get(name)]
+    return "; ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in a checkpoint but the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def _verified(place: Path) -> dict[str, Any]:
+    """What training.json of a checkpoint says, once every file has been found to be as it was written.
+
+    Raises ValueError, naming the files, if one is not, and for a checkpoint of another version.
+    """
+    with told(f"{place} is damaged", ASIDE):
+        if not (place / MANIFEST).is_file():
+            raise ValueError(f"no {MANIFEST}, which every checkpoint has")
+        sums, found = json.loads((place / MANIFEST).read_text(encoding="utf-8")), _sums(place)
+        changed = sorted(name for name in {*sums, *found} if sums.get(name) != found.get(name))
+        if changed:
+            raise ValueError(f"{', '.join(changed)}: missing, or not as written")
+        record = json.loads((place / "training.json").read_text(encoding="utf-8"))
+        if place.name != f"step-{record['step']:06d}":
+            raise ValueError(f"it is the checkpoint of step {record['step']}")
+    if record["version"] != VERSION:
+        raise ValueError(f"{place} has version {record['version']}, and this package reads version {VERSION}.")
+    return record
+
+
 def load(place: Path, policy: nn.Module) -> State:
     """Put the checkpoint's weights into `policy` and return the rest of it. Raises ValueError if a file is damaged."""
-    try:
-        record = json.loads((place / "training.json").read_text(encoding="utf-8"))
+    record = _verified(place)
+    with told(f"{place} does not fit this policy", "Call train with the policy of that run."):
         tensors = load_file(place / "training.safetensors")
         load_policy(place, policy)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(_damaged(place, error)) from None
     history = {name: tensors[f"history/{name}"].tolist() for name in record["columns"]}
     if "step" in history:
         history["step"] = [int(step) for step in history["step"]]
@@ -132,8 +171,8 @@ def load(place: Path, policy: nn.Module) -> State:
             _, i, kind = name.split("/")
             moments.setdefault(int(i), {})[kind] = value
     return State(
-        record["step"], record["done"], record["run"], history, {"state": moments, "param_groups": record["groups"]},
-        record["scaler"], record["carry"],
+        record["step"], record["done"], record["run"], record["machine"], history,
+        {"state": moments, "param_groups": record["groups"]}, record["scaler"], record["carry"],
         record["rng"] | {name[4:]: value for name, value in tensors.items() if name.startswith("rng/")},
     )  # fmt: skip
 
@@ -151,8 +190,9 @@ def load_policy(place: Path, policy: nn.Module) -> None:
 
 
 def complete(folder: str | Path) -> list[Path]:
-    """The whole checkpoints in `folder`, oldest first."""
-    return sorted(path for path in Path(folder).glob("step-*") if path.is_dir())
+    """The checkpoints in `folder`, oldest first. A folder with another name, such as a copy, is none."""
+    found = (path for path in Path(folder).glob("step-*") if path.is_dir() and NAME.fullmatch(path.name))
+    return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 def latest(folder: str | Path) -> Path | None:
@@ -184,10 +224,6 @@ def set_rng_state(state: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(value, int(name[4:]))
 
 
-def _damaged(place: Path, error: Exception) -> str:
-    return f"{place} is damaged ({error}). Delete that folder; the run then goes on from the checkpoint before it."
-
-
 class Checkpoints:
     """The folder in which a run keeps itself every `every` steps; without a folder nothing is kept.
 
@@ -197,7 +233,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path | None, every: int, run: dict[str, Any], resume: bool, devices: Devices):
         self.folder, self.every, self.run, self.devices = folder, every, run, devices
-        self.place = devices.from_main(partial(find, folder, run, resume)) if folder else None
+        self.machine = devices.described()
+        self.place = devices.from_main(partial(find, folder, run, self.machine, resume)) if folder else None
 
     @property
     def reference(self) -> Path | None:
@@ -221,7 +258,8 @@ class Checkpoints:
 
     def save(self, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, **state: Any) -> None:
         """Save `policy` and the fields of `State` but `run`."""
-        self.devices.from_main(partial(save, self.folder, State(run=self.run, **state), policy, tokenizer))
+        whole = State(run=self.run, machine=self.machine, **state)
+        self.devices.from_main(partial(save, self.folder, whole, policy, tokenizer))
 
     def last(self) -> Path | None:
         """The newest whole checkpoint."""

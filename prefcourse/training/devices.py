@@ -48,6 +48,14 @@ class Devices:
             return f"{self.count} processes on {self.device.type}{' (FSDP)' if self.sharded else ''}"
         return f"cpu, {torch.get_num_threads()} threads" if self.device.type == "cpu" else str(self.device)
 
+    def described(self) -> dict[str, Any]:
+        """What the last bits of a run depend on besides its arguments."""
+        kind = self.device.type
+        name = torch.cuda.get_device_name(self.device) if kind == "cuda" else kind
+        where = {"device": name, "processes": self.count, "FSDP": self.sharded}
+        threads = {"threads": torch.get_num_threads()} if kind == "cpu" else {}
+        return {"torch": torch.__version__, **where, **threads}
+
     def wrap(self, scorer: nn.Module) -> nn.Module:
         """What to train in place of `scorer`, so that backward() averages the gradients over the processes."""
         if self.sharded:

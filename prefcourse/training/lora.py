@@ -11,6 +11,7 @@ the adapters alone.
 
 import warnings
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,6 +43,15 @@ def add_lora(policy: PreTrainedModel, rank: int = 8, alpha: float | None = None,
 def has_adapters(policy: nn.Module) -> bool:
     """Is `policy` a peft model?"""
     return hasattr(policy, "peft_config") and hasattr(policy, "get_base_model")
+
+
+def settings(policy: nn.Module) -> dict[str, Any] | None:
+    """What tells one set of adapters from another, as JSON values: rank, α, where they are; None without adapters."""
+    if not has_adapters(policy):
+        return None
+    config = policy.peft_config[policy.active_adapter]
+    names = sorted({name.split(".lora_A")[0] for name, _ in policy.named_parameters() if ".lora_A" in name})
+    return {"rank": config.r, "alpha": config.lora_alpha, "on": names}
 
 
 def plain(policy: nn.Module) -> nn.Module:

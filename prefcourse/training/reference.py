@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from prefcourse.boundary import disk_full, reason, told
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import LOSSES
 from prefcourse.preferences import Batch, Row
@@ -59,25 +60,34 @@ class ReferenceLogps:
         part = path.with_suffix(".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"logps": self.logps, "mismatched": self.mismatched}, part, metadata=self.fingerprint)
+            marks = self.fingerprint | {"sha256": self._digest()}
+            save_file({"logps": self.logps, "mismatched": self.mismatched}, part, metadata=marks)
             part.replace(path)
-        except (OSError, SafetensorError) as error:
+        except Exception as error:
             part.unlink(missing_ok=True)
-            raise OSError(f"{path}: the reference log-probs cannot be written ({error}). Make room there.") from error
+            todo = "Make room there." if disk_full(error) else "See to it, or name another file."
+            raise OSError(f"{path}: the reference log-probs cannot be written ({reason(error)}). {todo}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> "ReferenceLogps":
         """Read what `save` wrote. Raises FileNotFoundError, or ValueError if the file is something else."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file. Make it with reference_logps(..., path=...).")
-        try:
+        again = "Move it away and make it anew with reference_logps, or name another file."
+        with told(f"{path}: not a file of reference log-probs", again):
             with safe_open(path, "pt") as file:
-                tensors = (file.get_tensor("logps"), file.get_tensor("mismatched"))
-                return cls(*tensors, fingerprint=dict(file.metadata()))
-        except (SafetensorError, TypeError) as error:
-            raise ValueError(
-                f"{path}: not a file of reference log-probs ({error}). Delete it or name another."
-            ) from None
+                marks = dict(file.metadata())
+                found = cls(file.get_tensor("logps"), file.get_tensor("mismatched"), marks)
+            if marks.pop("sha256") != found._digest():
+                raise ValueError("its numbers are not those that were written")
+        return found
+
+    def _digest(self) -> str:
+        """The SHA-256 of the numbers and of what they belong to."""
+        whole = hashlib.sha256(json.dumps(sorted(self.fingerprint.items())).encode())
+        for tensor in (self.logps, self.mismatched):
+            whole.update(tensor.contiguous().numpy().tobytes())
+        return whole.hexdigest()
 
     def require(self, expected: dict[str, str], where: str = "the cached reference log-probs") -> None:
         """Raise ValueError, saying what differs, unless the fingerprint has all of `expected`."""

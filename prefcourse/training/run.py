@@ -11,7 +11,7 @@ from torch import Tensor
 from prefcourse.layout import send
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import Row
-from prefcourse.training import guards
+from prefcourse.training import guards, lora
 from prefcourse.training.batches import Examples, Feed
 from prefcourse.training.checkpoint import Checkpoints
 from prefcourse.training.devices import precision_name, progress_bar, watched
@@ -60,7 +60,8 @@ class Run:
             found = find_reference(reference, scoring, keep=bool(looking.prompts))
             marks["reference"] = found.digest
             guards.check_reference(reference, looking.tokenizer, found.forward is not None, looking.max_kl)
-        checkpoints = Checkpoints(folder, save_every, settings | {"policy": origin, **marks}, resume, devices)
+        which = settings | {"policy": origin, "adapters": lora.settings(scoring.policy), **marks}
+        checkpoints = Checkpoints(folder, save_every, which, resume, devices)
         if objective.has_reference:
             where = {"kept": checkpoints.reference, "every": save_every}
             logps = run_logps(found, feed, marks, scoring, **where, micro_batch=micro_batch, progress=progress)

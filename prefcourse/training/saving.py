@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from prefcourse.boundary import disk_full, reason
 from prefcourse.training import lora
 
 
@@ -33,15 +33,19 @@ def save_model(
         (whole if dtype is None else whole.to(dtype)).save_pretrained(part)
         tokenizer.save_pretrained(part)
 
-    into_place(folder / ".model", write, "Make room there, or choose another folder.")
+    into_place(folder / ".model", write, "What was there has not changed", "save again, or choose another folder")
     for file in sorted((folder / ".model").iterdir(), key=lambda file: file.name == "config.json"):  # config.json last
         file.replace(folder / file.name)
     (folder / ".model").rmdir()
     return folder
 
 
-def into_place(place: Path, write: Callable[[Path], None], advice: str) -> None:
-    """Let `write` fill a folder under another name, flush it to the disk, and give it the name `place`."""
+def into_place(place: Path, write: Callable[[Path], None], kept: str, then: str) -> None:
+    """Let `write` fill a folder under another name, flush it to the disk, and give it the name `place`.
+
+    If anything fails, what was written so far is removed, and an OSError says why, what is `kept`, and what to do: to
+    make room if the disk is full, `then` the rest.
+    """
     part = place.with_name(f".{place.name.lstrip('.')}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -52,10 +56,10 @@ def into_place(place: Path, write: Callable[[Path], None], advice: str) -> None:
         shutil.rmtree(place, ignore_errors=True)
         part.replace(place)
         _flush(place.parent)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # tokenizers raises no other
         shutil.rmtree(part, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise OSError(f"{place}: cannot be written ({reason}). {advice}") from error
+        todo = "Make room there" if disk_full(error) else "See to it"
+        raise OSError(f"{place}: cannot be written ({reason(error)}). {kept}. {todo}, then {then}.") from error
 
 
 def require_writable(folder: str | Path) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.bundle.samples import TYPES, cut, form, pairs_and_unpaired
 from prefcourse.feedback.judges import ClassifierJudge
@@ -130,9 +130,9 @@ def load_causal(name: str | Path) -> PreTrainedModel:
 def load_gold(name: str | Path, device: str = "cpu") -> ClassifierGold:
     """The classifier as gold reward; ValueError if its positive class cannot be told by name."""
     plain, revision = split_name(name)
-    model = AutoModelForSequenceClassification.from_pretrained(plain, revision=revision).eval().to(device)
+    model = load_model(plain, revision, kind=AutoModelForSequenceClassification).to(device)
     label = positive_label(list(model.config.label2id))
-    return ClassifierGold(model, AutoTokenizer.from_pretrained(plain, revision=revision), label=label)
+    return ClassifierGold(model, load_tokenizer(plain, revision), label=label)
 
 
 def read_reviews(name: str | Path) -> list[str]:

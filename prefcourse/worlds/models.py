@@ -8,22 +8,81 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.boundary import told
 
-def load_model(folder: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """A causal language model from a folder (or hub name, at `revision`), in float32 and evaluation mode."""
-    config = AutoConfig.from_pretrained(folder, revision=revision)
-    if getattr(config, "activation_function", None) == "gelu_new":  # GPT-2's
-        config.activation_function = "gelu_pytorch_tanh"  # the same function, in one kernel in place of seven
-    settings = dict(config=config, dtype=torch.float32, revision=revision)
-    return AutoModelForCausalLM.from_pretrained(folder, **settings).eval()
+SAFE = {"use_safetensors": True, "trust_remote_code": False}  # pickles can run code, and so can a model's own files
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def load_model(
+    folder: str | Path, revision: str | None = None, kind: type = AutoModelForCausalLM, **settings
+) -> PreTrainedModel:
+    """A causal language model (or another `kind`) from a folder or hub name, at `revision`, in float32, not training.
+
+    settings: more arguments of `from_pretrained`. Raises FileNotFoundError if there is none, and ValueError if its
+    weights are not those that its config.json asks for, are pickled, or need code of the model's own.
+    """
+    require_folder(folder, "config.json", "model")
+    if Path(folder).is_dir() and not any((Path(folder) / name).is_file() for name in WEIGHTS):
+        pickled = ", ".join(file.name for file in sorted(Path(folder).glob("*.bin")))
+        raise FileNotFoundError(
+            f"{folder}: no model.safetensors there"
+            + (f", and {pickled} is a pickle, which could run any code. Save the model as safetensors." if pickled else
+               ". Save the model there with save_pretrained.")
+        )  # fmt: skip
+    with told(f"{folder}: the model cannot be loaded", "Is it a whole model that save_pretrained wrote?"):
+        config = AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
+        if getattr(config, "activation_function", None) == "gelu_new":  # GPT-2's
+            config.activation_function = "gelu_pytorch_tanh"  # the same function, in one kernel in place of seven
+        settings = {"config": config, "dtype": torch.float32, "revision": revision, **SAFE, **settings}
+        model, found = kind.from_pretrained(folder, output_loading_info=True, **settings)
+    require_whole(found, folder)
+    return model.eval()
+
+
+def require_whole(found: dict, where: str | Path) -> None:
+    """Raise ValueError unless every tensor was found, and none too many. found: transformers' loading info.
+
+    transformers draws what is missing at random and goes on.
+    """
+    kinds = {"missing": "missing_keys", "not of this model": "unexpected_keys", "of another shape": "mismatched_keys"}
+    wrong = {name: sorted(map(str, found.get(key) or ())) for name, key in kinds.items()}
+    listed = "; ".join(f"{len(keys)} {name}, such as {keys[0]}" for name, keys in wrong.items() if keys)
+    if listed:
+        raise ValueError(
+            f"{where}: the weights are not those of the model in config.json ({listed}). Save or download it again."
+        )
 
 
 def load_tokenizer(folder: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside a model. One without a padding token, like GPT-2's, pads with its EOS."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+    """The tokenizer that lies beside a model. One without a padding token, like GPT-2's, pads with its EOS.
+
+    Raises FileNotFoundError if there is none, ValueError if it cannot be read.
+    """
+    require_folder(folder, "config.json", "model")
+    with told(f"{folder}: the tokenizer cannot be loaded", "Save it there with tokenizer.save_pretrained."):
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
+        ids = tokenizer("The film").input_ids
+    if not ids:  # transformers makes an empty one where it finds no file
+        raise FileNotFoundError(f"{folder}: no tokenizer there. Save the model's own with tokenizer.save_pretrained.")
     if tokenizer.pad_token_id is None:  # our masks come from lengths, so any id will do
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def require_folder(name: str | Path, file: str, what: str) -> None:
+    """Raise FileNotFoundError if `name` is empty, or a folder without `file`, or a path at which nothing is.
+
+    Anything else may be a name on the hub.
+    """
+    path, text = Path(name), str(name)
+    if not text.strip():
+        raise FileNotFoundError(f"the name of the {what} is empty. Give a folder, or a name on the hub.")
+    looks_like_a_path = path.is_absolute() or text.startswith(".") or text.count("/") > 1 or "\\" in text
+    if path.is_file() or (looks_like_a_path and not path.exists()):
+        raise FileNotFoundError(f"{name}: no {what} there, and no folder of that name.")
+    if path.is_dir() and not (path / file).is_file():
+        raise FileNotFoundError(f"{name}: no {what} there (no {file}).")
 
 
 def quiet() -> None:
