@@ -28,7 +28,9 @@ def told(what: str, advice: str = "", kind: type[Exception] = ValueError) -> Ite
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what `error` says, or its kind if it says nothing."""
+    """The first line of what `error` says, or its kind if it says nothing; if it has a cause, of what that says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
     return (line if len(line) <= 200 else line[:197] + "...").rstrip(".")

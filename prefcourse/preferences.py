@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from prefcourse.boundary import require_text, told
 from prefcourse.layout import Layout, lay_out, send
 
 Row = dict[str, Any]
@@ -63,14 +64,25 @@ def read_rows(path: str | Path, columns: Sequence[str] = PAIRED) -> list[Row]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Expected JSON lines with the columns {', '.join(columns)}.")
+        expected = f"with the columns {', '.join(columns)}" if columns else "with a row a line"
+        found = "a folder, not a file" if path.is_dir() else "not a file" if path.exists() else "no such file"
+        raise FileNotFoundError(f"{path}: {found}. Expected JSON lines {expected}.")
+    with told(f"{path}: cannot be read"):
+        lines = path.read_bytes().splitlines()  # str.splitlines would cut at U+2028 too
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):  # str.splitlines would cut at U+2028 too
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:  # JSONDecodeError, or UnicodeDecodeError for bytes that are not UTF-8
-            raise ValueError(f"{path}, line {number}: not JSON ({error}). Each line holds one row.") from None
+    for number, line in enumerate(lines, start=1):
+        with told(f"{path}, line {number}: not JSON", "Each line holds one row."):
+            rows.append(json.loads(line, object_pairs_hook=_each_key_once))
     return check_rows(rows, columns, where=str(path))
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict. Python would take the last of two values without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands there twice")
+    return found
 
 
 def check_rows(rows: Iterable[Row], columns: Sequence[str] = PAIRED, where: str = "rows") -> list[Row]:
@@ -86,7 +98,9 @@ def check_rows(rows: Iterable[Row], columns: Sequence[str] = PAIRED, where: str 
     for number, row in enumerate(rows, start=1):
         place = f"{where}, line {number}"
         if not isinstance(row, dict):
-            raise ValueError(f"{place}: expected a dict with the columns {', '.join(columns)}, got {row!r:.80}.")
+            raise ValueError(
+                f"{place}: expected a dict of columns{': ' * bool(columns)}{', '.join(columns)}, got {row!r:.80}."
+            )
         for column in columns:
             if column not in row:
                 raise ValueError(f"{place}: no column '{column}' (it has {', '.join(row)}). Add or rename it.")
@@ -94,6 +108,7 @@ def check_rows(rows: Iterable[Row], columns: Sequence[str] = PAIRED, where: str 
                 continue
             if not isinstance(row[column], str):
                 raise ValueError(f"{place}: '{column}' must be text, got {row[column]!r:.80}.")
+            require_text(row[column], f"{place}: '{column}'")
             if not row[column].strip():
                 raise ValueError(f"{place}: '{column}' is empty. Remove the row or fill it in.")
         if "completion" in columns and not isinstance(row.get("label", True), bool):

@@ -83,9 +83,12 @@ def train(
     memory.check_recomputing(policy)
     longest = guards.context(policy, max_length)
     examples = encode_rows(data, tokenizer, needs=objective.needs, longest=longest, too_long=too_long)
+    guards.check_numbers(epochs, warmup, max_grad_norm, seed)
     steps = math.ceil(epochs * len(examples) / max(batch_size, 1)) if steps is None else steps
     micro_batch = batch_size if micro_batch is None else micro_batch
-    guards.check_sizes(steps, batch_size, micro_batch, lr, every, checkpoint_every, devices.count, objective.needs)
+    guards.check_sizes(
+        len(examples), steps, batch_size, micro_batch, lr, every, checkpoint_every, devices.count, objective.needs
+    )
     guards.warn_of_lr(policy, lr, objective.spec)
     rates = [lr * lr_factor(step, steps, warmup, schedule) for step in range(steps)]
     plan = {"batch_size": batch_size, "steps": steps, "seed": seed}

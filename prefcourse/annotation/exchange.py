@@ -12,8 +12,10 @@ an error that names the line and the field; nothing is dropped in silence.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from prefcourse.boundary import told
 from prefcourse.preferences import PAIRED, UNPAIRED, Row, check_rows, read_rows, write_rows
 
 if TYPE_CHECKING:
@@ -102,19 +104,44 @@ def plain(messages: Messages) -> str:
 def _read(source, split: str) -> tuple[list[Row], str]:
     if isinstance(source, str | Path):
         path, where = Path(source), str(source)
+        if not where.strip():
+            raise FileNotFoundError("the name of the data is empty. Give a file, a folder, or a name on the hub.")
+        if path.suffix in (".jsonl", ".parquet") and split != "train":
+            raise ValueError(f"{path}: a file has no splits, so there is no {split!r} in it. Leave the split out.")
         if path.suffix == ".jsonl":
             return read_rows(path, ()), where
-        from datasets import Dataset, load_dataset
-
         if path.suffix == ".parquet":
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such file")
-            return Dataset.from_parquet(str(path)).to_list(), where
+            return _parquet(path), where
         if path.suffix:
             raise ValueError(f"{path}: cannot read a file that ends in {path.suffix}; use .jsonl or .parquet")
-        return load_dataset(where, split=split).to_list(), f"{where} ({split})"
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path}: neither a folder nor a file that ends in .jsonl or .parquet")
+        return _data_set(where, split), f"{where} ({split})"
     rows = source.to_list() if hasattr(source, "to_list") else list(source)
     return rows, "data"
+
+
+def _parquet(path: Path) -> list[Row]:
+    """The rows of a parquet file, read anew: from its cache, `datasets` may take an earlier file of that name."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}.")
+    from datasets import Dataset
+
+    with told(f"{path}: cannot be read as parquet", "Write it again."), TemporaryDirectory() as cache:
+        return Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True).to_list()
+
+
+def _data_set(where: str, split: str) -> list[Row]:
+    """The rows of a split of a folder of parquet files, or of a data set on the hub."""
+    from datasets import load_dataset
+
+    with told(f"{where} ({split}): cannot be read as a data set"):
+        try:
+            return load_dataset(where, split=split).to_list()
+        except OSError as error:
+            if error.errno and error.filename:  # not of the data: of the folder where `datasets` keeps its copies
+                raise OSError(f"{error.filename}: {error.strerror}. Name another place for copies in HF_HOME") from None
+            raise
 
 
 def _normal(row: Any, where: str, render: Callable[[Messages], str]) -> Row:
@@ -123,8 +150,10 @@ def _normal(row: Any, where: str, render: Callable[[Messages], str]) -> Row:
         raise ValueError(f"{where}: must be a dict of columns, got {row!r:.80}")
     sides = ("chosen", "rejected") if "chosen" in row or "rejected" in row else ("completion",)
     for side in sides:
-        if row.get(side) is None:
+        if side not in row:
             raise ValueError(f"{where}: no '{side}' (there is {', '.join(row) or 'nothing'})")
+        if row[side] is None:
+            raise ValueError(f"{where}: '{side}' is null. Remove the row or fill it in.")
     row = dict(row)
     talks = [name for name in ("prompt", *sides) if isinstance(row.get(name), list)]
     if talks:

@@ -9,6 +9,7 @@ the step alone.
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -122,6 +123,11 @@ def encode_rows(
     )
     rows = check_rows(data, ["prompt", *columns], where="data")
     labels = [_label(row, i) for i, row in enumerate(rows, start=1)] if unpaired and not has_chosen else None
+    if labels and len(set(labels)) == 1:
+        warnings.warn(
+            f"data: all {len(labels)} labels are {str(labels[0]).lower()}. What is to be told apart needs both kinds.",
+            stacklevel=3,
+        )
     margins = [_margin(row, i) for i, row in enumerate(rows, start=1)] if "margin" in needs else None
 
     found = Examples(TokenIds(1 if unpaired else len(columns)), [], [])

@@ -12,6 +12,7 @@ from prefcourse.training import lora
 
 SANE_LR, AT_WIDTH = 1.5e-4, 256  # the rate of the course's main job, and the width of its model
 FAR = 10
+MOST_EPOCHS = 1_000  # over the data
 
 
 def check_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
@@ -66,13 +67,19 @@ def check_head(model: nn.Module, what: str) -> None:
 
 
 def check_sizes(
-    steps: int, batch_size: int, micro_batch: int, lr: float, every: int, checkpoint_every: int, processes: int,
-    needs: tuple[str, ...],
+    rows: int, steps: int, batch_size: int, micro_batch: int, lr: float, every: int, checkpoint_every: int,
+    processes: int, needs: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Raise ValueError for a size that makes no sense."""
-    if steps < 1 or batch_size < 1 or lr <= 0:
-        raise ValueError(f"need steps >= 1, batch_size >= 1 and lr > 0, got {steps=}, {batch_size=}, {lr=}")
-    if micro_batch < 1 or every < 1 or checkpoint_every < 1:
+    """Raise ValueError for a size that makes no sense. rows: of examples."""
+    if not (steps >= 1 and batch_size >= 1 and 0 < lr < math.inf):
+        raise ValueError(f"need steps >= 1, batch_size >= 1 and a finite lr > 0, got {steps=}, {batch_size=}, {lr=}")
+    if steps * batch_size > MOST_EPOCHS * rows:
+        times = f"{steps * batch_size / rows:,.0f} times over the {rows:,} of the data"
+        raise ValueError(
+            f"{steps:,} steps of {batch_size:,} examples go {times}; at most {MOST_EPOCHS:,} are allowed. Take fewer "
+            "steps or a smaller batch."
+        )
+    if not (micro_batch >= 1 and every >= 1 and checkpoint_every >= 1):
         raise ValueError(
             f"need micro_batch, every and checkpoint_every of 1 or more, got {micro_batch=}, {every=}, "
             f"{checkpoint_every=}"
@@ -84,6 +91,18 @@ def check_sizes(
         )
     if batch_size % processes:
         raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {batch_size}")
+
+
+def check_numbers(epochs: float, warmup: float, max_grad_norm: float, seed: int) -> None:
+    """Raise ValueError for a number that makes no sense, among them nan."""
+    if not 0 < epochs < math.inf:
+        raise ValueError(f"epochs must be a finite number above 0, got {epochs}")
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup is a share of the steps, from 0 to 1, got {warmup}")
+    if not max_grad_norm > 0:
+        raise ValueError(f"max_grad_norm must be above 0 (math.inf: no clipping), got {max_grad_norm}")
+    if not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed}")
 
 
 def warn_of_lr(policy: nn.Module, lr: float, loss: Loss) -> None:
@@ -122,7 +141,7 @@ def check_reference(
         raise ValueError(
             "max_kl needs the reference as a model: cached log-probs know the data, not what the policy samples"
         )
-    if max_kl is not None and max_kl <= 0:
+    if max_kl is not None and not max_kl > 0:
         raise ValueError(f"max_kl must be above 0 nats, got {max_kl}")
 
 

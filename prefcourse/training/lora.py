@@ -22,10 +22,11 @@ def add_lora(policy: PreTrainedModel, rank: int = 8, alpha: float | None = None,
     """Put adapters of `rank` into all linear layers of `policy` but the output head, and freeze the rest of it.
 
     `policy` itself is changed: give a copy if it is needed later. alpha: α, by default 2 · rank. seed: of A's random
-    start. Raises ImportError without peft, ValueError for rank < 1.
+    start. Raises ImportError without peft, ValueError for a rank that is none.
     """
-    if rank < 1:
-        raise ValueError(f"rank must be 1 or more, got {rank}")
+    width = policy.get_input_embeddings().weight.shape[1]
+    if not 1 <= rank <= width:
+        raise ValueError(f"rank must be from 1 to the model's width, {width}, got {rank}")
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
