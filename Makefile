@@ -43,7 +43,7 @@ lab: setup
 	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 run: setup
-	$(VENV)/bin/python -m prefcourse train
+	$(VENV)/bin/python -m prefcourse train --overwrite
 
 notebooks: setup
 	PREFCOURSE_PROGRESS=build/progress.json $(VENV)/bin/python -m prefcourse.authoring.notebooks $(LESSONS) $(SOLUTIONS)

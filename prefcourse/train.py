@@ -21,7 +21,7 @@ from prefcourse.generate import Completion
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import Vec
 from prefcourse.preferences import Batch, Row
-from prefcourse.training import guards, memory
+from prefcourse.training import guards, memory, saving
 from prefcourse.training.batches import Feed, encode_rows
 from prefcourse.training.devices import find_devices
 from prefcourse.training.history import History
@@ -102,7 +102,8 @@ def train(
         "loss": objective.name, "loss_arguments": loss_arguments, "lr": lr, "micro_batch": micro_batch,
         "warmup": warmup, "schedule": schedule, "max_grad_norm": max_grad_norm,
     }  # fmt: skip
-    with memory.explained(micro_batch, max(examples.lengths), policy, devices.count):
+    explained = memory.explained(micro_batch, max(examples.lengths), policy, devices.count)
+    with explained, saving.alone(checkpoint, devices):
         run = Run.begin(
             data, objective, feed, looking, reference, rates, settings, folder=checkpoint, save_every=checkpoint_every,
             resume=resume, progress=progress, on_step=on_step,

@@ -26,12 +26,13 @@ ROLES = ("system", "user", "assistant")
 
 
 def load(
-    source: "str | Path | Dataset | Sequence[Row]", split: str = "train", *,
+    source: "str | Path | Dataset | Sequence[Row]", split: str | None = None, *,
     render: Callable[[Messages], str] | None = None,
 ) -> list[Row]:  # fmt: skip
     """Rows with prompt, chosen, rejected, or with prompt, completion, label, from any of these sources:
 
-    a .jsonl or .parquet file, a `datasets.Dataset`, a list of dicts, a folder or hub name (then `split` is read).
+    a .jsonl or .parquet file, a `datasets.Dataset`, a list of dicts, a folder or hub name (then `split` is read, train
+    by default).
     render: turns the messages of a conversation into text, for example by a tokenizer's chat template; by default
     `plain`. Further columns are kept. Raises FileNotFoundError for a missing file, ValueError with line and field.
     """
@@ -101,12 +102,12 @@ def plain(messages: Messages) -> str:
     return "\n".join(f"{m['role'].capitalize()}: {m['content'].strip()}" for m in messages)
 
 
-def _read(source, split: str) -> tuple[list[Row], str]:
+def _read(source, split: str | None) -> tuple[list[Row], str]:
     if isinstance(source, str | Path):
         path, where = Path(source), str(source)
         if not where.strip():
             raise FileNotFoundError("the name of the data is empty. Give a file, a folder, or a name on the hub.")
-        if path.suffix in (".jsonl", ".parquet") and split != "train":
+        if path.suffix in (".jsonl", ".parquet") and split is not None:
             raise ValueError(f"{path}: a file has no splits, so there is no {split!r} in it. Leave the split out.")
         if path.suffix == ".jsonl":
             return read_rows(path, ()), where
@@ -116,6 +117,7 @@ def _read(source, split: str) -> tuple[list[Row], str]:
             raise ValueError(f"{path}: cannot read a file that ends in {path.suffix}; use .jsonl or .parquet")
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path}: neither a folder nor a file that ends in .jsonl or .parquet")
+        split = split or "train"
         return _data_set(where, split), f"{where} ({split})"
     rows = source.to_list() if hasattr(source, "to_list") else list(source)
     return rows, "data"

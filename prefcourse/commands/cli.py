@@ -1,6 +1,7 @@
 """The command line: `python -m prefcourse doctor | train | evaluate | collect | progress | …`. Each has --help."""
 
 import argparse
+import os
 import sys
 
 from prefcourse.commands import bundle, collect, doctor, evaluate, progress, results, train
@@ -17,11 +18,25 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else argv
     try:
+        _require_words(args)
         if args.command != "doctor":  # which must run where a library is missing
             from prefcourse.worlds.models import quiet
 
             quiet()
         return args.run(args)
+    except KeyboardInterrupt as stop:
+        print(f"\nprefcourse {args.command}: interrupted. {stop}".rstrip(), file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 141
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         print(f"prefcourse {args.command}: {error}", file=sys.stderr)
         return 2
+
+
+def _require_words(args: argparse.Namespace) -> None:
+    """Raise ValueError for an argument that is empty, as an unset variable of the shell is."""
+    for name, value in vars(args).items():
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"--{name.replace('_', '-')} is empty. Was a variable not set?")

@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from prefcourse.worlds import bundled
     from prefcourse.worlds.models import load_model
 
+    if args.count < 1:
+        raise ValueError(f"--count must be 1 or more, got {args.count}")
     world = bundled.load(args.world)
     rows = read_rows(args.prompts, ["prompt"]) if args.prompts else world.prompts["train"]
     model = load_model(args.model) if args.model else world.sft

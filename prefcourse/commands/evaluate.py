@@ -23,7 +23,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     command.add_argument("policy", help="folder of the policy, such as runs/dpo")
     command.add_argument("--data", help="pairs to rank (default: the bundled test prompts and the gold reward)")
-    command.add_argument("--split", default="test", help="which part of a dataset from the hub (default: %(default)s)")
+    command.add_argument("--split", help="which part of a dataset from the hub (default: test)")
     command.add_argument(
         "--reference", help="with --data: the model that training began with (default: the bundled sft)"
     )
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(
             f"{args.policy}: no model there (no config.json). Train one: python -m prefcourse train"
         )
+    if args.split and (not args.data or Path(args.data).is_file()):
+        raise ValueError("--split is for a dataset from the hub or a folder, named in --data")
     device = find_device()
     world = bundled.load(args.world, device)
     if not args.data:
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         policy = load_model(args.policy).to(device)
         print(table(compare(policy, world, "policy" if name == "sft" else name, args.seed)))
         return 0
-    pairs = exchange.load(args.data, args.split)
+    pairs = exchange.load(args.data, args.split or (None if Path(args.data).is_file() else "test"))
     policy, tokenizer = model_and_tokenizer(args.policy)
     policy = policy.to(device)
     reference = load_model(args.reference).to(device) if args.reference else world.sft

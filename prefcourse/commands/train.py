@@ -6,15 +6,13 @@ pairs, measured with the gold reward. With them it is your data and your model, 
 
 import argparse
 import copy
-import importlib.metadata
-import json
 import os
-import shlex
 import time
 from pathlib import Path
 
 from tqdm import tqdm
 
+from prefcourse.commands import output
 from prefcourse.commands.shared import compare, find_device, model_and_tokenizer, print_samples, stored_dtype
 from prefcourse.commands.watch import Watch
 
@@ -60,7 +58,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="another parameter of the loss, such as lam=0.2; may be given several times",
     )  # fmt: skip
     what.add_argument("--data", help="your preferences (default: the bundled pairs)")
-    what.add_argument("--split", default="train", help="which part of a dataset from the hub (default: %(default)s)")
+    what.add_argument("--split", help="which part of a dataset from the hub (default: train)")
     what.add_argument("--model", help="the model to start from (default: the bundled sft)")
     what.add_argument(
         "--reference",
@@ -114,27 +112,38 @@ def add(commands: argparse._SubParsersAction) -> None:
     how.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint as if nothing had happened"
     )
+    how.add_argument("--overwrite", action="store_true", help="replace the finished model that is in OUTPUT")
     command.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, save model, record and figure; print samples before and after and what was measured."""
+    from prefcourse.training import saving
+
+    keep = _checkpoints(args)
+    output.require_free(args)
+    first = int(os.environ.get("RANK", "0")) == 0
+    with saving.alone(args.output if first else None):
+        try:
+            return _run(args, first, keep)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(output.interrupted(args)) from None
+
+
+def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
     from prefcourse.annotation import exchange
     from prefcourse.train import train
     from prefcourse.training import lora, memory, saving
     from prefcourse.worlds import bundled
     from prefcourse.worlds.models import load_model
 
-    first = int(os.environ.get("RANK", "0")) == 0
     device = find_device()
     world = bundled.load(args.world)
     data = exchange.load(args.data, args.split) if args.data else world.pairs["train"]
     start, tokenizer = model_and_tokenizer(args.model) if args.model else (world.sft, world.tokenizer)
     reference = _reference(args, world, device)
-    arguments = dict(_parameter(text) for text in args.parameter) | ({} if args.beta is None else {"beta": args.beta})
+    arguments = _loss_arguments(args)
     settings = {name: getattr(args, name) for name in SETTINGS}
-    keep = _checkpoints(args)
-    saving.require_writable(args.output)
 
     policy = copy.deepcopy(start).to(device)
     policy = lora.add_lora(policy, args.lora, seed=args.seed) if args.lora is not None else policy
@@ -156,15 +165,25 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"trained for {history['step'][-1]} steps in {time.time() - began:.0f} s")
 
+    (Path(args.output) / output.RECORD).unlink(missing_ok=True)  # it belongs to the model that is replaced now
     out = saving.save_model(args.output, policy, tokenizer, dtype=stored_dtype(args.model))
     policy = load_model(out)  # what others will load is what we measure
     if own:
         results = _show_own(start, policy, tokenizer, prompts, history, args.seed)
     else:
         results = _show_bundled(policy, world, args)
-    _write(out, args, settings | arguments, results, history)
-    print(f"\nfigure: {_draw(out, args.loss, arguments, history)}\nmodel:  {out}")
+    output.write(out, args, settings | arguments, results, history)
+    print(f"\nfigure: {output.draw(out, args.loss, arguments, history)}\nmodel:  {out}")
     return 0
+
+
+def _loss_arguments(args: argparse.Namespace) -> dict:
+    """The loss's own parameters. Raises ValueError for one that is given twice."""
+    given = [*map(_parameter, args.parameter), *([] if args.beta is None else [("beta", args.beta)])]
+    names = [name for name, _ in given]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice} is given twice: {', '.join(f'{v:g}' for name, v in given if name == twice)}")
+    return dict(given)
 
 
 def _reference(args: argparse.Namespace, world, device: str):
@@ -183,8 +202,8 @@ def _reference(args: argparse.Namespace, world, device: str):
 
 def _checkpoints(args: argparse.Namespace) -> dict:
     """What `train` is told of checkpoints."""
-    if args.checkpoint_every:
-        folder = Path(args.output) / "checkpoints"
+    if args.checkpoint_every is not None:
+        folder = Path(args.output) / output.CHECKPOINTS
         return {"checkpoint": folder, "checkpoint_every": args.checkpoint_every, "resume": args.resume}
     if args.resume:
         raise ValueError("--resume needs the --checkpoint-every of the run that stopped")
@@ -220,32 +239,6 @@ def _show_bundled(policy, world, args: argparse.Namespace) -> dict:
     print_samples(results["sft"].prompts, completions, {side: found.rewards for side, found in results.items()})
     print(table(results))
     return results
-
-
-def _write(out: Path, args: argparse.Namespace, settings: dict, results: dict, history: dict) -> None:
-    """run.json: the command, settings, versions, results and history."""
-    from prefcourse.training.history import null_for_nan
-
-    record = {
-        "command": shlex.join(["python", "-m", "prefcourse", *args.argv]),
-        "settings": settings,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
-        "results": {side: {k: vars(v) for k, v in found.items()} for side, found in results.items()},
-        "history": history,
-    }
-    (out / "run.json").write_text(json.dumps(null_for_nan(record), indent=1, allow_nan=False), encoding="utf-8")
-
-
-def _draw(out: Path, loss: str, arguments: dict, history: dict) -> Path:
-    """training.png: the curves of the run."""
-    from prefcourse import plots
-    from prefcourse.losses import LOSSES
-
-    plots.use_style()
-    beta = arguments.get("beta", LOSSES[loss].defaults.get("beta", 1.0))
-    shown = {k: v for k, v in history.items() if k not in ("eos_rate", "length")}  # a panel for each is too many
-    figure = plots.training_curves(shown, beta=beta if "rewards/margins" in history else None)
-    return plots.save(figure, out / "training.png")
 
 
 def _parameter(text: str) -> tuple[str, float | str]:

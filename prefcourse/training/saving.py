@@ -7,7 +7,8 @@ leaves what was there before.
 import copy
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -15,7 +16,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prefcourse.boundary import disk_full, reason
+from prefcourse.locks import Lock
 from prefcourse.training import lora
+from prefcourse.training.devices import Devices
+
+LOCK = ".lock"  # in a folder that a run writes
 
 
 def save_model(
@@ -60,6 +65,32 @@ def into_place(place: Path, write: Callable[[Path], None], kept: str, then: str)
         shutil.rmtree(part, ignore_errors=True)
         todo = "Make room there" if disk_full(error) else "See to it"
         raise OSError(f"{place}: cannot be written ({reason(error)}). {kept}. {todo}, then {then}.") from error
+
+
+@contextmanager
+def alone(folder: str | Path | None, devices: Devices | None = None) -> Iterator[None]:
+    """Within, no other run writes to `folder`: BlockingIOError if one does now. With `devices` all processes call it.
+
+    A folder that was made for the lock, and got nothing else, goes again.
+    """
+    held: list[Lock] = []
+
+    def hold() -> None:
+        require_writable(folder)
+        refusal = f"{folder}: another run writes there now. Wait for its end, or choose another folder."
+        held.append(Lock(Path(folder) / LOCK, refusal))
+
+    if folder:
+        devices.from_main(hold) if devices else hold()
+    try:
+        yield
+    finally:
+        for lock in held:
+            with suppress(OSError):  # Windows deletes no file that is open
+                if os.listdir(folder) == [LOCK]:
+                    lock.path.unlink()
+                    Path(folder).rmdir()
+            lock.release()
 
 
 def require_writable(folder: str | Path) -> None:

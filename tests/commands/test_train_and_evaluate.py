@@ -58,7 +58,7 @@ def test_a_model_is_saved_in_the_dtype_that_it_came_in(mine, tmp_path, tiny_gpt2
     tiny_gpt2().bfloat16().save_pretrained(tmp_path / "half")
     tokenizer.save_pretrained(tmp_path / "half")
     for model, dtype in ((tmp_path / "half", torch.bfloat16), (mine / "model", torch.float32)):
-        assert main(command(mine, tmp_path / "out", "--model", str(model))) == 0
+        assert main(command(mine, tmp_path / "out", "--model", str(model), "--overwrite")) == 0
         weights = load_file(tmp_path / "out" / "model.safetensors")
         assert {weight.dtype for weight in weights.values()} == {dtype}
         assert AutoConfig.from_pretrained(tmp_path / "out").dtype == dtype
@@ -84,7 +84,7 @@ def test_lora_parameters_and_resume(mine, tmp_path, capsys):
     assert main(command(mine, tmp_path / "b", *more, "--checkpoint-every", "2")) == 0
     assert not any(gaps(tmp_path / "a", tmp_path / "b").values())
     assert main(command(mine, tmp_path / "b", *more, "--checkpoint-every", "2")) == 2
-    assert "Pass resume=True" in capsys.readouterr().err
+    assert "holds a finished model, which would be overwritten" in capsys.readouterr().err
     assert main(command(mine, tmp_path / "b", *more, "--checkpoint-every", "2", "--resume")) == 0
     assert not any(gaps(tmp_path / "a", tmp_path / "b").values())
 
@@ -110,7 +110,7 @@ def test_the_figure_of_unpaired_data_has_no_ranking(mine, tmp_path, monkeypatch,
         (["--parameter", "lam=0.2"], "'dpo' has no parameter 'lam'"),
         (["--data", "nothing.jsonl"], "nothing.jsonl"),
         (["--model", "./nothing"], "nothing: no model there"),
-        (["--lora", "0"], "rank must be 1 or more"),
+        (["--lora", "0"], "rank must be from 1"),
     ],
     ids=str,
 )

@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tiny_gpt2, tokenizer, pairs
     with pytest.raises(OSError, match=r"No space left on device.*last whole checkpoint is .*step-000006.*resume=True"):
         train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path, **QUICK)
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == ["reference.safetensors", "step-000003", "step-000006"]  # nothing half-written
+    assert names == [".lock", "reference.safetensors", "step-000003", "step-000006"]  # nothing half-written
     policy = tiny_gpt2()
     train(policy, pairs, tokenizer, checkpoint=tmp_path, resume=True, **QUICK)  # there is room again
     assert same(policy, whole)
@@ -316,7 +316,9 @@ def test_a_disk_that_is_really_full(tiny_gpt2, tokenizer, pairs, tmp_path):
         last = checkpoint.latest(tmp_path)
         assert "cannot be written (" in message and f"The last whole checkpoint is {last}. Make room there" in message
         assert "File too large" in message and message.endswith("then call train again with resume=True.")
-        assert not list(tmp_path.glob(".*")) and len(checkpoint.complete(tmp_path)) == 1, part  # nothing half-written
+        assert not list(tmp_path.glob(".*.part")) and len(checkpoint.complete(tmp_path)) == 1, (
+            part
+        )  # nothing half-written
         sizes = [(last / name).stat().st_size for name in ("model.safetensors", "training.safetensors")]
     policy, whole = tiny_gpt2(), tiny_gpt2()
     train(policy, pairs, tokenizer, checkpoint=tmp_path, resume=True, every=4, **QUICK)  # there is room again
@@ -333,7 +335,7 @@ def test_a_bare_exception_of_a_library_is_told_and_cleaned_up_after(tiny_gpt2, t
     monkeypatch.setattr(type(tokenizer), "save_pretrained", full)
     with pytest.raises(OSError, match=r"cannot be written \(No space left on .* no earlier .*\. Make room there, then"):
         train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path, **QUICK)
-    assert [path.name for path in tmp_path.iterdir()] == ["reference.safetensors"]
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "reference.safetensors"}
 
 
 def test_a_disk_that_turns_read_only_is_named(tiny_gpt2, tokenizer, pairs, tmp_path, monkeypatch):
