@@ -8,6 +8,7 @@ every method can be measured against it.
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from prefcourse.boundary import told
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _CLAUSE_END = re.compile(r"[.!?;:,]")
@@ -48,9 +51,13 @@ class GoldReward:
 
     @classmethod
     def load(cls, path: str | Path) -> "GoldReward":
-        """Read the weights from a JSON file with the keys `bias` and `weights`."""
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls(stored["weights"], stored["bias"])
+        """Read the weights from a JSON file with the keys `bias` and `weights`; ValueError for any other."""
+        with told(f"{path}: not a gold reward", 'It has two keys: "bias", a number, and "weights", n-gram → number.'):
+            stored = json.loads(Path(path).read_text(encoding="utf-8"))
+            numbers = [stored["bias"], *stored["weights"].values()]
+            if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+                raise ValueError("not every weight is a finite number")
+            return cls(stored["weights"], stored["bias"])
 
     def score(self, text: str) -> float:
         """The log-odds of one text."""

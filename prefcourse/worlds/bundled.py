@@ -4,10 +4,10 @@
 a file that is missing or was changed is named at once instead of giving strange numbers later.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
+from prefcourse.boundary import sha256
 from prefcourse.preferences import PAIRED, UNPAIRED, read_rows
 from prefcourse.rewards import GoldReward
 from prefcourse.worlds.models import load_model, load_tokenizer
@@ -15,6 +15,9 @@ from prefcourse.worlds.world import SPLITS, WORLDS, World
 
 LOGPS = "sft_logps.safetensors"
 WORDS = "words.json"
+ROWS = {"prompts": ("prompt", "type"), "pairs": PAIRED, "unpaired": UNPAIRED}  # folder → columns
+MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+FILES = (*(f"{model}/{name}" for model in ("base", "sft") for name in MODEL), "gold.json", WORDS)
 
 
 def data_folder() -> Path:
@@ -39,13 +42,19 @@ def verify(folder: Path) -> None:
         sums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder}: no checksums.json, so this is not the folder of a bundled world.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / 'checksums.json'} is damaged ({error}). {remedy}") from None
+    needed = {*FILES, *(f"{part}/{split}.jsonl" for part in ROWS for split in SPLITS)}
+    if not isinstance(sums, dict) or not needed <= sums.keys():
+        lack = sorted(needed - sums.keys()) if isinstance(sums, dict) else ["a table of files"]
+        raise ValueError(f"{folder / 'checksums.json'} is damaged (it has no {lack[0]}). {remedy}")
     for name, expected in sums.items():
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{folder / 'checksums.json'} names {name}, which is not in that folder. {remedy}")
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing from the bundled world. {remedy}")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        if sha256(path) != expected:
             raise ValueError(f"{path} is damaged or was changed (its checksum is not the stored one). {remedy}")
 
 
@@ -55,7 +64,7 @@ def load(folder: str | Path | None = None, device: str = "cpu") -> World:
     verify(folder)
     rows = {
         part: {split: read_rows(folder / part / f"{split}.jsonl", columns) for split in SPLITS}
-        for part, columns in (("prompts", ("prompt", "type")), ("pairs", PAIRED), ("unpaired", UNPAIRED))
+        for part, columns in ROWS.items()
     }
     return World(
         name=WORLDS[0],

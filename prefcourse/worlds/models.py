@@ -92,7 +92,7 @@ def quiet() -> None:
     os.environ.update(
         TRANSFORMERS_VERBOSITY="error",
         TRANSFORMERS_NO_ADVISORY_WARNINGS="1",
-        DATASETS_VERBOSITY="error",
+        DATASETS_VERBOSITY="critical",  # it reports each failure, and then raises it
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         HF_DATASETS_DISABLE_PROGRESS_BARS="1",
         TOKENIZERS_PARALLELISM="false",
@@ -105,5 +105,5 @@ def quiet() -> None:
     if "datasets" in sys.modules:
         import datasets
 
-        datasets.logging.set_verbosity_error()
+        datasets.logging.set_verbosity(50)
         datasets.disable_progress_bars()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcourse.bundle.corpus import crude_words
@@ -17,6 +18,7 @@ from prefcourse.preferences import encode
 from prefcourse.world import load_world
 from prefcourse.worlds import bundled as module
 from prefcourse.worlds.bundled import verify
+from prefcourse.worlds.models import load_model, load_tokenizer
 from prefcourse.worlds.world import SPLITS
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -218,7 +220,7 @@ def test_a_row_without_its_column_is_named(copied):
     rows[2] = rows[2].replace('"chosen"', '"choosen"')
     path.write_text("\n".join(rows))
     sums = json.loads((copied / "checksums.json").read_text())
-    sums["pairs/test.jsonl"] = module.hashlib.sha256(path.read_bytes()).hexdigest()
+    sums["pairs/test.jsonl"] = module.sha256(path)
     (copied / "checksums.json").write_text(json.dumps(sums))
     with pytest.raises(ValueError, match=r"test\.jsonl, line 3: no column 'chosen'"):
         load_world(folder=copied)
@@ -229,10 +231,94 @@ def test_a_folder_without_a_world_is_named(tmp_path):
         load_world(folder=tmp_path)
 
 
-def test_damaged_checksums_are_named(copied):
-    (copied / "checksums.json").write_text('{"gold.json": ')
-    with pytest.raises(ValueError, match=r"checksums\.json"):
+def resum(folder, name):
+    """Give a changed file the checksum that it has now."""
+    sums = json.loads((folder / "checksums.json").read_text())
+    (folder / "checksums.json").write_text(json.dumps(sums | {name: module.sha256(folder / name)}))
+
+
+@pytest.mark.parametrize("text", ['{"gold.json": ', "[]", "{}", '{"gold.json": "0"}', "null", "[" * 100_000])
+def test_damaged_checksums_are_named(copied, text):
+    (copied / "checksums.json").write_text(text)
+    with pytest.raises(ValueError, match=r"checksums\.json is damaged"):
         load_world(folder=copied)
+
+
+def test_checksums_stay_within_their_folder(copied):
+    (copied.parent / "secret").write_text("x")
+    sums = json.loads((copied / "checksums.json").read_text())
+    (copied / "checksums.json").write_text(json.dumps(sums | {"../secret": "0"}))
+    with pytest.raises(ValueError, match=r"names \.\./secret, which is not in that folder"):
+        load_world(folder=copied)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"bias": 0}', '{"bias": "0", "weights": {}}', '{"bias": NaN, "weights": {}}']
+)
+def test_a_malformed_gold_reward_is_named(copied, text):
+    (copied / "gold.json").write_text(text)
+    resum(copied, "gold.json")
+    with pytest.raises(ValueError, match=r"gold\.json: not a gold reward \("):
+        load_world(folder=copied)
+
+
+MODELS = {  # what is done to the folder of sft → what is said of it
+    "layers": (lambda sft: change_config(sft, n_layer=6), "24 missing|26 missing|missing, such as"),
+    "width": (lambda sft: change_config(sft, n_embd=128, n_head=2), "cannot be loaded"),
+    "no MLP": (lambda sft: drop_tensors(sft, "mlp"), "missing, such as transformer.h.0.mlp"),
+    "too many": (lambda sft: drop_tensors(sft, "", more="score.weight"), "1 not of this model, such as score.weight"),
+    "cut": (
+        lambda sft: (sft / "model.safetensors").write_bytes((sft / "model.safetensors").read_bytes()[:999]),
+        "cannot be",
+    ),
+    "empty": (lambda sft: (sft / "model.safetensors").write_bytes(b""), "cannot be loaded"),
+    "gone": (lambda sft: (sft / "model.safetensors").unlink(), "no model.safetensors there"),
+    "pickle": (
+        lambda sft: (sft / "model.safetensors").rename(sft / "pytorch_model.bin"),
+        "is a pickle, which could run",
+    ),
+    "code": (lambda sft: change_config(sft, model_type="own", auto_map={"AutoConfig": "own.Own"}), "cannot be loaded"),
+    "config": (lambda sft: (sft / "config.json").write_text("{"), "cannot be loaded"),
+    "list": (lambda sft: (sft / "config.json").write_text("[]"), "cannot be loaded"),
+    "no config": (lambda sft: (sft / "config.json").unlink(), "no model there"),
+    "another kind": (lambda sft: change_config(sft, model_type="bert"), "sft: "),
+}
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def drop_tensors(folder, part, more=""):
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if not part or part not in name}
+    kept |= {more: torch.zeros(2, 256)} if more else {}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_is_not_whole_is_refused_in_one_sentence(copied, name):
+    """transformers draws missing tensors at random and goes on; a pickle and a model's own code could do anything."""
+    harm, message = MODELS[name]
+    harm(copied / "sft")
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        load_model(copied / "sft")
+    assert "\n" not in str(error.value) and str(copied / "sft") in str(error.value)
+
+
+def test_a_folder_without_a_tokenizer_is_named(copied):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (copied / "sft" / file).unlink()
+    with pytest.raises((ValueError, OSError), match=r"sft: (no tokenizer there|the tokenizer cannot be loaded)"):
+        load_tokenizer(copied / "sft")
+
+
+@pytest.mark.parametrize("name", ["", " ", "/no/such/folder", "./nothing", "a/b/c/d"])
+def test_a_name_at_which_there_is_no_model_is_named(name):
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(FileNotFoundError, match=r"is empty|no model there"):
+            load(name)
 
 
 def test_a_package_without_data_says_how_to_get_them(monkeypatch, tmp_path):
