@@ -1,6 +1,6 @@
 """How preferences come to be: lesson 01.
 
-In which order to read: `collector` (two answers to a prompt, in a terminal) · `labels` (a label on the disk) · `app`
-(the same in a notebook) · `annotators` (simulated people) · `agreement` and `aggregation` (many labels, one answer) ·
-`exchange` (files of others) · `personal` (train on one's own labels).
+In which order to read: `collector` (two answers to a prompt, in a terminal) · `labels` (a label on the disk, files of
+labels merged) · `app` (the same in a notebook) · `annotators` (simulated people) · `agreement` and `aggregation` (many
+labels, one answer) · `exchange` (files of others) · `personal` (train on one's own labels).
 """

@@ -80,17 +80,19 @@ def label_pairs(
     def press(key: str) -> None:
         waiting = still_open(items, file.records)
         state["note"] = ""
-        if key == "u":
-            undone = file.undo()
-            state["note"] = "Undone." if undone else "There is nothing to undo."
-        elif key in KEYS and waiting:
-            seconds = round(time.monotonic() - state["began"], 1)
-            file.append(
-                {**waiting[0], "label": KEYS[key], "shown_first": "A", "annotator": annotator, "seconds": seconds}
-            )
-            state["note"] = f"Last: {KEYS[key]}."
-        elif key not in KEYS:
-            state["note"] = f"“{key}” is none of a, b, t, s, u."
+        try:
+            if key == "u":
+                state["note"] = "Undone." if file.undo() else "There is nothing to undo."
+            elif key in KEYS and waiting:
+                seconds = round(time.monotonic() - state["began"], 1)
+                file.append(
+                    {**waiting[0], "label": KEYS[key], "shown_first": "A", "annotator": annotator, "seconds": seconds}
+                )
+                state["note"] = f"Last: {KEYS[key]}."
+            elif key not in KEYS:
+                state["note"] = f"“{key}” is none of a, b, t, s, u."
+        except (OSError, ValueError) as error:  # a full disk, a closed file: front ends hide what a click raises
+            state["note"] = str(error)
         draw()
 
     def typed(change) -> None:

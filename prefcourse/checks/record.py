@@ -5,10 +5,13 @@ The file is ~/.prefcourse/progress.json, or what the environment's PREFCOURSE_PR
 
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 
+from prefcourse.locks import Lock
+from prefcourse.preferences import write_whole
+
+PATIENCE = 10.0  # seconds to wait for other notebooks that note something at the same time
 _told: set[str] = set()  # what was said once in this process
 
 
@@ -25,27 +28,23 @@ def passed(path: Path | None = None) -> dict[str, dict[str, str]]:
         return {str(number): {str(n): str(day) for n, day in checks.items()} for number, checks in found.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a progress file ({error}); move it away to start anew") from error
 
 
 def remember(number: str, name: str) -> None:
-    """Note that check `name` of notebook `number` has passed; a file that cannot be written is said once, no more."""
+    """Note that check `name` of notebook `number` has passed; a file that cannot be written is said once, no more.
+
+    One process at a time reads, adds and writes: of two notebooks that pass at once, none undoes what the other noted.
+    """
+    path = file()
     try:
-        found = passed()
-        if name in found.get(number, {}):
-            return
-        found.setdefault(number, {})[name] = time.strftime("%Y-%m-%d")
-        _write(file(), json.dumps(found, indent=1, sort_keys=True) + "\n")
+        with Lock(f"{path}.lock", wait=PATIENCE):
+            found = passed(path)
+            if name not in found.get(number, {}):
+                found.setdefault(number, {})[name] = time.strftime("%Y-%m-%d")
+                write_whole(path, json.dumps(found, indent=1, sort_keys=True) + "\n")
     except (OSError, ValueError) as error:
         if str(error) not in _told:
             _told.add(str(error))
             print(f"(your progress is not kept: {error})")
-
-
-def _write(path: Path, text: str) -> None:
-    """In one step: two notebooks that finish at once never leave half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as part:
-        part.write(text)
-    os.replace(part.name, path)

@@ -78,6 +78,22 @@ def test_a_torn_line_is_reported(tmp_path):
     assert "was torn; it is kept in l.jsonl.torn-1" in words(label_pairs(PAIRS, path))
 
 
+def test_a_label_that_was_not_written_is_told_and_asked_again(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    app = label_pairs(PAIRS, tmp_path / "l.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", full)
+        click(app, "A is better")
+        assert "0 of 4 labelled" in words(app) and "No space left on device; this label was not written" in words(app)
+    click(app, "A is better")
+    assert "1 of 4 labelled" in words(app) and "not written" not in words(app)
+    label_pairs(PAIRS, tmp_path / "l.jsonl")
+    click(app, "A is better")
+    assert "l.jsonl was closed" in words(app)
+
+
 def test_what_cannot_be_labelled_is_refused_before_a_file_is_made(tmp_path):
     with pytest.raises(ValueError, match="row 1: needs chosen and rejected"):
         label_pairs([{"prompt": "p"}], tmp_path / "l.jsonl")

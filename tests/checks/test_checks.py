@@ -1,6 +1,8 @@
 """The exercises' checks, tested with right answers, with every mutant, with stubs and with remembered numbers."""
 
 import json
+import multiprocessing
+import os
 import pkgutil
 from importlib import import_module
 
@@ -13,6 +15,7 @@ from prefcourse.__main__ import main
 from prefcourse.checks import progress, record
 from prefcourse.checks.core import SEED_VARIABLE
 from prefcourse.checks.values import difference, shown
+from prefcourse.locks import Lock
 
 ALL = [check for number in checks.NUMBERS for check in checks.of_notebook(number).values()]
 ANSWERS = [(check, name, k) for check in ALL for k, (name, _, _) in enumerate(check.answers(0))]
@@ -218,10 +221,38 @@ def test_progress_remembers_what_passed_and_nothing_else(capsys):
     assert "ranking_loss" in capsys.readouterr().out
 
 
+def note_twenty(path, number):
+    os.environ["PREFCOURSE_PROGRESS"] = path
+    for check in range(20):
+        record.remember(number, f"check_{check}")
+
+
+def test_four_notebooks_that_pass_at_once_lose_no_progress(tmp_path):
+    path, numbers = tmp_path / "progress.json", ("01", "02", "03", "04")
+    context = multiprocessing.get_context("fork")  # which needs no second import of torch
+    notebooks = [context.Process(target=note_twenty, args=(str(path), number)) for number in numbers]
+    for notebook in notebooks:
+        notebook.start()
+    for notebook in notebooks:
+        notebook.join()
+    assert {number: len(names) for number, names in record.passed(path).items()} == dict.fromkeys(numbers, 20)
+    assert sorted(os.listdir(tmp_path)) == ["progress.json", "progress.json.lock"]
+
+
+def test_progress_that_another_process_holds_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PREFCOURSE_PROGRESS", str(tmp_path / "p.json"))
+    monkeypatch.setattr(record, "PATIENCE", 0.0)
+    with Lock(tmp_path / "p.json.lock"):
+        record.remember("06", "dpo_loss")
+    assert "not kept: " in (said := capsys.readouterr().out) and "p.json.lock is in use by another process" in said
+    record.remember("06", "dpo_loss")
+    assert list(record.passed()) == ["06"]
+
+
 def test_a_damaged_or_unwritable_progress_file_is_told_and_harms_nothing(tmp_path, monkeypatch, capsys):
     path = tmp_path / "progress.json"
     monkeypatch.setenv("PREFCOURSE_PROGRESS", str(path))
-    for damaged in ("{", "[1]", json.dumps({"06": 3})):
+    for damaged in ("{", "[1]", json.dumps({"06": 3}), "[" * 100_000):
         path.write_text(damaged)
         assert LAST(LAST.reference).passed
         assert "not a progress file" in capsys.readouterr().out
