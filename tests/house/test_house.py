@@ -20,7 +20,7 @@ FRONT = {"losses", "logprobs", "preferences", "tabular", "rewards", "world", "ge
          "widgets"}  # fmt: skip
 ROOMS = {"training", "rlhf", "annotation", "quality", "feedback", "worlds", "bundle", "comparison", "plots", "results",
          "checks", "commands", "authoring"}  # fmt: skip
-BESIDE = {"__init__", "__main__", "gpt2_step", "layout", "loss_inputs", "packing"}  # parts of what the front does
+BESIDE = {"__init__", "__main__", "finite", "gpt2_step", "layout", "loss_inputs", "packing"}  # parts of the front
 MOST_LINES, MOST_IN_FUNCTION, MOST_IN_LOOP = 300, 80, 60
 
 
