@@ -70,9 +70,9 @@ def check_sizes(
     needs: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Raise ValueError for a size that makes no sense."""
-    if steps < 1 or batch_size < 1 or lr <= 0:
+    if not (steps >= 1 and batch_size >= 1 and 0 < lr < math.inf):
         raise ValueError(f"need steps >= 1, batch_size >= 1 and lr > 0, got {steps=}, {batch_size=}, {lr=}")
-    if micro_batch < 1 or every < 1 or checkpoint_every < 1:
+    if not (micro_batch >= 1 and every >= 1 and checkpoint_every >= 1):
         raise ValueError(
             f"need micro_batch, every and checkpoint_every of 1 or more, got {micro_batch=}, {every=}, "
             f"{checkpoint_every=}"
@@ -122,7 +122,7 @@ def check_reference(
         raise ValueError(
             "max_kl needs the reference as a model: cached log-probs know the data, not what the policy samples"
         )
-    if max_kl is not None and max_kl <= 0:
+    if max_kl is not None and not max_kl > 0:
         raise ValueError(f"max_kl must be above 0 nats, got {max_kl}")
 
 
