@@ -14,11 +14,13 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from numbers import Real
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.finite import counted, generator, number, numbers, same_shape, whole
 from prefcourse.generate import Completion, generate
 from prefcourse.logprobs import kl_k1, kl_k3, score_all, sequence_logps
 from prefcourse.preferences import Row, collate_pairs
@@ -81,40 +83,48 @@ class Evaluation(Mapping):
 def bootstrap(values: Sequence[float] | torch.Tensor, seed: int = 0) -> Estimate:
     """The mean of `values` (N,) with its 95 % percentile interval (Efron and Tibshirani 1993, ch. 13).
 
-    Raises ValueError for fewer than two values: one value says nothing about its spread.
+    Raises ValueError for values that are not finite, and for fewer than two: one says nothing about its spread.
     """
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"bootstrap needs at least two values in one row, got shape {tuple(values.shape)}")
+    values = numbers("values", values, least=2)
     return percentiles(values.mean().item(), values[resamples(len(values), seed)].mean(-1))
 
 
 def resamples(count: int, seed: int) -> torch.Tensor:
     """The bootstrap's draws: numbers of `count` values, with replacement, (RESAMPLES, count)."""
-    return torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(whole("count", count), (RESAMPLES, count), generator=generator(seed))
 
 
 def percentiles(value: float, resampled: torch.Tensor) -> Estimate:
     """`value` with the interval that holds the middle 95 % of what was found on resamples, (R,) float64."""
-    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(value, low, high)
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = numbers("resampled", resampled).quantile(ends).tolist()
+    return Estimate(number("value", value), low, high)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one number per seed with its 95 % interval by Student's t.
 
-    All seeds together are one small sample. Raises ValueError for fewer than 2 or more than 10 values.
+    All seeds together are one small sample. Raises ValueError for fewer than 2 or more than 10 values, or one that is
+    not finite.
     """
+    values = numbers("values", values, least=0).numpy()
     free = len(values) - 1
     if free not in T975:
-        raise ValueError(f"got {len(values)} seeds; allowed are 2 to 10")
+        raise ValueError(f"got {counted(len(values), 'seed')}; allowed are 2 to 10")
     mean = float(np.mean(values))
     half = T975[free] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Estimate(mean, mean - half, mean + half)
 
 
 def points(rewards: torch.Tensor, others: torch.Tensor | float) -> torch.Tensor:
-    """1 where `rewards` is above `others`, ½ for a tie, 0 below: (N,) float64."""
+    """1 where `rewards` is above `others`, ½ for a tie, 0 below: (N,) float64. others: (N,), or one number for all.
+
+    Raises ValueError for nan, which is neither above nor below, and for two shapes.
+    """
+    if isinstance(others, Real):
+        rewards, others = numbers("rewards", rewards, ndim=None), number("others", others)
+    else:
+        rewards, others = same_shape(ndim=None, rewards=rewards, others=others)
     return (rewards > others).double() + 0.5 * (rewards == others).double()
 
 
@@ -147,6 +157,7 @@ def repetition(text: str, n: int = 3) -> float:
 
     0 for a text of fewer than n words.
     """
+    n = whole("n", n)
     words = text.lower().split()
     ngrams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0

@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from prefcourse.finite import counted, number, whole
 from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
 from prefcourse.layout import lay_out
 from prefcourse.packing import can_pack
@@ -87,18 +88,15 @@ def sample_ids(
     up to the rounding of its probabilities. eos_id: the token that ends a completion, or several of which each does.
     Raises ValueError for an empty prompt, one too long for the model, or settings out of range.
     """
-    if max_new_tokens < 1 or batch_size < 1:
-        raise ValueError(f"need max_new_tokens >= 1 and batch_size >= 1, got {max_new_tokens=}, {batch_size=}")
+    max_new_tokens, batch_size = whole("max_new_tokens", max_new_tokens), whole("batch_size", batch_size)
+    temperature, seed = number("temperature", temperature, least=0), whole("seed", seed, -(2**63), 2**63 - 1)
+    top_k, top_p = whole("top_k", top_k, 0), number("top_p", top_p, above=0, most=1)
     room = model.config.max_position_embeddings - max_new_tokens
     for i, prompt in enumerate(prompts):
         if not 1 <= len(prompt) <= room:
             raise ValueError(
-                f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens=} this model takes 1 to {room}"
+                f"prompt {i} has {counted(len(prompt), 'token')}; with {max_new_tokens=} this model takes 1 to {room}"
             )
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"need temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got {temperature=}, {top_k=}, {top_p=}"
-        )
     if not prompts:
         return []
     device, ends = model.device, {eos_id} if isinstance(eos_id, int) else set(eos_id)

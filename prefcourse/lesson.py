@@ -28,6 +28,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from prefcourse import plots
+from prefcourse.finite import counted, number, whole
 from prefcourse.world import current_world
 from prefcourse.worlds.models import quiet
 from prefcourse.worlds.world import WORLDS
@@ -55,7 +56,9 @@ def setup(seed: int = 0) -> None:
     """Seed Python, NumPy and torch, silence the libraries, choose the figures' style, and say so in one line.
 
     On a GPU torch is asked for deterministic kernels where it has them; on a CPU they are deterministic already.
+    Raises ValueError for a seed that is no whole number of 32 bits.
     """
+    seed = whole("seed", seed, 0, 2**32 - 1)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # seeds the GPU as well
@@ -76,9 +79,11 @@ def close(name: str, lhs, rhs, tol: float = 1e-10) -> None:
     """Assert that both sides agree to `tol` (absolute) in every element, and print one line.
 
     Each side is a number, an array or a tensor. Shapes must be equal: nothing is broadcast, because a broadcast hides
-    the mistake that a check is there to find. Raises AssertionError with the largest difference and where it is.
+    the mistake that a check is there to find. Equal infinities agree, nan agrees with nothing, and a complex number has
+    no place here. Raises AssertionError with the largest difference and where it is, ValueError for what is no number.
     """
-    left, right = _tensor(lhs), _tensor(rhs)
+    tol = number("tol", tol, least=0)
+    left, right = _tensor(name, lhs), _tensor(name, rhs)
     if left.shape != right.shape:
         raise AssertionError(
             f"✗ {name}: the shapes differ, left {tuple(left.shape)} and right {tuple(right.shape)}. "
@@ -106,9 +111,9 @@ def within(name: str, value, low: float, high: float) -> None:
 
     For numbers that come out of training or sampling. `value` is a number or anything with a `.value`, such as an
     Estimate. Raises AssertionError with the value. The bands are those of the bundled world: in another one the value
-    is shown beside the band, and nothing is asserted.
+    is shown beside the band, and nothing is asserted. nan lies in no band. Raises ValueError for what is no number.
     """
-    value = float(getattr(value, "value", value))
+    value, low, high = _number(name, getattr(value, "value", value)), _number("low", low), _number("high", high)
     if (world := current_world()) != BUNDLED:
         print(f"○ {name}: {value:.4g} in {world} ({low:g} to {high:g} in {BUNDLED})")
         return
@@ -120,9 +125,16 @@ def within(name: str, value, low: float, high: float) -> None:
 def check(name: str, condition) -> None:
     """Assert `condition` (a bool, or a tensor of which all elements must be true) and print the verdict.
 
-    What a lesson found in the bundled world need not hold in another one: there it is shown, and not asserted.
+    What a lesson found in the bundled world need not hold in another one: there it is shown, and not asserted. Nothing
+    holds of no elements at all. Raises ValueError for a number or a text, which would count as true.
     """
-    holds = bool(torch.as_tensor(condition).all())
+    try:
+        condition = torch.as_tensor(condition)
+    except (TypeError, ValueError, RuntimeError):
+        condition = torch.zeros(())
+    if condition.numel() and condition.dtype != torch.bool:
+        raise ValueError(f"{name}: give a comparison, True or False, or a tensor or list of them")
+    holds = condition.numel() > 0 and bool(condition.all())
     if not holds and (world := current_world()) != BUNDLED:
         print(f"○ {name}: not so in {world}, only in {BUNDLED}")
         return
@@ -131,10 +143,24 @@ def check(name: str, condition) -> None:
     print(f"✓ {name}")
 
 
-def _tensor(side) -> torch.Tensor:
-    if not isinstance(side, torch.Tensor):
-        side = torch.as_tensor(side, dtype=torch.float64)  # a Python float goes through float32 otherwise
-    return side.detach().to("cpu", torch.float64)
+def _tensor(name: str, side) -> torch.Tensor:
+    """A side of `close` as float64. Raises ValueError for text, complex numbers and what else is no real number."""
+    try:
+        known = isinstance(side, torch.Tensor | np.ndarray | np.generic)
+        side = torch.as_tensor(side) if known else torch.as_tensor(side, dtype=torch.float64)  # not through float32
+        if not side.is_complex():
+            return side.detach().to("cpu", torch.float64).to_dense()
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise ValueError(f"{name}: a side is no real number, array or tensor of such numbers")
+
+
+def _number(name: str, value) -> float:
+    """A number, infinite or nan too, from whatever holds exactly one. Raises ValueError."""
+    found = _tensor(name, value)
+    if found.numel() != 1:
+        raise ValueError(f"{name}: one number is needed, got shape {tuple(found.shape)}")
+    return found.item()
 
 
 def _digits(value: float, tol: float) -> str:
@@ -175,7 +201,8 @@ def show_samples(prompts: Sequence[str], **columns: Sequence) -> None:
     """
     for name, values in columns.items():
         if len(values) != len(prompts):
-            raise ValueError(f"column {name!r} has {len(values)} entries for {len(prompts)} prompts")
+            had = f"{counted(len(values), 'entry', 'entries')} for {counted(len(prompts), 'prompt')}"
+            raise ValueError(f"column {name!r} has {had}")
     titles = [name.replace("_", " ") for name in columns]
     left, plain, body = "text-align: left; vertical-align: top;", [], []
     for prompt, *values in zip(prompts, *columns.values(), strict=True):
@@ -209,7 +236,7 @@ def masked(tokens: Sequence[str], mask: Sequence[bool]) -> None:
     """
     scored = [bool(m) for m in mask]
     if len(tokens) != len(scored):
-        raise ValueError(f"{len(tokens)} tokens and a mask of {len(scored)}")
+        raise ValueError(f"{counted(len(tokens), 'token')} and a mask of {len(scored)}")
     names = [token.replace(" ", "␣").replace("\n", "↵") for token in tokens]
     box = "padding: 2px 3px; margin: 1px; border-radius: 3px; font-family: monospace; white-space: pre;"
     hatch = f"repeating-linear-gradient(45deg, transparent 0px, transparent 4px, {GREY} 4px, {GREY} 5px)"

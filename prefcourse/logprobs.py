@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from prefcourse.finite import together
+from prefcourse.loss_inputs import looking
 from prefcourse.packing import can_pack, read
 from prefcourse.preferences import Batch, collate
 
@@ -125,11 +127,22 @@ def kl_k1(policy_logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Te
     """log π - log π_ref of samples drawn from π: each entry is an unbiased estimate of KL(π ‖ π_ref), in nats.
 
     Single values may be negative; the mean is not, in expectation (Schulman 2020, "Approximating KL divergence").
+    Raises ValueError unless both have one shape and are finite.
     """
+    policy_logps, reference_logps = together(policy_logps=policy_logps, reference_logps=reference_logps)
     return policy_logps - reference_logps
 
 
 def kl_k3(policy_logps: torch.Tensor, reference_logps: torch.Tensor) -> torch.Tensor:
-    """exp(-d) - 1 + d with d = log π - log π_ref, samples from π: unbiased too, and never negative (ibid.)."""
-    d = policy_logps - reference_logps
-    return torch.expm1(-d) + d
+    """exp(-d) - 1 + d with d = log π - log π_ref, samples from π: unbiased too, and never negative (ibid.).
+
+    Raises ValueError as `kl_k1`, and where exp(-d) has no finite value: such samples are not from π.
+    """
+    d = kl_k1(policy_logps, reference_logps)
+    found = torch.expm1(-d) + d
+    if looking() and not bool(found.isfinite().all()):
+        raise ValueError(
+            f"policy_logps lie up to {-d.min().item():.3g} nats below reference_logps, and exp of that is infinite. "
+            "Are the samples from the policy? If they are from the reference, exchange the two."
+        )
+    return found

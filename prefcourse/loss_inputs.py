@@ -10,6 +10,7 @@ reference. Half-precision inputs are computed, and returned, in float32.
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +29,11 @@ class Rule:
     allowed: str
 
 
-POSITIVE = Rule(lambda v: isinstance(v, Real) and 0 < v < math.inf, "a finite number above 0")
-NOT_NEGATIVE = Rule(lambda v: isinstance(v, Real) and 0 <= v < math.inf, "a finite number, 0 or more")
+MOST = sys.float_info.max  # a whole number beyond it is no float either
+POSITIVE = Rule(lambda v: isinstance(v, Real) and 0 < v <= MOST, "a finite number above 0")
+NOT_NEGATIVE = Rule(lambda v: isinstance(v, Real) and 0 <= v <= MOST, "a finite number, 0 or more")
 FLIP_RATE = Rule(lambda v: isinstance(v, Real) and 0 <= v < 0.5, "a number in [0, 0.5)")
-NUMBER = Rule(lambda v: isinstance(v, Real) and math.isfinite(v), "a finite number (for a tensor, its .item())")
+NUMBER = Rule(lambda v: isinstance(v, Real) and abs(v) <= MOST, "a finite number (for a tensor, its .item())")
 _looking = True  # do losses look at the values of their tensors?
 REDUCE = Rule(lambda v: v in ("sum", "mean"), '"sum" or "mean"')
 
@@ -108,6 +110,11 @@ def trusted() -> Iterator[None]:
         yield
     finally:
         _looking = before
+
+
+def looking() -> bool:
+    """Are values looked at? Not within `trusted`."""
+    return _looking
 
 
 def require_all(good: Callable[[], Tensor], name: str, value: Tensor, allowed: str) -> None:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prefcourse.boundary import told
+from prefcourse.finite import LARGE, counted, number, numbers, together, whole
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _CLAUSE_END = re.compile(r"[.!?;:,]")
@@ -47,6 +49,9 @@ class GoldReward:
     """
 
     def __init__(self, weights: dict[str, float], bias: float = 0.0):
+        number("bias", bias)
+        if wrong := [n for n, weight in weights.items() if not (isinstance(weight, Real) and abs(weight) <= LARGE)]:
+            raise ValueError(f"the weight of {wrong[0]!r} is {weights[wrong[0]]!r:.60}; allowed is a finite number")
         self.weights, self.bias = weights, bias
 
     @classmethod
@@ -70,13 +75,15 @@ class GoldReward:
 
     def strongest(self, count: int = 20) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
         """The `count` most positive and the `count` most negative n-grams with their weights."""
+        count = whole("count", count, 0)
         ranked = sorted(self.weights.items(), key=lambda item: item[1])
         return ranked[::-1][:count], ranked[:count]
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """r*(x, y) for each prompt x with its completion y: (B,) float32, nats of log-odds."""
         if len(prompts) != len(completions):
-            raise ValueError(f"got {len(prompts)} prompts and {len(completions)} completions; give one for each")
+            had = f"{counted(len(prompts), 'prompt')} and {counted(len(completions), 'completion')}"
+            raise ValueError(f"got {had}; give one for each")
         return torch.tensor([self.score(x + y) for x, y in zip(prompts, completions, strict=True)])
 
 
@@ -88,24 +95,25 @@ def bradley_terry_loss(policy_chosen: Tensor, policy_rejected: Tensor, *, margin
 
     The arguments are rewards r(x, y_w) and r(x, y_l), (B,) each, not log-probabilities, and so it is not in `LOSSES`;
     their names are those that `train` fills in. With a margin above 0 the scores no longer estimate log-odds.
-    Raises ValueError if the shapes differ or a margin is negative or not finite.
+    Raises ValueError if the shapes differ, a reward is not finite, or a margin is negative or not finite.
     """
-    margin = torch.as_tensor(margin, dtype=policy_chosen.dtype, device=policy_chosen.device)
-    if policy_chosen.shape != policy_rejected.shape or margin.shape not in ((), policy_chosen.shape):
-        shapes = ", ".join(str(tuple(t.shape)) for t in (policy_chosen, policy_rejected, margin))
-        raise ValueError(
-            f"chosen, rejected and margin have shapes {shapes}; allowed is one (B,), or a number as margin"
-        )
+    chosen, rejected = together(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
+    margin = margin if isinstance(margin, Tensor) else number("margin", margin)
+    margin = torch.as_tensor(margin, dtype=chosen.dtype, device=chosen.device)
+    if margin.shape not in ((), chosen.shape):
+        raise ValueError(f"margin has shape {tuple(margin.shape)}; allowed is {tuple(chosen.shape)}, or a number")
     if not bool(((margin >= 0) & margin.isfinite()).all()):
         raise ValueError(f"margin is {margin.min().item()}; allowed are finite numbers, 0 or more")
-    return -logsigmoid(policy_chosen - policy_rejected - margin)
+    return -logsigmoid(chosen - rejected - margin)
 
 
 def log_likelihood(wins: Tensor, reward: Tensor) -> Tensor:
     """log P(wins | reward) = Σ_ij wins_ij log σ(r_i - r_j), in nats: (..., Y, Y) and (..., Y) → (...,).
 
     Only differences enter: reward + c, with any c per row, has the same likelihood. wins_ii counts nothing.
+    Raises ValueError where the shapes do not belong together, for numbers that are not finite, and for counts below 0.
     """
+    _check_comparisons(wins, reward)
     off = 1 - torch.eye(wins.shape[-1], dtype=wins.dtype)
     return (off * wins * logsigmoid(reward[..., :, None] - reward[..., None, :])).sum((-2, -1))
 
@@ -114,8 +122,10 @@ def information(wins: Tensor, reward: Tensor) -> Tensor:
     """The Fisher information, (Y, Y): -∂²/∂r∂r of `log_likelihood`. Its pseudo-inverse is the estimate's covariance.
 
     It is the Laplacian of the graph of comparisons, edge ij weighing n_ij σ(r_i - r_j) σ(r_j - r_i) with n_ij
-    comparisons; so the direction (1, …, 1), which no comparison sees, has information 0.
+    comparisons; so the direction (1, …, 1), which no comparison sees, has information 0. Raises what
+    `log_likelihood` raises.
     """
+    _check_comparisons(wins, reward)
     p = (reward[:, None] - reward[None, :]).sigmoid()
     weight = (wins + wins.T) * p * (1 - p)
     weight = weight - weight.diag().diag()
@@ -135,10 +145,8 @@ def fit_bradley_terry(wins: Tensor, *, prior: float = 0.0) -> Tensor:
     if not isinstance(wins, Tensor) or wins.ndim not in (2, 3) or wins.shape[-1] != wins.shape[-2] or len(wins) == 0:
         found = tuple(wins.shape) if isinstance(wins, Tensor) else type(wins).__name__
         raise ValueError(f"wins is {found}; allowed is a tensor of shape (Y, Y) or (X, Y, Y)")
-    if not bool(((wins >= 0) & wins.isfinite()).all()):
-        raise ValueError("wins has a negative or infinite entry; allowed are counts, 0 or more")
-    if not 0 <= prior < float("inf"):
-        raise ValueError(f"prior is {prior}; allowed is a finite number, 0 or more")
+    numbers("wins", wins, ndim=None, low=0)
+    prior = number("prior", prior, least=0, most=LARGE)
     if wins.ndim == 3:
         return torch.stack([fit_bradley_terry(table, prior=prior) for table in wins])
     wins = wins.double() * (1 - torch.eye(len(wins), dtype=torch.float64))
@@ -164,6 +172,17 @@ def fit_bradley_terry(wins: Tensor, *, prior: float = 0.0) -> Tensor:
             size /= 2
         reward = reward + size * step
     return reward - reward.mean()
+
+
+def _check_comparisons(wins: Tensor, reward: Tensor) -> None:
+    """Raise ValueError unless wins (..., Y, Y) are counts, and reward (..., Y) finite and for the same responses."""
+    for name, values, low in (("wins", wins, 0), ("reward", reward, -LARGE)):
+        if not isinstance(values, Tensor):
+            raise ValueError(f"{name} is a {type(values).__name__}; allowed is a tensor")
+        numbers(name, values, ndim=None, low=low)
+    if wins.ndim < 2 or wins.shape != (*reward.shape, *reward.shape[-1:]):
+        had = f"wins {tuple(wins.shape)} and reward {tuple(reward.shape)}"
+        raise ValueError(f"the shapes are {had}; allowed are (..., Y, Y) and (..., Y)")
 
 
 def _undefeated(wins: Tensor) -> list[int]:

@@ -21,13 +21,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from prefcourse.finite import LARGE, number, numbers, together, whole
 from prefcourse.losses import LOSSES
 
 
 def _check(reference: Tensor, *, reward: Tensor | None = None, policy: Tensor | None = None, beta: float = 1.0) -> None:
     """Refuse anything that is not a finite world, naming the argument, its value and what is allowed."""
-    if not 0 < beta < math.inf:
-        raise ValueError(f"beta is {beta}; allowed is a finite number above 0")
+    number("beta", beta, above=0)
     for name, table in (("reference", reference), ("reward", reward), ("policy", policy)):
         if table is None:
             continue
@@ -38,11 +38,12 @@ def _check(reference: Tensor, *, reward: Tensor | None = None, policy: Tensor | 
             raise ValueError(
                 f"{name} has shape {tuple(table.shape)}; allowed is the reference's {tuple(reference.shape)}"
             )
-        if not table.isfinite().all():
-            raise ValueError(f"{name} has {table[~table.isfinite()][0]}; allowed are finite numbers")
-        if name != "reward" and (table < 0).any():
+        numbers(name, table, ndim=2)
+        if name == "reward" and table.numel() and not bool((table / beta).abs().max() <= LARGE):
+            raise ValueError(f"beta is {beta}; allowed is one by which this reward can be divided without overflow")
+        if name != "reward" and not bool((table >= 0).all()):
             raise ValueError(f"{name} has {table.min()}; allowed are probabilities, 0 or more")
-        if name != "reward" and ((table.sum(-1) - 1).abs() > 1e-9).any():
+        if name != "reward" and not bool(((table.sum(-1) - 1).abs() <= 1e-9).all()):
             row = (table.sum(-1) - 1).abs().argmax().item()
             raise ValueError(f"{name}[{row}] sums to {table[row].sum()}; allowed are rows that sum to 1")
 
@@ -84,12 +85,21 @@ def implicit_reward(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
 
 
 def bradley_terry(reward: Tensor) -> Tensor:
-    """P[x, i, j] = σ(r_i - r_j), the probability that response i is preferred to j, (X, Y, Y). Soft labels."""
+    """P[x, i, j] = σ(r_i - r_j), the probability that response i is preferred to j, (X, Y, Y). Soft labels.
+
+    Raises ValueError unless `reward` is a table (X, Y) of finite numbers.
+    """
+    [reward] = together(reward=reward)
+    numbers("reward", reward, ndim=2)
     return (reward[:, :, None] - reward[:, None, :]).sigmoid()
 
 
 def hard_labels(preferences: Tensor) -> Tensor:
-    """The same table with the likelier winner winning always: 1, 0, and 1/2 for a tie."""
+    """The same table with the likelier winner winning always: 1, 0, and 1/2 for a tie.
+
+    Raises ValueError for a number outside 0 to 1.
+    """
+    numbers("preferences", preferences, ndim=None, low=0, high=1)
     return (preferences > 0.5).double() + 0.5 * (preferences == 0.5).double()
 
 
@@ -99,8 +109,10 @@ def hard_labels(preferences: Tensor) -> Tensor:
 def sequence_logps(tables: list[Tensor]) -> Tensor:
     """log π of every sequence, (X, V**T), from next-token logits: tables[t] is (X, V**t, V), one row per prefix.
 
-    Sequences are in counting order: with V = 2 and T = 2 they are 00, 01, 10, 11.
+    Sequences are in counting order: with V = 2 and T = 2 they are 00, 01, 10, 11. A logit may be -inf: that token never
+    comes. Raises ValueError for nan and +inf, and for tables that do not follow each other.
     """
+    _check_tables(tables)
     logps = tables[0].new_zeros(len(tables[0]), 1)
     for table in tables:
         logps = (logps[:, :, None] + table.log_softmax(-1)).flatten(1)  # (X, V**t, V) -> (X, V**(t+1))
@@ -110,8 +122,8 @@ def sequence_logps(tables: list[Tensor]) -> Tensor:
 def next_token_logits(policy: Tensor, vocabulary: int) -> list[Tensor]:
     """The tables of any distribution over sequences, (X, V**T), by the chain rule: sequence_logps takes us back."""
     _check(policy)
-    V, Y = vocabulary, policy.shape[1]
-    T = round(math.log(Y, V)) if V >= 2 else 0
+    V, Y = whole("vocabulary", vocabulary, 0), policy.shape[1]
+    T = round(math.log(Y, V)) if V >= 2 and Y >= 1 else 0
     if V**T != Y or T < 1:
         raise ValueError(f"vocabulary is {V}; allowed is a V >= 2 with V**T = {Y} responses for a whole T >= 1")
     tables = []
@@ -142,6 +154,7 @@ def gradient_ascent(
     u - E_π[u], moves all alike: each step multiplies the distance to π* by 1 - lr β, and lr = 1/β arrives at once.
     """
     _check(reference, reward=reward, beta=beta)
+    steps, lr = whole("steps", steps, 0), number("lr", lr, above=0)
     if natural and vocabulary is not None:
         raise ValueError(f"vocabulary is {vocabulary}; allowed is None with natural=True")
 
@@ -153,7 +166,7 @@ def gradient_ascent(
     path = [reference]
     for _ in range(steps):
         logps = path[-1].log()
-        path.append((logps + lr * advantage(logps)).softmax(-1))
+        path.append(_next([(logps + lr * advantage(logps))[:, None]], lr, len(path)))
     return torch.stack(path)
 
 
@@ -176,14 +189,15 @@ def fit(
     """
     _check(reference)
     X, Y = reference.shape
+    steps, lr = whole("steps", steps, 0), lr if lr is None else number("lr", lr, above=0)
     if loss not in LOSSES or LOSSES[loss].data != "paired":
         pairwise = ", ".join(name for name in LOSSES if LOSSES[name].data == "paired")
         raise ValueError(f"loss is {loss!r}; allowed is a pairwise loss: {pairwise}")
-    if preferences.shape != (X, Y, Y) or preferences.dtype != torch.float64:
-        raise ValueError(
-            f"preferences is {preferences.dtype}, {tuple(preferences.shape)}; allowed: float64, {(X, Y, Y)}"
-        )
-    if not ((preferences + preferences.mT - 1).abs() < 1e-9).all() or (preferences < 0).any():
+    found = numbers("preferences", preferences, ndim=3)
+    if found.shape != (X, Y, Y) or getattr(preferences, "dtype", None) != torch.float64:
+        what = getattr(preferences, "dtype", type(preferences).__name__)
+        raise ValueError(f"preferences is {what}, {tuple(found.shape)}; allowed: float64, {(X, Y, Y)}")
+    if not (((preferences + preferences.mT - 1).abs() < 1e-9) & (preferences >= 0)).all():
         raise ValueError("preferences has P < 0, or P[x, i, j] + P[x, j, i] other than 1; allowed are probabilities")
 
     alive = reference > 0
@@ -231,5 +245,24 @@ def _descend(
             step = (s @ s).item() / curvature if curvature > 0 else 0.0
         s = -step * g
         tables = [table - step * grad for table, grad in zip(tables, grads, strict=True)]
-        path.append(sequence_logps(tables).detach().exp())
+        path.append(_next(tables, lr, len(path)))
     return torch.stack(path)
+
+
+def _next(tables: list[Tensor], lr: float | None, step: int) -> Tensor:
+    """The policy of `tables`, (X, Y). Raises ValueError if the step that led there was too large for one."""
+    if not all(bool((table < math.inf).all()) for table in tables):  # nor nan; -inf is a response that never comes
+        raise ValueError(f"lr is {lr}: after step {step} the policy is not finite; take a smaller one")
+    return sequence_logps(tables).detach().exp()
+
+
+def _check_tables(tables: list[Tensor]) -> None:
+    """Raise ValueError unless tables[t] is (X, V**t, V), of floats that are finite or -inf."""
+    if not isinstance(tables, list | tuple) or not tables or not all(isinstance(t, Tensor) for t in tables):
+        raise ValueError("tables is no list of tensors; allowed is one for each position, (X, V**t, V)")
+    for t, table in enumerate(tables):
+        X, V = len(tables[0]) if tables[0].ndim else 0, tables[0].shape[-1] if tables[0].ndim else 0
+        if not table.is_floating_point() or table.shape != (X, V**t, V):
+            raise ValueError(f"tables[{t}] is {table.dtype}, {tuple(table.shape)}; allowed is float, {(X, V**t, V)}")
+        if not bool((table < math.inf).all()):  # nor nan
+            raise ValueError(f"tables[{t}] has nan or inf; allowed are finite numbers, and -inf for what never comes")

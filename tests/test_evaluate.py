@@ -63,7 +63,7 @@ def test_intervals_over_seeds_are_students():
     found = over_seeds([1.0, 2.0, 3.0, 4.0, 5.0])
     assert found.value == 3 and found.high - 3 == pytest.approx(2.776 * math.sqrt(2.5) / math.sqrt(5))
     for wrong in ([1.0], [1.0] * 11):
-        with pytest.raises(ValueError, match="seeds; allowed are 2 to 10"):
+        with pytest.raises(ValueError, match=r"seeds?; allowed are 2 to 10"):
             over_seeds(wrong)
     few = [over_seeds(x) for x in np.random.default_rng(0).normal(size=(2000, 3))]
     assert np.mean([one.low <= 0 <= one.high for one in few]) == pytest.approx(0.95, abs=0.015)
@@ -75,7 +75,7 @@ def test_equal_values_have_an_interval_of_width_0():
 
 @pytest.mark.parametrize("values", [[], [1.0], [[1.0, 2.0], [3.0, 4.0]]])
 def test_a_bootstrap_needs_a_row_of_at_least_two(values):
-    with pytest.raises(ValueError, match="at least two values in one row, got shape"):
+    with pytest.raises(ValueError, match=r"allowed is one row, .*at least 2 long"):
         bootstrap(values)
 
 

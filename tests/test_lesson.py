@@ -220,7 +220,7 @@ def test_show_samples_in_html_and_in_plain_text(displayed):
 
 
 def test_show_samples_refuses_columns_of_another_length():
-    with pytest.raises(ValueError, match="'after' has 1 entries for 2 prompts"):
+    with pytest.raises(ValueError, match="'after' has 1 entry for 2 prompts"):
         show_samples(["a", "b"], before=["c", "d"], after=["e"])
 
 

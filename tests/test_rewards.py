@@ -65,7 +65,7 @@ def test_a_call_scores_prompt_and_completion_as_one_text():
     found = TOY(["This is not", "A dull"], [" great.", " film."])
     assert found.dtype == torch.float32
     assert found.tolist() == [0.5 - 1.0, 0.5 - 1.25]  # "not great" lies across the border
-    with pytest.raises(ValueError, match="2 prompts and 1 completions"):
+    with pytest.raises(ValueError, match="2 prompts and 1 completion;"):
         TOY(["a", "b"], ["c"])
 
 
@@ -164,9 +164,9 @@ def test_bad_margins_are_named():
         bradley_terry_loss(one, one, margin=-1.0)
     with pytest.raises(ValueError, match=r"margin is nan"):
         bradley_terry_loss(one, one, margin=float("nan"))
-    with pytest.raises(ValueError, match=r"shapes \(3,\), \(3,\), \(2,\)"):
+    with pytest.raises(ValueError, match=r"margin has shape \(2,\); allowed is \(3,\)"):
         bradley_terry_loss(one, one, margin=torch.zeros(2))
-    with pytest.raises(ValueError, match=r"shapes \(3,\), \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"policy_chosen \(3,\), policy_rejected \(3, 1\)"):
         bradley_terry_loss(one, one[:, None])
 
 
@@ -226,8 +226,8 @@ def test_bad_counts_are_named():
     for wins, message in (
         (torch.zeros(2, 3), r"wins is \(2, 3\)"),
         ([[0, 1], [1, 0]], "wins is list"),
-        (torch.tensor([[0, -1], [1, 0]]), "negative or infinite"),
-        (torch.tensor([[0, float("nan")], [1, 0]]), "negative or infinite"),
+        (torch.tensor([[0, -1], [1, 0]]), "wins: 1 of 4 values (is )?(not finite|outside 0)"),
+        (torch.tensor([[0, float("nan")], [1, 0]]), "wins: 1 of 4 values (is )?(not finite|outside 0)"),
     ):
         with pytest.raises(ValueError, match=message):
             fit_bradley_terry(wins)

@@ -283,7 +283,10 @@ def test_bad_worlds_are_refused():
     cases = [
         (r"reference\[1\] sums to 1\.1.*allowed are rows that sum to 1", (bad, reward, 1.0)),
         (r"reference has -.*allowed are probabilities", (negative, reward, 1.0)),
-        (r"reward has inf; allowed are finite numbers", (reference, infinite, 1.0)),
+        (
+            r"reward: 1 of 18 values is not finite, the first is inf at .0, 0.; allowed are finite numbers",
+            (reference, infinite, 1.0),
+        ),
         (r"reward has shape \(3, 5\); allowed is the reference's \(3, 6\)", (reference, reward[:, :5], 1.0)),
         (r"reference is torch.float32.*allowed is a torch.float64 tensor", (reference.float(), reward, 1.0)),
         (r"reward is list", (reference, reward.tolist(), 1.0)),

@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from prefcourse.annotation.agreement import MISSING, A, B, check_labels
+from prefcourse.finite import counted, number, numbers, numpy_generator, whole
 
 
 def _labelled(labels) -> np.ndarray:
@@ -24,7 +25,7 @@ def _labelled(labels) -> np.ndarray:
     bare = np.flatnonzero((labels == MISSING).all(1))
     if len(bare):
         raise ValueError(
-            f"item {bare[0]} has no label ({len(bare)} of {len(labels)} items have none). "
+            f"item {bare[0]} has no label ({len(bare)} of {counted(len(labels), 'item')} without one). "
             "Drop them: labels[(labels >= 0).any(1)]"
         )
     return labels
@@ -38,7 +39,7 @@ def majority(labels, *, ties: str = "undecided", seed: int = 0) -> np.ndarray:
     if ties not in ("undecided", "coin"):
         raise ValueError(f'ties must be "undecided" or "coin", got {ties!r}')
     share = vote_share(labels)
-    coin = np.random.default_rng(seed).integers(0, 2, len(share)) if ties == "coin" else MISSING
+    coin = numpy_generator(seed).integers(0, 2, len(share)) if ties == "coin" else MISSING
     return np.where(share == 0.5, coin, (share > 0.5).astype(np.int64))
 
 
@@ -54,11 +55,8 @@ def confident(probability, threshold: float) -> tuple[np.ndarray, float]:
     probability: P(A) of each item, (N,), from `vote_share` or a fitted model. Returns the labels (N,), MISSING where
     we are not sure enough or at exactly ½, and the coverage: the share of items kept.
     """
-    p = np.asarray(probability, dtype=float)
-    if not 0.5 <= threshold <= 1:
-        raise ValueError(f"the threshold lies between 0.5 and 1, got {threshold}")
-    if p.ndim != 1 or not len(p) or ((p < 0) | (p > 1)).any():
-        raise ValueError("probability must hold a number between 0 and 1 for each item")
+    threshold = number("threshold", threshold, least=0.5, most=1)
+    p = numbers("probability", probability, low=0, high=1).numpy()
     sure = (np.maximum(p, 1 - p) >= threshold - 1e-12) & (p != 0.5)
     return np.where(sure, (p > 0.5).astype(np.int64), MISSING), float(sure.mean())
 
@@ -93,6 +91,7 @@ def dawid_skene(labels, *, steps: int = 500, tolerance: float = 1e-9) -> DawidSk
     labels = _labelled(check_labels(labels, categories=2, annotators=3))
     said = np.stack([labels == B, labels == A], axis=-1).astype(float)  # (N, J, 2)
     truth = np.stack([1 - vote_share(labels), vote_share(labels)], axis=-1)  # (N, 2)
+    steps, tolerance = whole("steps", steps), number("tolerance", tolerance, least=0)
     found: list[float] = []
     for _ in range(steps):
         prior = truth.mean(0)

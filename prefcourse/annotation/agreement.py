@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from prefcourse.evaluate import Estimate
+from prefcourse.finite import number, numbers, numpy_generator, whole
 
 A, B, MISSING = 1, 0, -1  # labels, as numbers
 NAMES = {"A": A, "B": B, "tie": MISSING, "skip": MISSING}  # what people click
@@ -31,11 +32,11 @@ def check_labels(labels, *, categories: int | None = None, annotators: int = 1) 
     Raises ValueError for an empty matrix, another shape, too few annotators, or a label that is not a category.
     """
     try:
-        found = np.asarray(labels, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(
-            "labels must be numbers: 1 for A, 0 for B, -1 for none. `matrix` makes them of words."
-        ) from None
+        found = None if np.asarray(labels).dtype.kind in "USc" else np.asarray(labels, dtype=float)
+    except Exception:  # rows of unequal length, a tensor without values: whatever it is, these are no labels
+        found = None
+    if found is None:
+        raise ValueError("labels must be numbers: 1 for A, 0 for B, -1 for none. `matrix` makes them of words.")
     if found.size == 0:
         raise ValueError("there are no labels: give a matrix with a row for each item, a column for each annotator")
     if found.ndim != 2:
@@ -116,9 +117,11 @@ def cohen_kappa(first: Sequence, second: Sequence) -> float:
     p_o is the share on which they agree; p_e what two coins with each annotator's own habits would agree on.
     Raises ValueError if they share no item, or if both give one category only: then κ is 0/0.
     """
-    if len(first) != len(second):
-        raise ValueError(f"give both annotators' labels of the same items, got {len(first)} and {len(second)}")
-    labels = check_labels(list(zip(first, second, strict=True)), annotators=2)
+    first, second = (check_labels([side]) for side in (first, second))  # (1, N) each
+    if first.shape != second.shape:
+        had = f"{first.shape[1]} and {second.shape[1]}"
+        raise ValueError(f"give both annotators' labels of the same items, got {had}")
+    labels = np.concatenate([first, second]).T
     labels = labels[(labels != MISSING).all(1)]
     if not len(labels):
         raise ValueError("the two annotators share no item. Let annotators share items.")
@@ -180,9 +183,9 @@ def krippendorff_alpha(labels, level: str = "nominal") -> float:
 
 def with_interval(measure: Callable[..., float], labels, *, seed: int = 0, resamples: int = 500) -> Estimate:
     """`measure(labels)` with its 95 % percentile interval, from resampling items (annotators stay as they are)."""
-    labels, rng = check_labels(labels), np.random.default_rng(seed)
+    labels, rng = check_labels(labels), numpy_generator(seed)
     found = []
-    for _ in range(resamples):
+    for _ in range(whole("resamples", resamples, most=1_000_000)):
         try:
             found.append(measure(labels[rng.integers(len(labels), size=len(labels))]))
         except ValueError:  # a resample without two labels or two categories, possible with few items only
@@ -199,8 +202,9 @@ def expected_agreement(probability) -> float:
     """The percent agreement to expect of annotators who label A with `probability`, (N, J), or (N,) for twins.
 
     Two annotators agree on item i with probability p_ij p_ik + (1 − p_ij)(1 − p_ik); the mean over pairs and items.
+    Raises ValueError for another shape, or a number outside 0 to 1.
     """
-    p = np.asarray(probability, dtype=float)
+    p = numbers("probability", probability, ndim=None, low=0, high=1).numpy()
     p = np.stack([p, p], axis=-1) if p.ndim == 1 else p
     if p.ndim != 2 or p.shape[1] < 2 or not len(p):
         raise ValueError(f"give (items,) or (items, annotators) with two annotators or more, got shape {p.shape}")
@@ -214,9 +218,7 @@ def ceiling(difference, reliability: float = 1.0) -> float:
     The mean of max(p, 1 − p) with p = σ(reliability · (r_a − r_b)): who knows r exactly bets on the better side
     every time, and the coin still falls on the other one. `difference` is r_a − r_b in nats, (N,).
     """
-    p = sigmoid(reliability * np.asarray(difference, dtype=float))
-    if not p.size:
-        raise ValueError("no differences: give r_a - r_b of at least one pair")
+    p = sigmoid(number("reliability", reliability, least=-1e15, most=1e15) * numbers("difference", difference).numpy())
     return float(np.maximum(p, 1 - p).mean())
 
 
@@ -228,8 +230,8 @@ def accuracy_bounds(agreement):
     agreement (all items equally hard), and at least the chord, a itself (each item certain or a coin).
     Raises ValueError below ½: two annotators with the same probabilities cannot agree less.
     """
-    a = np.asarray(agreement, dtype=float)
-    if ((a < 0.5) | (a > 1)).any():
+    a = numbers("agreement", agreement, ndim=None).numpy()
+    if not ((a >= 0.5) & (a <= 1)).all():
         raise ValueError(f"two annotators of the same kind agree on 0.5 to 1 of the items, got {agreement}")
     high = (1 + np.sqrt(2 * a - 1)) / 2
     return (float(a), float(high)) if a.ndim == 0 else (a, high)
@@ -241,11 +243,8 @@ def majority_accuracy(accuracy, annotators: int):
     Σ_{k > n/2} C(n, k) p^k (1 − p)^(n − k), and half of the tie for an even n, where a coin decides (Condorcet 1785).
     accuracy: p, a number or an array. Raises ValueError for p outside 0 to 1, or n outside 1 to 1000.
     """
-    if annotators != int(annotators) or not 1 <= annotators <= 1000:
-        raise ValueError(f"a panel has a whole number of annotators, 1 to 1000, got {annotators}")
-    p, n = np.asarray(accuracy, dtype=float), int(annotators)
-    if ((p < 0) | (p > 1)).any():
-        raise ValueError(f"an accuracy lies between 0 and 1, got {accuracy}")
+    n = whole("annotators", annotators, 1, 1000)
+    p = numbers("accuracy", accuracy, ndim=None, low=0, high=1).numpy()
     half = (n + 1) // 2
     terms = ((0.5 if 2 * k == n else 1.0) * math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(half, n + 1))
     total = sum(terms)
@@ -253,5 +252,5 @@ def majority_accuracy(accuracy, annotators: int):
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """σ(x) = 1 / (1 + e^(−x)) of an array of any shape."""
-    return 0.5 * (1 + np.tanh(x / 2))  # no overflow
+    """σ(x) = 1 / (1 + e^(−x)) of an array of any shape. Raises ValueError for nan and infinity."""
+    return 0.5 * (1 + np.tanh(numbers("x", x, ndim=None, least=0).numpy() / 2))  # no overflow

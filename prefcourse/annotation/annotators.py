@@ -8,12 +8,14 @@ A click follows Bradley and Terry (1952): the larger the difference in reward, t
 stretches the difference, length and position bias add to it, and a lapse is a click without looking.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from prefcourse.annotation.agreement import MISSING, A, B, expected_agreement, majority_accuracy, sigmoid
+from prefcourse.annotation.agreement import MISSING, A, B, check_labels, expected_agreement, majority_accuracy, sigmoid
+from prefcourse.finite import counted, number, numbers, numpy_generator, whole
 from prefcourse.preferences import Row
 
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # GoldReward is one
@@ -22,11 +24,21 @@ EXCHANGED = {"chosen": "rejected", "chosen_score": "rejected_score"}
 
 @dataclass(frozen=True)
 class Questions:
-    """N pairs of responses A and B as annotators judge them. For a plain experiment `Questions(difference)` will do."""
+    """N pairs of responses A and B as annotators judge them. For a plain experiment `Questions(difference)` will do.
+
+    Raises ValueError for numbers that are not finite, and for columns of another length.
+    """
 
     difference: np.ndarray  # (N,) r(A) − r(B), nats
     length: np.ndarray | float = 0.0  # (N,) words of A − words of B
     a_is_chosen: np.ndarray | None = None  # (N,) whether A is the row's `chosen`
+
+    def __post_init__(self):
+        rows = len(numbers("difference", self.difference))
+        for name, column in (("length", self.length), ("a_is_chosen", self.a_is_chosen)):
+            shape = () if column is None else tuple(numbers(name, column, ndim=None).shape)
+            if shape not in ((), (rows,)):
+                raise ValueError(f"{name} has shape {shape}; allowed is one for each of {counted(rows, 'question')}")
 
     def __len__(self) -> int:
         return len(self.difference)
@@ -46,9 +58,10 @@ def margins(rows: Sequence[Row], reward: Reward | None = None) -> np.ndarray:
     else:
         prompts = [row["prompt"] for row in rows]
         scores = [reward(prompts, [row[side] for row in rows]) for side in ("chosen", "rejected")]
-    chosen, rejected = (np.asarray(side, dtype=float) for side in scores)
-    if chosen.shape != (len(rows),) or not np.isfinite([chosen, rejected]).all():
-        raise ValueError(f"the reward must give a finite number for each of {len(rows)} rows, got shape {chosen.shape}")
+    chosen, rejected = (numbers("the rewards", side, least=0).numpy() for side in scores)
+    if not len(chosen) == len(rejected) == len(rows):
+        had = f"{len(chosen)} and {len(rejected)}"
+        raise ValueError(f"the reward must give a finite number for each of {counted(len(rows), 'row')}, got {had}")
     return chosen - rejected
 
 
@@ -61,7 +74,7 @@ def questions(rows: Sequence[Row], reward: Reward | None = None, *, seed: int = 
     if not rows:
         raise ValueError("there are no pairs to ask about")
     words = np.array([len(row["chosen"].split()) - len(row["rejected"].split()) for row in rows])
-    kept = np.random.default_rng(seed).random(len(rows)) < 0.5
+    kept = numpy_generator(seed).random(len(rows)) < 0.5
     sign = np.where(kept, 1, -1)
     return Questions(sign * margins(rows, reward), sign * words, kept)
 
@@ -84,12 +97,10 @@ class Annotator:
     tie: float = 0.0  # nats
 
     def __post_init__(self):
-        if not np.isfinite([self.reliability, self.length_bias, self.position_bias]).all():
-            raise ValueError(f"reliability and biases must be finite numbers, got {self}")
-        if not 0 <= self.lapse <= 1:
-            raise ValueError(f"lapse is a probability, between 0 and 1, got {self.lapse}")
-        if self.tie < 0:
-            raise ValueError(f"tie is a distance in nats, 0 or more, got {self.tie}")
+        for name in ("reliability", "length_bias", "position_bias"):
+            number(name, getattr(self, name), least=-1e15, most=1e15)
+        number("lapse", self.lapse, least=0, most=1)
+        number("tie", self.tie, least=0, most=math.inf)
 
     def logit(self, asked: Questions, a_first) -> np.ndarray:
         """z of each question, (N,). a_first: whether A is shown first, (N,) or one for all."""
@@ -132,9 +143,9 @@ def panel(annotators: Sequence[Annotator], asked: Questions, *, per_item: int | 
     """
     size = len(annotators)
     per_item = size if per_item is None else per_item
-    if not 1 <= per_item <= size:
-        raise ValueError(f"per_item must lie between 1 and the {size} annotators of the panel, got {per_item}")
-    rng = np.random.default_rng(seed)
+    if not size:
+        raise ValueError("the panel is empty; give at least one annotator")
+    per_item, rng = whole("per_item", per_item, 1, size), numpy_generator(seed)
     a_first = rng.random((len(asked), size)) < 0.5
     turn = rng.random((len(asked), size)).argsort(-1).argsort(-1)  # each annotator's place in a random order
     columns = [who.label(asked, a_first[:, j], seed=[seed, j]) for j, who in enumerate(annotators)]
@@ -145,10 +156,12 @@ def forecast(who: Annotator, asked: Questions, sizes: Sequence[int]) -> tuple[fl
     """What to expect of a panel of people like `who`, exactly: the agreement of two, and how often a majority is right.
 
     right[i] is the mean over the questions of `majority_accuracy` for sizes[i] annotators. Each sees A first half the
-    time. Questions with equal sides have no better one and are left out of `right`.
+    time. Questions with equal sides have no better one and are left out of `right`; raises ValueError if all are so.
     """
     p, uneven = who.probability(asked), asked.difference != 0
     better = np.where(asked.difference > 0, p, 1 - p)[uneven]
+    if not len(better):
+        raise ValueError("difference is 0 for every question; allowed is one or more with a better side")
     return expected_agreement(p), [float(majority_accuracy(better, n).mean()) for n in sizes]
 
 
@@ -165,24 +178,21 @@ def exchanged(row: Row) -> Row:
 
 def flipped(rows: Sequence[Row], share: float, *, seed: int = 0) -> tuple[list[Row], np.ndarray]:
     """`rows` with exactly the given share of labels turned round, drawn at random, and which: (N,) bool."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"share lies between 0 and 1, got {share}")
+    share = number("share", share, least=0, most=1)
     turned = np.zeros(len(rows), dtype=bool)
-    turned[np.random.default_rng(seed).permutation(len(rows))[: round(share * len(rows))]] = True
+    turned[numpy_generator(seed).permutation(len(rows))[: round(share * len(rows))]] = True
     return [exchanged(row) if turn else row for row, turn in zip(rows, turned, strict=True)], turned
 
 
 def resolve(rows: Sequence[Row], asked: Questions, labels: Sequence[int]) -> list[Row]:
     """Pairs labelled anew: `labels` (N,) say A or B of each question; a question left MISSING makes no row.
 
-    Raises ValueError unless rows, questions and labels belong together.
+    Raises ValueError unless rows, questions and labels belong together, and for a label that is none.
     """
-    labels = np.asarray(labels)
+    labels = check_labels([labels], categories=2)[0]
     if asked.a_is_chosen is None or not len(rows) == len(asked) == len(labels):
-        raise ValueError(
-            f"give the questions made from these rows, and a label for each: got {len(rows)} rows, {len(asked)} "
-            f"questions, {len(labels)} labels"
-        )
+        had = [counted(len(x), what) for x, what in ((rows, "row"), (asked, "question"), (labels, "label"))]
+        raise ValueError(f"give the questions made from these rows, and a label for each: got {', '.join(had)}")
     keeps = (labels == A) == asked.a_is_chosen
     return [
         row if keep else exchanged(row)

@@ -21,11 +21,12 @@ import secrets
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 
 import torch
 
 from prefcourse.checks import record
-from prefcourse.checks.values import difference, shown
+from prefcourse.checks.values import difference, said, shown
 
 SEED_VARIABLE = "PREFCOURSE_GRADING_SEED"  # set by an instructor: hidden tests draw their inputs from it
 
@@ -147,7 +148,9 @@ class Exercise(Check):
             torch.manual_seed(0)
             try:
                 return self.observe(answer, *copy.deepcopy(list(case.values())))
-            except Exception as error:  # a learner's function may fail in any way: it is theirs to read
+            except KeyboardInterrupt:  # somebody waits no longer
+                raise
+            except BaseException as error:  # a learner's function may fail in any way, by exit() too: theirs to read
                 return error
 
     def judge(self, answer: Callable, seed: int | None) -> Result:
@@ -161,9 +164,9 @@ class Exercise(Check):
             if isinstance(found, NotImplementedError):
                 return self.not_attempted()
             expected = self.outcome(self.reference, case)
-            if isinstance(expected, Exception):
+            if isinstance(expected, BaseException):
                 raise expected  # ours, not the learner's
-            if isinstance(found, Exception):
+            if isinstance(found, BaseException):
                 told = [
                     f"your function stopped in case {i + 1} of {len(cases)}",
                     *_inputs(case),
@@ -188,8 +191,8 @@ class Exercise(Check):
         return ""
 
     def _same(self, one: object, other: object) -> bool:
-        if isinstance(one, Exception) or isinstance(other, Exception):
-            return type(one) is type(other) and str(one) == str(other)
+        if isinstance(one, BaseException) or isinstance(other, BaseException):
+            return type(one) is type(other) and said(one) == said(other)
         return not difference(one, other, self.tol)
 
 
@@ -203,7 +206,7 @@ def attempt(answer: Callable, *arguments):
     try:
         return answer(*arguments)
     except NotImplementedError:
-        print(f"○ {answer.__name__}: not attempted yet")
+        print(f"○ {getattr(answer, '__name__', 'your function')}: not attempted yet")
         return None
 
 
@@ -212,10 +215,10 @@ def _inputs(case: Case) -> list[str]:
     return [f"    {name:{width}} = {shown(value)}" for name, value in case.items()]
 
 
-def _where(answer: Callable, error: Exception) -> list[str]:
+def _where(answer: Callable, error: BaseException) -> list[str]:
     """The error in one line, and the line of the learner's own code that was running."""
-    lines = [f"    {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}".rstrip()]
-    code = getattr(answer, "__code__", None)
+    lines = [f"    {type(error).__name__}: {said(error)}".rstrip(": ")]
+    code = answer.__code__ if isinstance(answer, FunctionType | MethodType) else None
     frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
     if frames:
         source = linecache.getline(frames[-1].filename, frames[-1].lineno).strip()
@@ -223,8 +226,10 @@ def _where(answer: Callable, error: Exception) -> list[str]:
     return lines
 
 
-def _advice(error: Exception) -> str:
-    if isinstance(error, TypeError) and "argument" in str(error):
+def _advice(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return "do not call exit() or quit(): return what the docstring asks for."
+    if isinstance(error, TypeError) and "argument" in said(error):
         return "keep the function's arguments as they were given, in that order."
     if isinstance(error, NameError):
         return "a name is not defined: run the cells above, and look for a typing error."

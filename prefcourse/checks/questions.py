@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from string import ascii_lowercase
 
 from prefcourse.checks.core import Check, Mutant, Result
-from prefcourse.checks.values import shown
+from prefcourse.checks.values import said, shown
 
 
 class Choice(Check):
@@ -51,12 +51,16 @@ class Choice(Check):
             found = answer()
         except NotImplementedError:
             return self.not_attempted()
-        except Exception as error:  # theirs to read
-            return self.fails([f"your function stopped: {type(error).__name__}: {error}"], "return one letter.")
+        except KeyboardInterrupt:  # somebody waits no longer
+            raise
+        except BaseException as error:  # theirs to read
+            told = f"your function stopped: {type(error).__name__}: {said(error)}".rstrip(": ")
+            return self.fails([told], "return one letter.")
         options = self.lettered(seed)
-        if not isinstance(found, str) or found.strip().lower() not in options:
+        letter = found.strip().lower() if type(found) is str else ""
+        if letter not in options:
             return self.fails([f"your answer is {shown(found)}"], f"return one letter of {', '.join(options)}.")
-        option = options[found.strip().lower()]
+        option = options[letter]
         hint = self.options[option]
         return self.passes(f"“{option}” is right") if hint is None else self.fails([f"not “{option}”"], hint)
 

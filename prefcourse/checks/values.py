@@ -1,21 +1,29 @@
 """Comparing what a learner computed with what is expected, and showing values in one line."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from numbers import Number
 
 import numpy as np
 import torch
 
 MOST = 8  # numbers of a tensor that are shown
+DEEP = 4  # lists in lists that are shown; a list may hold itself
 
 
 def difference(found: object, expected: object, tol: float) -> str:
     """Where `found` is not `expected`, in words; "" if they agree to `tol`, absolute and relative.
 
     Numbers, arrays and tensors are compared by value and shape, whatever their type; dicts and sequences entry by
-    entry. Not a number agrees with nothing.
+    entry. Not a number agrees with nothing, and an infinite one with itself alone. What `found` is made of is not ours:
+    where looking at it fails in any way, it differs.
     """
+    differs = safely(lambda: _difference(found, expected, tol), otherwise=None)
+    return _sides(found, expected) if differs is None else differs
+
+
+def _difference(found: object, expected: object, tol: float) -> str:
     if isinstance(expected, Mapping):
         if not isinstance(found, Mapping):
             return _sides(found, expected)
@@ -34,20 +42,19 @@ def difference(found: object, expected: object, tol: float) -> str:
         return _first(((f"[{i}] ", a, b) for i, (a, b) in enumerate(zip(found, expected, strict=True))), tol)
     if not isinstance(expected, Number | torch.Tensor | np.ndarray):
         return "" if found == expected else _sides(found, expected)
-    try:
-        left, right = (torch.as_tensor(value).detach().to("cpu", torch.float64) for value in (found, expected))
-    except (TypeError, ValueError, RuntimeError):
-        return _sides(found, expected)
+    left, right = (torch.as_tensor(value).detach().cpu().to_dense() for value in (found, expected))
+    kind = torch.complex128 if left.is_complex() or right.is_complex() else torch.float64
+    left, right = left.to(kind), right.to(kind)
     if left.shape != right.shape:
         return _sides(found, expected, f"your answer, of shape {tuple(left.shape)} instead of {tuple(right.shape)},")
-    agree = (left == right) | ((left - right).abs() <= tol * (1 + right.abs()))
+    agree = (left == right) | (right.isfinite() & ((left - right).abs() <= tol * (1 + right.abs())))
     return "" if bool(agree.all()) else _sides(found, expected)
 
 
 def _first(entries, tol: float) -> str:
     """The first difference among (label, found, expected)."""
     for label, found, expected in entries:
-        if differs := difference(found, expected, tol):
+        if differs := _difference(found, expected, tol):
             return label + differs
     return ""
 
@@ -58,13 +65,22 @@ def _sides(found: object, expected: object, name: str = "your answer") -> str:
 
 
 def shown(value: object) -> str:
-    """`value` in one line: numbers to five digits, long things cut, models and functions by name."""
+    """`value` in one line: numbers to five digits, long things cut, models and functions by name. Never raises."""
+    # Its repr may raise, or it is a tensor without values: then its type is what can be said.
+    return safely(lambda: _shown(value), otherwise=f"a {type(value).__name__} that cannot be shown")
+
+
+def _shown(value: object, depth: int = 0) -> str:
+    def inner(part: object) -> str:
+        return _shown(part, depth + 1) if depth < DEEP else "…"
+
     if isinstance(value, torch.Tensor | np.ndarray):
-        value = torch.as_tensor(value).detach().cpu()
-        if value.numel() > MOST:
-            head = ", ".join(shown(v) for v in value.flatten()[:3].tolist())
-            return f"{' × '.join(map(str, value.shape))} numbers: {head}, …"
-        return shown(value.tolist())
+        value = value.detach().cpu().to_dense() if isinstance(value, torch.Tensor) else value
+        if math.prod(value.shape) > MOST:
+            what = "texts" if isinstance(value, np.ndarray) and value.dtype.kind in "US" else "numbers"
+            head = ", ".join(inner(v) for v in value.flatten()[:3].tolist())
+            return f"{' × '.join(map(str, value.shape))} {what}: {head}, …"
+        return _shown(value.tolist(), depth)
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, float):
@@ -72,15 +88,30 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return repr(value if len(value) <= 80 else value[:77] + "…")
     if isinstance(value, Mapping):
-        return "{" + _join(f"{key}: {shown(v)}" for key, v in value.items()) + "}"
+        return "{" + _join(f"{key}: {inner(v)}" for key, v in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + _join(map(shown, value)) + "]"
+        return "[" + _join(map(inner, value)) + "]"
     if isinstance(value, torch.nn.Module) or callable(value):
         return f"({getattr(value, '__name__', type(value).__name__)})"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 100 else text[:97] + "…"
 
 
+def said(error: BaseException) -> str:
+    """The first line of what an error says, "" if nothing or if even asking fails."""
+    return safely(lambda: next(iter(str(error).strip().splitlines()), ""), otherwise="")
+
+
+def safely(look: Callable[[], str], otherwise):
+    """What `look` finds at an object of somebody else's making, or `otherwise` if that raises anything at all."""
+    try:
+        return look()
+    except KeyboardInterrupt:  # somebody waits no longer
+        raise
+    except BaseException:
+        return otherwise
+
+
 def _join(parts) -> str:
-    parts = list(parts)
+    parts = list(islice(parts, MOST + 1))
     return ", ".join(parts[:MOST] + ["…"] * (len(parts) > MOST))

@@ -23,6 +23,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import PreTrainedModel
 
+from prefcourse.finite import number
+
 MB = 1e6  # bytes
 BYTES = {"weights": 4, "gradients": 4, "adam": 8}  # of a trained parameter in float32: 16 in all
 
@@ -120,6 +122,14 @@ def model_memory(parameters: float, frozen: int, frozen_bytes: float = 4, traine
     A trained parameter takes 16 bytes: weight, gradient, and Adam's two averages, in float32. Mixed precision takes
     16 too: 2 + 2 in half precision, 12 for the float32 weight and the averages (Rajbhandari et al. 2020, Sec. 3.1).
     """
+    parameters, frozen = (
+        number("parameters", parameters, least=0, most=1e15),
+        number("frozen", frozen, least=0, most=1e6),
+    )
+    trained, frozen_bytes = (
+        number("trained", trained, least=0, most=1e6),
+        number("frozen_bytes", frozen_bytes, least=0, most=64),
+    )
     return parameters * (trained * sum(BYTES.values()) + frozen * frozen_bytes) / MB
 
 
@@ -149,6 +159,9 @@ def plan_work(
     length: tokens of a prompt with its completion. completions: how many are sampled in all. reuse: PPO's epochs over
     each of them. A trained token costs 3: one forward and twice that for the backward pass.
     """
+    sizes = {"pairs": pairs, "length": length, "completions": completions, "epochs": epochs, "reuse": reuse}
+    for name, size in (sizes | {"reward_epochs": reward_epochs}).items():
+        number(name, size, least=0, most=1e15)
     reward_model, sampled = 6 * pairs * reward_epochs * length, completions * length
     return {
         "DPO": {"scoring": 2 * pairs * length, "learning": 6 * pairs * epochs * length},

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from prefcourse.evaluate import Estimate, evaluate, over_seeds
+from prefcourse.finite import counted, number, numbers
 from prefcourse.worlds.world import World
 
 Points = Sequence[tuple[float, float]]  # (KL in nats, gain in gold reward)
@@ -55,11 +57,10 @@ def frontier(
 def on_front(points: Points) -> list[bool]:
     """For each (kl, reward): is there no other point with at least its reward for at most its KL?
 
-    Two equal points do not beat each other.
+    Two equal points do not beat each other. Raises ValueError for a point that is not two finite numbers.
     """
-    return [
-        not any(kl <= k and reward >= r and (kl, reward) != (k, r) for kl, reward in points) for k, r in points
-    ]  # fmt: skip
+    points = _pairs(points).tolist()
+    return [not any(kl <= k and reward >= r and [kl, reward] != [k, r] for kl, reward in points) for k, r in points]
 
 
 def curves(stored: Mapping, by: str = "method") -> dict[str, dict[int, list[tuple[float, float]]]]:
@@ -75,9 +76,17 @@ def curves(stored: Mapping, by: str = "method") -> dict[str, dict[int, list[tupl
 
 
 def fit_gain(points: Points) -> tuple[float, float]:
-    """a and b of gain = d (a - b d) with d = √KL, by least squares: 0 at the reference (Gao et al. 2023, Sec. 3.2)."""
-    kl, gain = np.array(points, dtype=float).T
+    """a and b of gain = d (a - b d) with d = √KL, by least squares: 0 at the reference (Gao et al. 2023, Sec. 3.2).
+
+    A measured KL below 0 counts as 0. Raises ValueError for points that are not finite, and where fewer than two have
+    KLs above 0 that differ: any number of curves passes through those.
+    """
+    kl, gain = _pairs(points).numpy().T
     d = np.sqrt(kl.clip(0))
+    if len(np.unique(d[d > 0])) < 2:
+        raise ValueError(
+            f"a curve needs points at two KLs above 0 or more, got {counted(len(d), 'point')} at {kl.tolist()[:4]}"
+        )
     (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], -1), gain, rcond=None)
     return float(a), float(b)
 
@@ -88,10 +97,12 @@ def gain_at(curve: Curve, kl: float, less: Curve | None = None, reach: float = 4
     Only points up to `reach` times as far are fitted. There is no extrapolation: raises ValueError if fewer than three
     seeds (of both) have a point as far as `kl`.
     """
+    kl, reach = number("kl", kl, above=0), number("reach", reach, least=1, most=math.inf)
     found = [_gains(one, kl, reach) for one in (curve, less) if one is not None]
     seeds = sorted(set.intersection(*map(set, found)))
     if len(seeds) < 3:
-        raise ValueError(f"{len(seeds)} seeds have a point at {kl:g} nats; allowed are 3 and more")
+        have = counted(len(seeds), "seed has", "seeds have")
+        raise ValueError(f"{have} a point at {kl:g} nats; allowed are 3 and more")
     return over_seeds([found[0][seed] - (found[1][seed] if less is not None else 0) for seed in seeds])
 
 
@@ -99,7 +110,16 @@ def _gains(curve: Curve, kl: float, reach: float) -> dict[int, float]:
     """seed → the gain at `kl`, of the seeds that reach it."""
     found = {}
     for seed, points in curve.items():
-        if max(k for k, _ in points) >= kl:
+        points = _pairs(points).tolist()
+        if points and max(k for k, _ in points) >= kl:
             a, b = fit_gain([point for point in points if point[0] <= reach * kl])
             found[seed] = a * math.sqrt(kl) - b * kl
     return found
+
+
+def _pairs(points: Points) -> Tensor:
+    """Points as (N, 2) float64. Raises ValueError for what is not pairs of finite numbers."""
+    found = numbers("points", points, ndim=None, least=0)
+    if found.numel() and (found.ndim != 2 or found.shape[1] != 2):
+        raise ValueError(f"points has shape {tuple(found.shape)}; allowed are pairs of KL and reward, (N, 2)")
+    return found.reshape(-1, 2)

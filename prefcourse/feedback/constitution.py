@@ -21,6 +21,7 @@ from torch import Tensor
 
 from prefcourse.annotation.annotators import Annotator, Reward, margins, questions, resolve
 from prefcourse.evaluate import Estimate, bootstrap, repetition
+from prefcourse.finite import counted, number
 from prefcourse.preferences import Row
 
 # Words of our own choice: what somebody writes down in two minutes. The gold reward has 13,563 weights; we use none.
@@ -88,6 +89,8 @@ class Constitution:
     def __post_init__(self):
         if not self.rules:
             raise ValueError("a constitution needs at least one rule")
+        for rule in self.rules:
+            number(f"the weight of rule {rule.name!r}", rule.weight)
         names = [rule.name for rule in self.rules]
         if len(set(names)) < len(names):
             raise ValueError(f"each rule needs a name of its own, got {', '.join(names)}")
@@ -99,7 +102,8 @@ class Constitution:
     def by_rule(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """How far each text keeps each rule, (B, K). Raises ValueError for a rule that leaves the range from 0 to 1."""
         if len(prompts) != len(completions):
-            raise ValueError(f"got {len(prompts)} prompts and {len(completions)} completions; give one for each")
+            had = f"{counted(len(prompts), 'prompt')} and {counted(len(completions), 'completion')}"
+            raise ValueError(f"got {had}; give one for each")
         rows = [[rule.score(x, y) for rule in self.rules] for x, y in zip(prompts, completions, strict=True)]
         found = torch.tensor(rows, dtype=torch.float64).view(len(rows), len(self.rules))
         for k, rule in enumerate(self.rules):

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.annotation.annotators import Annotator, Questions, Reward, resolve
+from prefcourse.finite import counted, numbers, whole
 from prefcourse.generate import generate, usable
 from prefcourse.preferences import Row
 from prefcourse.train import train
@@ -43,7 +44,8 @@ def online_dpo(
 
     Raises ValueError for sizes that cannot be, RuntimeError if a writer gives too few usable pairs (`fresh_pairs`).
     """
-    if rounds < 1 or labels < batch_size or labels % batch_size:
+    rounds, labels, batch_size = whole("rounds", rounds), whole("labels", labels), whole("batch_size", batch_size)
+    if labels % batch_size:
         raise ValueError(
             f"need rounds >= 1 and labels a multiple of batch_size, got {rounds=}, {labels=}, {batch_size=}"
         )
@@ -78,8 +80,10 @@ def fresh_pairs(
     not end. Raises RuntimeError if ten times as many prompts do not give enough: then a writer has degenerated or runs
     out of tokens.
     """
+    labels = whole("labels", labels)
     if not prompts or len(writers) != 2:
-        raise ValueError(f"give prompts and two writers, got {len(prompts)} prompts and {len(writers)} writers")
+        had = f"{counted(len(prompts), 'prompt')} and {counted(len(writers), 'writer')}"
+        raise ValueError(f"give prompts and two writers, got {had}")
     rng = torch.Generator().manual_seed(seed)
     found, drawn = [], 0  # pairs that can be used, and how many were drawn for them
     for attempt in range(ATTEMPTS):
@@ -100,15 +104,19 @@ def fresh_pairs(
         if len(found) >= labels:
             return _labelled(found[:labels], judge, reliability, seed)
     raise RuntimeError(
-        f"only {len(found)} of {drawn} pairs can be used ({labels} needed): the texts are equal or do not end within "
-        f"{max_new_tokens} tokens. Look at samples; a smaller learning rate or a larger beta keeps the language."
+        f"only {len(found)} of {counted(drawn, 'pair')} can be used ({labels} needed): the texts are equal or do not "
+        f"end within {counted(max_new_tokens, 'token')}. Look at samples; a smaller learning rate or a larger beta "
+        "keeps the language."
     )
 
 
 def _labelled(found: list[tuple[str, str, str]], judge: Reward, reliability: float, seed: int) -> list[Row]:
     """Pairs (prompt, first, second) as rows, with the judge's scores and labels."""
     prompts, first, second = zip(*found, strict=True)
-    a, b = (torch.as_tensor(judge(prompts, side)).double() for side in (first, second))  # (N,) nats
+    a, b = (numbers("the judge's scores", judge(prompts, side)) for side in (first, second))  # (N,) nats
+    if not len(a) == len(b) == len(found):
+        had = f"{len(a)} and {len(b)} scores for {counted(len(found), 'pair')}"
+        raise ValueError(f"the judge gave {had}; allowed is one for each text")
     columns = ("prompt", "chosen", "rejected", "chosen_score", "rejected_score")
     cells = zip(prompts, first, second, a.tolist(), b.tolist(), strict=True)
     rows = [dict(zip(columns, row, strict=True)) for row in cells]  # as if the first were always better

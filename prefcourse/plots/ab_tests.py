@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from prefcourse.comparison.ab_tests import power, sample_size
 from prefcourse.evaluate import Estimate
+from prefcourse.finite import counted, number, numbers, whole
 from prefcourse.plots.style import AMBER, BLUE, GREEN, GREY, INK, REFERENCE, STYLE, _headline, _percent
 
 LOOKS = [(BLUE, "o", "-"), (AMBER, "^", "--"), (GREEN, "s", "-.")]  # of intervals, and of runs in a forest plot
@@ -20,7 +21,12 @@ def coverage(shares: Sequence[float], covered: Mapping[str, Sequence[float]], *,
     """How often intervals from n prompts hold the true win rate, for each true rate in `shares` (S,).
 
     covered: name of the interval → a share for each of `shares`. The title gives the means over `shares`.
+    Raises ValueError for another number of shares, or one outside 0 to 1.
     """
+    n, level = whole("n", n), number("level", level, above=0, below=1)
+    for name, values in {"shares": shares, **covered}.items():
+        if len(numbers(name, values, low=0, high=1)) != len(shares):
+            raise ValueError(f"{name}: {counted(len(values), 'share')} for {len(shares)} true rates; give one for each")
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(figsize=(7.4, 4.2))
         axes.axhline(level, label=f"promised: {level:.0%}", **REFERENCE)

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
+from prefcourse.finite import number, numbers
 from prefcourse.plots.style import (
     GREEN,
     GREY,
@@ -40,6 +41,7 @@ def agreement_and_accuracy(points: Sequence[tuple], *, at: float = 0.65) -> Figu
     points: (agreement, accuracy) or (agreement, accuracy, label) of worlds in which both are known.
     The band's edges are exact, see `agreement.accuracy_bounds`; the title reads them at the agreement `at`.
     """
+    at = number("at", at, least=0.5, most=1)
     x = 0.5 + 0.5 * np.linspace(0, 1, 201) ** 2  # dense where the edge is steep
     top = (1 + np.sqrt(2 * x - 1)) / 2
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
@@ -110,7 +112,10 @@ def panel_forecast(
 
     right: how often the majority is right for each of `sizes`; agreement: of two of them, both from
     `annotators.forecast`. without: the same curve for other annotators, to compare with, as a dotted line.
+    Raises ValueError for a size that is none of `sizes`, and for shares outside 0 to 1.
     """
+    if size not in list(sizes) or len(numbers("right", right, low=0, high=1)) != len(sizes):
+        raise ValueError(f"size is {size}, of {list(sizes)}; allowed is one of these, and `right` for each of them")
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(figsize=(7.4, 4.2))
         if without is not None:
@@ -138,8 +143,9 @@ def seed_means(values: Mapping[float, Sequence[float]]) -> dict[float, tuple[flo
     """The mean over seeds of each setting with its 95 % interval: setting → (mean, low, high).
 
     Student's t, with the variance pooled over the settings: three seeds alone say little about their own spread. With
-    one seed for each setting there is no interval: low and high are nan.
+    one seed for each setting there is no interval: low and high are nan. Raises ValueError unless all are finite.
     """
+    values = {number("a setting", x): numbers(f"the values at {x}", seeds).numpy() for x, seeds in values.items()}
     free = sum(len(seeds) - 1 for seeds in values.values())
     spread = sum(((np.asarray(seeds) - np.mean(seeds)) ** 2).sum() for seeds in values.values())
     half = _student(free) * math.sqrt(spread / free) if free else math.nan
@@ -284,8 +290,7 @@ def _student(free: int) -> float:
     """The 97.5 % point of Student's t (Abramowitz and Stegun 26.7.5; within 0.3 % from four degrees of freedom)."""
     z = NormalDist().inv_cdf(0.975)
     return (
-        z
-        + (z**3 + z) / (4 * free)
+        (z + (z**3 + z) / (4 * free))
         + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
     )

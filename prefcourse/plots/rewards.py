@@ -10,13 +10,16 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
+from prefcourse.finite import counted, number, numbers
 from prefcourse.plots.data import _seeds
 from prefcourse.plots.style import BLUE, GREEN, GREY, INK, METHODS, ORANGE, PURPLE, REFERENCE, STYLE, _percent, _signed
 
 
 def win_probabilities(reward: Sequence[float], names: Sequence[str], shift: float = 0.0) -> Figure:
     """Rewards in nats, each plus `shift`, and the table σ(r_row - r_column) of who beats whom, which knows no shift."""
-    reward, at = np.asarray(reward, dtype=float), np.arange(len(names))
+    reward, at, shift = numbers("reward", reward).numpy(), np.arange(len(names)), number("shift", shift)
+    if len(reward) != len(names):
+        raise ValueError(f"got {counted(len(reward), 'reward')} and {counted(len(names), 'name')}; give one for each")
     chance = 1 / (1 + np.exp(-(reward[:, None] - reward[None, :])))  # (Y, Y)
     with mpl.rc_context(STYLE):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.4), width_ratios=(1, 1.15))

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from prefcourse.finite import number
 from prefcourse.plots.style import GREEN, GREY, INK, METHODS, PURPLE, REFERENCE, STYLE, _headline
 
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1)))
@@ -55,8 +56,11 @@ def clip_and_group(eps: float, k: int, variance: Mapping[int, Sequence[float]], 
     """Left: the clipped loss for A = 1 and A = -1 against the ratio. Right: RLOO's variance against k, one k marked.
 
     variance: k → total variance of the estimate from k responses (one number per prompt, the mean is drawn).
-    plain: the same without a baseline, k by k.
+    plain: the same without a baseline, k by k. Raises ValueError for an eps outside 0 to 1, or a k without a variance.
     """
+    eps = number("eps", eps, above=0, below=1)
+    if k not in variance or len(plain) != len(variance):
+        raise ValueError(f"k is {k}, of {list(variance)}; allowed is one of these, with as many in `plain`")
     ratio = np.linspace(0.3, 1.9, 400)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.6, 4.3))

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
+from prefcourse.finite import whole
+
 # Okabe and Ito's palette, which readers with any colour vision can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 INK, GREY, FAINT = "#262626", "#767676", "#E6E6E6"
@@ -96,6 +98,7 @@ def smoothed(values: Sequence[float], window: int | None = None) -> np.ndarray:
     starts at ln 2), and is cut off at the last, which is noisy.
     """
     values = np.asarray(values, dtype=float)
+    window = window if window is None else whole("window", window)
     widest = (window or max(1, len(values) // 8)) // 2
     averages = np.full(len(values), np.nan)
     for i in range(len(values)):

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from prefcourse.finite import counted, number
 from prefcourse.plots.style import (
     BLUE,
     CHOSEN,
@@ -147,13 +148,12 @@ def samples_for_z(betas: Sequence[float], needed: Mapping[int, Sequence[float]],
         for i, ((length, values), (colour, marker)) in enumerate(zip(needed.items(), METHODS, strict=False)):
             axes.loglog(
                 betas, values, color=colour, marker=marker, markevery=(i, max(1, len(betas) // 7)), markersize=7.5,
-                markeredgecolor="white", label=f"{length} tokens",
+                markeredgecolor="white", label=counted(length, "token"),
             )  # fmt: skip
         longest = max(needed)
         few, many = (f"{_power(end(needed[longest]))} samples" for end in (min, max))
-        axes.set_title(
-            f"{longest} tokens, {error:.0%} error: {few} at β = {max(betas):.2g}, {many} at β = {min(betas):.2g}"
-        )
+        what = f"{counted(longest, 'token')}, {error:.0%} error"
+        axes.set_title(f"{what}: {few} at β = {max(betas):.2g}, {many} at β = {min(betas):.2g}")
         axes.set_xlim(min(betas), max(betas))
         axes.set_xticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
         axes.xaxis.minorticks_off()
@@ -165,6 +165,8 @@ def samples_for_z(betas: Sequence[float], needed: Mapping[int, Sequence[float]],
 
 def loss_and_slope(betas: Sequence[float], *, width: float = 25.0, at: float | None = None) -> Figure:
     """DPO's loss and its slope against h, one curve per β; with `at`, a point of the first β is marked and read off."""
+    betas, width = [number("beta", beta, above=0) for beta in betas], number("width", width, above=0)
+    at = at if at is None else number("at", at)
     h = np.linspace(-width, width, 401)
     with mpl.rc_context(STYLE):
         fig, (loss, slope) = plt.subplots(1, 2, figsize=(10.4, 4.3))

@@ -1,5 +1,6 @@
 """Figures of tokens: what each token of a text costs, and what may come next at several temperatures (lesson 00)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -9,6 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from prefcourse.finite import counted, numbers
 from prefcourse.plots.style import BLUE, FAINT, GREEN, GREY, INK, STYLE, _percent, _signed
 
 LOWEST = -8.0  # nats; tokens that are less likely have the same colour, and their number says the rest
@@ -57,8 +59,8 @@ def next_token_bars(logits: Sequence[float], names: Mapping[int, str], temperatu
     logits: (V,). names: id → text of the tokens that get a bar, in this order; the last bar holds all others together.
     Raises ValueError for a temperature that is not above 0, or an id that is not in the vocabulary.
     """
-    logits = np.asarray(logits, dtype=float)
-    if not temperatures or not all(t > 0 for t in temperatures):
+    logits = numbers("logits", logits).numpy()
+    if not temperatures or not all(0 < t < math.inf for t in temperatures):
         raise ValueError(f"temperatures must be above 0, got {list(temperatures)}; 0 means the likeliest token alone")
     if not names or not all(0 <= token < len(logits) for token in names):
         raise ValueError(f"names must hold ids from 0 to {len(logits) - 1}, got {list(names)}")
@@ -94,8 +96,8 @@ def _row(label: str, tokens: Sequence[str], logps: Sequence[float], mask: Sequen
     logps, scored = np.asarray(logps, dtype=float), np.asarray(mask, dtype=bool)
     if not names or not len(names) == len(logps) == len(scored):
         raise ValueError(
-            f"{label!r}: {len(names)} tokens, {len(logps)} log-probs and a mask of {len(scored)}; "
-            "give as many of each, at least one"
+            f"{label!r}: {counted(len(names), 'token')}, {counted(len(logps), 'log-prob')} and a mask of "
+            f"{len(scored)}; give as many of each, at least one"
         )
     return names, logps, scored
 

@@ -22,6 +22,7 @@ from prefcourse.annotation.agreement import (
     with_interval,
 )
 from prefcourse.evaluate import Estimate
+from prefcourse.finite import numbers, same_shape
 from prefcourse.preferences import Row
 from prefcourse.quality.label_noise import LabelNoise
 
@@ -51,9 +52,14 @@ def clustered_mean(values, groups: np.ndarray) -> Estimate:
     """The mean of `values` (N,) with a 95 % interval for data in `groups` (N,), numbers from 0.
 
     The standard error sums the residuals of each group before squaring them (Liang and Zeger 1986), so that ten
-    copies of an observation count as one.
+    copies of an observation count as one. Raises ValueError unless both are rows of one length, the values finite.
     """
-    values = np.asarray(values, dtype=float)
+    values, groups = same_shape(values=values, groups=groups)
+    if not bool((groups == groups.round()).all() and groups.min() >= 0):
+        raise ValueError(
+            "groups has a number that is not whole, or below 0; allowed is the number of each value's group"
+        )
+    values, groups = values.numpy(), np.unique(groups.numpy(), return_inverse=True)[1]
     mean, count = values.mean(), groups.max() + 1
     residuals = np.bincount(groups, values - mean)
     error = 1.96 * np.sqrt((residuals**2).sum() * count / max(1, count - 1)) / len(values)
@@ -61,10 +67,14 @@ def clustered_mean(values, groups: np.ndarray) -> Estimate:
 
 
 def clustered_share(hits, groups: np.ndarray) -> Estimate:
-    """A share with Wilson's 95 % interval, for as many observations as the clustered standard error is worth."""
+    """A share with Wilson's 95 % interval, for as many observations as the clustered standard error is worth.
+
+    hits: whether each value counts, (N,), or how far, from 0 to 1.
+    """
+    hits = numbers("hits", hits, low=0, high=1)
     mean = clustered_mean(hits, groups)
     p, error = mean.value, (mean.high - mean.value) / 1.96
-    n = p * (1 - p) / error**2 if error > 0 else groups.max() + 1
+    n = p * (1 - p) / error**2 if error > 1e-12 else len(np.unique(groups))
     z = 1.96**2 / n
     middle, half = (p + z / 2) / (1 + z), np.sqrt(z * (p * (1 - p) + z / 4)) / (1 + z)
     return Estimate(p, float(max(0.0, middle - half)), float(min(1.0, middle + half)))

@@ -41,6 +41,7 @@ from torch.nn.functional import logsigmoid
 from prefcourse.annotation.agreement import sigmoid
 from prefcourse.annotation.annotators import Reward, margins
 from prefcourse.evaluate import Estimate
+from prefcourse.finite import counted, numpy_generator, same_shape
 from prefcourse.preferences import Row, check_rows
 from prefcourse.rewards import ngrams
 
@@ -78,10 +79,11 @@ def label_noise(rows: Sequence[Row], *, reward_model: Reward | None = None, seed
     reward_model: judges instead of ours; a function of prompts and completions that was not fitted to these labels
     and returns nats.
     """
-    rows, rng = check_rows(rows), np.random.default_rng(seed)
+    rows, rng = check_rows(rows), numpy_generator(seed)
     if len(rows) < FEWEST or len({row["prompt"] for row in rows}) < 2 * FOLDS:
         raise ValueError(
-            f"an estimate of label noise needs {FEWEST:,} pairs and {2 * FOLDS} prompts, got {len(rows)} pairs"
+            f"an estimate of label noise needs {FEWEST:,} pairs and {2 * FOLDS} prompts, got "
+            f"{counted(len(rows), 'pair')} and {counted(len({row['prompt'] for row in rows}), 'prompt')}"
         )
     pairs = np.arange(len(rows)) if len(rows) <= MOST else np.sort(rng.choice(len(rows), MOST, replace=False))
     rows = [rows[i] for i in pairs]
@@ -138,9 +140,11 @@ def flip_share(margins: np.ndarray, groups: np.ndarray, rng: np.random.Generator
     """ε and a of the curve ε + (1 − 2ε) σ(a m) that fits the signs of `margins` (M,) best, on a grid of ε and a.
 
     The interval comes from resampling `groups` (M,), the numbers of the prompts: pairs of a prompt share responses.
+    Raises ValueError unless both are rows of one length, and finite.
     """
+    margins, groups = (row.numpy() for row in same_shape(margins=margins, groups=groups))
     order = groups.argsort(kind="stable")
-    begin = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    begin = np.flatnonzero(np.diff(groups[order], prepend=np.nan))
     follows = sigmoid(np.outer(margins[order], SLOPES))  # (M, S)
     fits = [np.add.reduceat(np.log(e + (1 - 2 * e) * follows + 1e-12), begin, axis=0) for e in FLIPS]
     fits = np.stack(fits, axis=1).reshape(len(begin), -1)  # (G, E·S) log-likelihood of each prompt's labels

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcourse.annotation.annotators import Reward, exchanged, margins
 from prefcourse.annotation.labels import check_label
+from prefcourse.finite import counted
 from prefcourse.preferences import Row, check_rows
 from prefcourse.quality import coverage, findings
 from prefcourse.quality.findings import Finding
@@ -54,10 +55,13 @@ class QualityReport(Mapping):
     def summary(self) -> str:
         """How many findings there are of each verdict: "12 findings: 9 ok, 2 to look at, 1 to act on"."""
         count = Counter(finding.verdict for finding in self.findings)
-        return f"{len(self)} findings: {count['ok']} ok, {count['look']} to look at, {count['act']} to act on"
+        return (
+            f"{counted(len(self), 'finding')}: {count['ok']} ok, {count['look']} to look at, {count['act']} to act on"
+        )
 
     def __str__(self) -> str:
-        lines = [f"{self.pairs:,} pairs on {self.prompts:,} prompts · {self.summary()}", ""]
+        what = f"{counted(self.pairs, 'pair')} on {counted(self.prompts, 'prompt')}"
+        lines = [f"{what} · {self.summary()}", ""]
         wide = max(len(finding.name) for finding in self.findings)
         for finding in self.findings:
             lines.append(f"{finding.verdict:<5} {finding.name:<{wide}}  {finding.shown}")

@@ -14,17 +14,22 @@ import numpy as np
 
 from prefcourse.comparison.frontier import curves, gain_at
 from prefcourse.evaluate import Estimate, over_seeds
+from prefcourse.finite import counted, number, numbers
 
 CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143)}  # 2.5 % and 97.5 % points
 THIRD = 0.3333  # of a knob: how the grid writes ⅓
 
 
 def spread(values: Sequence[float]) -> Estimate:
-    """The standard deviation over 3 to 5 seeds, with the 95 % interval of a normal sample (by chi-squared)."""
+    """The standard deviation over 3 to 5 seeds, with the 95 % interval of a normal sample (by chi-squared).
+
+    Raises ValueError for another number of values, and for one that is not finite.
+    """
+    values = numbers("values", values, least=0)
     free = len(values) - 1
     if free not in CHI2:
-        raise ValueError(f"got {len(values)} seeds; allowed are 3 to 5")
-    (few, many), found = CHI2[free], float(np.std(values, ddof=1))
+        raise ValueError(f"got {counted(len(values), 'seed')}; allowed are 3 to 5")
+    (few, many), found = CHI2[free], float(np.std(values.numpy(), ddof=1))
     return Estimate(found, found * math.sqrt(free / many), found * math.sqrt(free / few))
 
 
@@ -57,6 +62,8 @@ def effect(stored: Mapping, method: str, knob: str, times: float, metric: str, r
     pairs = [[run[seed]["metrics"][metric]["value"] for run in (wrong, tuned)] for seed in wrong]
     if not ratio:
         return over_seeds([value - usual for value, usual in pairs])
+    if not all(number(metric, value) > 0 for pair in pairs for value in pair):
+        raise ValueError(f"{metric} is 0 or less in some run; allowed are numbers above 0, or there is no ratio")
     found = over_seeds([math.log(value / usual) for value, usual in pairs])
     return Estimate(*(math.exp(x) for x in (found.value, found.low, found.high)))
 
@@ -80,7 +87,7 @@ def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
     The points are those of the tuned run and, for DPO, the end of the run of three times as many epochs. A seed that
     ends up to 15 % earlier counts with its end. Raises ValueError if fewer than two seeds go so far.
     """
-    found = []
+    work, found = number("work", work, above=0), []
     longer = runs(stored, method, "epochs", 3) if method == "dpo" else {}
     for seed, run in runs(stored, method).items():
         path = [*run["path"], *(longer[seed]["path"][-1:] if seed in longer else [])]

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.evaluate import Estimate, bootstrap
+from prefcourse.finite import together, whole
 from prefcourse.generate import Completion, generate
 from prefcourse.rlhf.rollouts import Reward, score
 from prefcourse.tabular import _check
@@ -29,8 +30,7 @@ def best_of_n_kl(n: int) -> float:
     Reached only in the limit of many responses, each of small probability and no two with the same reward. With few
     responses or ties it can be far too high (Beirami et al. 2024, §3): see `best_of_n_policy`.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}; allowed is n >= 1 samples")
+    n = whole("n", n)
     return math.log(n) - (n - 1) / n
 
 
@@ -41,7 +41,7 @@ def best_of_n_policy(reference: Tensor, reward: Tensor, n: int) -> Tensor:
     rewards. Responses of the same reward share their level's probability as the reference does.
     """
     _check(reference, reward=reward)
-    best_of_n_kl(n)  # refuses n < 1
+    n = whole("n", n)
     below = (reference[:, None, :] * (reward[:, None, :] < reward[:, :, None])).sum(-1)  # (X, Y)
     level = (reference[:, None, :] * (reward[:, None, :] == reward[:, :, None])).sum(-1)  # (X, Y)
     best = ((below + level) ** n - below**n) * reference / level.where(level > 0, 1.0)
@@ -53,13 +53,15 @@ def expected_best(rewards: Tensor, n: int, by: Tensor | None = None) -> Tensor:
 
     An unbiased estimate of best-of-n's reward for every n up to N from the same samples (Nakano et al. 2021):
     of all C(N, n) picks, the i-th smallest is the best in C(i - 1, n - 1). by: which is the best, (..., N), where
-    another reward decides than the one we ask for. Raises ValueError for n outside 1..N.
+    another reward decides than the one we ask for. Raises ValueError for n outside 1..N, and unless all are finite.
     """
+    rewards, by = together(rewards=rewards, by=rewards if by is None else by)
+    if not rewards.ndim or not rewards.shape[-1]:
+        raise ValueError(f"rewards has shape {tuple(rewards.shape)}; allowed is (..., N) with one reward or more")
     N = rewards.shape[-1]
-    if not 1 <= n <= N:
-        raise ValueError(f"n is {n}; allowed is 1 to {N}, the number of rewards in a row")
+    n = whole("n", n, 1, N)
     share = [math.comb(i, n - 1) / math.comb(N, n) for i in range(N)]  # i of the others are smaller
-    upwards = rewards.gather(-1, (rewards if by is None else by).argsort(-1))
+    upwards = rewards.gather(-1, by.argsort(-1))
     return upwards @ torch.tensor(share, dtype=rewards.dtype, device=rewards.device)
 
 
@@ -71,7 +73,7 @@ def sample_pool(
 
     Raises ValueError for n < 1, or if the reward function does not return one finite number for each completion.
     """
-    best_of_n_kl(n)  # refuses n < 1
+    n = whole("n", n)
     asked = [prompt for prompt in prompts for _ in range(n)]
     found = generate(policy, tokenizer, asked, max_new_tokens=max_new_tokens, seed=seed, batch_size=batch_size)
     rewards = score(reward, asked, [c.text for c in found], where="best of n")
@@ -96,6 +98,7 @@ def best_of_n_path(
     Returns gold_reward and kl at n, and a point for each number of samples: n, gold and gain over n = 1 in nats, and
     kl, which is the bound; all to four decimals. Raises what `sample_pool` raises.
     """
+    n = whole("n", n)
     pool, rewards = sample_pool(world.sft, reward, prompts, world.tokenizer, n=n, seed=seed)  # (B, n)
     asked = [prompt for prompt in prompts for _ in range(n)]
     gold = world.gold(asked, [c.text for row in pool for c in row]).view(rewards.shape).double()

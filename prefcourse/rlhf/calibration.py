@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prefcourse.evaluate import Estimate, percentiles, points, resamples
+from prefcourse.finite import counted, generator, numbers, same_shape, together, whole
 from prefcourse.preferences import Row
 
 BINS = 10
@@ -33,7 +34,8 @@ class Bin:
 
 
 def confidence(margins: Tensor) -> Tensor:
-    """σ(|Δ|), the probability that the model gives to the side it prefers: (N,) → (N,)."""
+    """σ(|Δ|), the probability that the model gives to the side it prefers: (N,) → (N,). Raises ValueError for nan."""
+    [margins] = together(margins=margins)
     return margins.abs().sigmoid()
 
 
@@ -44,7 +46,10 @@ def rightness(margins: Tensor, probability: Tensor | None = None) -> Tensor:
     have been drawn: the same mean with less noise, where the truth is known.
     """
     first = points(margins, 0.0)
-    return first if probability is None else first * probability + (1 - first) * (1 - probability)
+    if probability is None:
+        return first
+    first, probability = same_shape(margins=first, probability=numbers("probability", probability, low=0, high=1))
+    return first * probability + (1 - first) * (1 - probability)
 
 
 def ece(confidence: Tensor, right: Tensor, bins: int = BINS) -> float:
@@ -53,6 +58,7 @@ def ece(confidence: Tensor, right: Tensor, bins: int = BINS) -> float:
     Guo et al. 2017, Sec. 2, with bins of equal width; of equal size, none is nearly empty (Nixon et al. 2019).
     Noise alone makes it positive: compare with `ece_of_noise`. Raises ValueError for fewer pairs than bins.
     """
+    confidence, right = _fractions(confidence=confidence, right=right)
     parts = _bins(confidence, bins)
     gaps = [abs((right[rows].mean() - confidence[rows].mean()).item()) * len(rows) for rows in parts]
     return sum(gaps) / len(confidence)
@@ -60,11 +66,11 @@ def ece(confidence: Tensor, right: Tensor, bins: int = BINS) -> float:
 
 def ece_of_noise(confidence: Tensor, bins: int = BINS, seed: int = 0) -> Estimate:
     """The ECE that a perfectly calibrated model shows on as many labels: its mean and central 95 % over 200 draws."""
-    generator = torch.Generator().manual_seed(seed)
+    [confidence] = _fractions(confidence=confidence)
     parts = _bins(confidence, bins)
-    chance = confidence.double().expand(200, -1)
-    right = (torch.rand(chance.shape, generator=generator, dtype=torch.float64) < chance).double()  # (200, N)
-    gaps = sum(len(rows) * (right[:, rows].mean(-1) - confidence[rows].double().mean()).abs() for rows in parts)
+    chance = confidence.expand(200, -1)
+    right = (torch.rand(chance.shape, generator=generator(seed), dtype=torch.float64) < chance).double()  # (200, N)
+    gaps = sum(len(rows) * (right[:, rows].mean(-1) - confidence[rows].mean()).abs() for rows in parts)
     found = gaps / len(confidence)
     return percentiles(found.mean().item(), found)
 
@@ -73,6 +79,10 @@ def reliability(
     margins: Tensor, prompts: Sequence[Hashable], bins: int = BINS, probability: Tensor | None = None
 ) -> list[Bin]:
     """The reliability curve: for each of `bins` groups of equal size, mean confidence and the share that is right."""
+    margins = numbers("margins", margins)
+    if len(prompts) != len(margins):
+        had = f"{counted(len(margins), 'margin')} and {counted(len(prompts), 'prompt')}"
+        raise ValueError(f"got {had}; give one for each")
     sure, right = confidence(margins), rightness(margins, probability)
     found = []
     for rows in _bins(sure, bins):
@@ -87,14 +97,15 @@ def assess(margins: Tensor, pairs: Sequence[Row], bins: int = BINS) -> dict[str,
     accuracy: agreement with the labels; nll: mean -log σ(Δ), nats a pair (ln 2 = .693 knows nothing); confidence: its
     mean; ece. For pairs with chosen_score and rejected_score also ceiling: the accuracy of the true reward,
     mean max(p, 1-p) with p = σ(r*_w - r*_l), exact; gold_order: agreement with the order of r* (ties left out); and
-    ece_gold: ECE with the chance of being right in place of the drawn label.
-    Raises ValueError if the numbers of margins and pairs differ, or a margin is not finite.
+    ece_gold: ECE with the chance of being right in place of the drawn label. Where the true reward of all pairs is a
+    tie there is no gold_order.
+    Raises ValueError if the numbers of margins and pairs differ, or a margin or a score is not finite.
     """
-    if margins.ndim != 1 or len(margins) != len(pairs):
-        raise ValueError(f"margins has shape {tuple(margins.shape)} for {len(pairs)} pairs; allowed is one for each")
-    if not bool(margins.isfinite().all()):
-        raise ValueError(f"margin {int((~margins.isfinite()).nonzero()[0])} is not finite; the reward model is broken")
-    margins, prompts = margins.double(), [row["prompt"] for row in pairs]
+    margins = numbers("margins", margins)
+    if len(margins) != len(pairs):
+        had = f"{counted(len(margins), 'margin')} for {counted(len(pairs), 'pair')}"
+        raise ValueError(f"got {had}; allowed is one for each")
+    prompts = [row["prompt"] for row in pairs]
     sure, right = confidence(margins), rightness(margins)
     found = {
         "accuracy": by_prompt(right, prompts),
@@ -103,11 +114,13 @@ def assess(margins: Tensor, pairs: Sequence[Row], bins: int = BINS) -> dict[str,
         "ece": _ece_by_prompt(sure, right, prompts, bins),
     }
     if all("chosen_score" in row and "rejected_score" in row for row in pairs):
-        gold = torch.tensor([row["chosen_score"] - row["rejected_score"] for row in pairs], dtype=torch.float64)
+        scores = {name: numbers(name, [row[name] for row in pairs]) for name in ("chosen_score", "rejected_score")}
+        gold = scores["chosen_score"] - scores["rejected_score"]
         decided = gold != 0
         same = rightness(margins * gold.sign())[decided]
         found["ceiling"] = by_prompt(confidence(gold), prompts)
-        found["gold_order"] = by_prompt(same, [x for x, d in zip(prompts, decided.tolist(), strict=True) if d])
+        if len(same):
+            found["gold_order"] = by_prompt(same, [x for x, d in zip(prompts, decided.tolist(), strict=True) if d])
         found["ece_gold"] = _ece_by_prompt(sure, rightness(margins, gold.sigmoid()), prompts, bins)
     return found
 
@@ -118,10 +131,8 @@ def fit_temperature(margins: Tensor) -> float:
     One parameter, and no order changes: dividing all rewards by T repairs how sure the model is, not what it prefers.
     Raises ValueError if there is no such T: the model is right about no more than chance, or about every pair.
     """
-    margins = margins.double()
-    if not bool(margins.isfinite().all()) or not len(margins):
-        raise ValueError("margins must be finite numbers, at least one")
-    if margins.mean() <= 0:
+    margins = numbers("margins", margins)
+    if not margins.mean() > 0:
         raise ValueError(
             f"the mean margin is {margins.mean():.3g}, so these rewards say nothing, or the reverse, about the labels: "
             "no temperature repairs that. Are chosen and rejected exchanged?"
@@ -130,19 +141,28 @@ def fit_temperature(margins: Tensor) -> float:
         raise ValueError(
             "no margin is below 0: the sharper the better, without end. Use more pairs, which were not trained on."
         )
+    unit = margins.abs().mean().item()  # T is sought from e^-30 to e^30 of it
+    margins = margins / unit
     low, high = -30.0, 30.0  # log 1/T
     for _ in range(100):  # the slope in s = 1/T is -mean Δ σ(-sΔ), which grows with s
         middle = (low + high) / 2
         slope = -(margins * (-margins * math.exp(middle)).sigmoid()).mean()
         low, high = (middle, high) if slope < 0 else (low, middle)
-    return math.exp(-(low + high) / 2)
+    return unit * math.exp(-(low + high) / 2)
 
 
 def by_prompt(values: Tensor, prompts: Sequence[Hashable], seed: int = 0) -> Estimate:
-    """The mean of `values`, (N,), with a 95 % percentile interval that resamples prompts, each with all its values."""
-    sums, counts = _per_prompt(torch.stack([values.double(), torch.ones(len(values), dtype=torch.float64)]), prompts)
+    """The mean of `values`, (N,), with a 95 % percentile interval that resamples prompts, each with all its values.
+
+    Raises ValueError for values that are not finite, and unless there is one prompt for each.
+    """
+    values = numbers("values", values)
+    if len(prompts) != len(values):
+        had = f"{counted(len(values), 'value')} and {counted(len(prompts), 'prompt')}"
+        raise ValueError(f"got {had}; give one for each")
+    sums, counts = _per_prompt(torch.stack([values, torch.ones(len(values), dtype=torch.float64)]), prompts)
     draw = resamples(len(sums), seed)
-    return percentiles(values.double().mean().item(), sums[draw].sum(-1) / counts[draw].sum(-1))
+    return percentiles(values.mean().item(), sums[draw].sum(-1) / counts[draw].sum(-1))
 
 
 def _ece_by_prompt(sure: Tensor, right: Tensor, prompts: Sequence[Hashable], bins: int, seed: int = 0) -> Estimate:
@@ -159,9 +179,16 @@ def _ece_by_prompt(sure: Tensor, right: Tensor, prompts: Sequence[Hashable], bin
 
 def _bins(sure: Tensor, bins: int) -> list[Tensor]:
     """Places of the pairs in order of confidence, in `bins` parts of equal size (but for a rest)."""
-    if not 1 <= bins <= len(sure):
-        raise ValueError(f"need at least one pair a bin, got {len(sure)} pairs for {bins} bins")
+    bins = whole("bins", bins)
+    if bins > len(sure):
+        had = f"{counted(len(sure), 'pair')} for {counted(bins, 'bin')}"
+        raise ValueError(f"need at least one pair a bin, got {had}")
     return list(sure.argsort(stable=True).tensor_split(bins))
+
+
+def _fractions(**arrays: Tensor) -> list[Tensor]:
+    """Rows of one length, float64. Raises ValueError unless all numbers lie between 0 and 1."""
+    return [numbers(name, values, low=0, high=1) for name, values in zip(arrays, same_shape(**arrays), strict=True)]
 
 
 def _per_prompt(columns: Tensor, prompts: Sequence[Hashable]) -> Tensor:

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.finite import number, whole
 from prefcourse.logprobs import completion_states, kl_k1, pick, token_logps
+from prefcourse.loss_inputs import trusted
 from prefcourse.preferences import Batch
 from prefcourse.rlhf.advantages import (
     adapt_coefficient,
@@ -64,9 +66,9 @@ def rloo(
     `measure`. The loss is a handle for the gradient: its value does not say how good the policy is.
     Raises ValueError for bad arguments or rewards, FloatingPointError if loss or gradient stop being finite.
     """
-    check_run(policy, reference, prompts, beta, steps, batch_size, lr, warmup, schedule)
-    if k < 2:
-        raise ValueError(f"k is {k}; allowed is k >= 2: RLOO compares completions of the same prompt")
+    limits = (max_grad_norm, max_kl, missing_eos_penalty)
+    check_run(policy, reference, prompts, beta, steps, batch_size, lr, warmup, schedule, *limits)
+    k = whole("k", k, 2)  # RLOO compares completions of the same prompt
     policy.eval()  # no dropout: the KL must be 0 while policy and reference are the same
     reference = copy.deepcopy(policy) if reference is None else reference.eval()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
@@ -80,7 +82,7 @@ def rloo(
             policy, reward, asked, tokenizer, max_new_tokens=max_new_tokens, seed=draw_seed(seed, step), step=step
         )
         logps = token_logps(policy, seen.batch)  # (N, T-1)
-        with torch.no_grad():
+        with torch.no_grad(), trusted():  # `update` refuses what is not finite
             ref = token_logps(reference, seen.batch)
             log_ratio = kl_k1(logps, ref).sum(-1)  # (N,)
             earned = seen.rewards - missing_eos_penalty * ~seen.finished - beta * log_ratio
@@ -140,8 +142,9 @@ def ppo(
     samples, before them), and policy_loss, value_loss, clip_fraction (share of tokens with π/π_old outside 1 ± ε).
     Raises ValueError for bad arguments or rewards, FloatingPointError if loss or gradient stop being finite.
     """
-    check_run(policy, reference, prompts, beta, steps, batch_size, lr, warmup, schedule)
-    _check_ppo(batch_size, minibatches, epochs, eps, gamma, lam, beta, kl_target)
+    limits = (max_grad_norm, max_kl, missing_eos_penalty)
+    check_run(policy, reference, prompts, beta, steps, batch_size, lr, warmup, schedule, *limits)
+    _check_ppo(batch_size, minibatches, epochs, eps, gamma, lam, beta, kl_target, value_coefficient, head_lr)
     policy.eval()  # no dropout: the first π/π_old must be 1, and the KL 0 while policy and reference are the same
     reference = copy.deepcopy(policy) if reference is None else reference.eval()
     head = make_value_head(policy) if value_head is None else value_head
@@ -160,14 +163,16 @@ def ppo(
         parts = torch.arange(batch_size).tensor_split(minibatches)
         batches = [Batch(seen.batch.input_ids[p], seen.batch.completion_mask[p]) for p in parts]
         evaluate = partial(logps_and_values, policy, head)
-        with torch.no_grad():  # part by part, as in the updates, so that the first ratios are 1 to the last bit
+        # Part by part, as in the updates, so that the first ratios are 1 to the last bit.
+        with torch.no_grad(), trusted():
             old, values = torch.cat([evaluate(batch) for batch in batches], 1)  # (N, T-1) each, N = batch_size
             ref = torch.cat([token_logps(reference, batch) for batch in batches])
             scores = seen.rewards - missing_eos_penalty * ~seen.finished  # (N,)
             A = gae(kl_penalty(scores, old, ref, seen.mask, beta), values, seen.mask, gamma=gamma, lam=lam)
             returns, A = A + values, whiten(A, seen.mask)  # (N, T-1)
+            log_ratio = kl_k1(old, ref).sum(-1)  # (N,)
         row = {"step": step, "lr": rate.get_last_lr()[0]}
-        row |= describe(seen, old, kl_k1(old, ref).sum(-1), beta) | measured | dict.fromkeys(UPDATE, math.nan)
+        row |= describe(seen, old, log_ratio, beta) | measured | dict.fromkeys(UPDATE, math.nan)
         if row["kl"] > max_kl:
             append(history, row)
             break
@@ -175,9 +180,10 @@ def ppo(
         for i in (i for _ in range(epochs) for i in torch.randperm(minibatches, generator=generator).tolist()):
             p, mask = parts[i], seen.mask[parts[i]]
             logps, V = evaluate(batches[i])  # (n, T-1) each, n = batch_size / minibatches
-            policy_loss = masked_mean(ppo_clip_loss(logps, old[p], A[p], eps), mask)
-            value_loss = 0.5 * masked_mean((V - returns[p]) ** 2, mask)
-            clipped = masked_mean((logps.detach() - old[p]).expm1().abs() > eps, mask)
+            with trusted():  # `update` refuses what is not finite
+                policy_loss = masked_mean(ppo_clip_loss(logps, old[p], A[p], eps), mask)
+                value_loss = 0.5 * masked_mean((V - returns[p]) ** 2, mask)
+                clipped = masked_mean((logps.detach() - old[p]).expm1().abs() > eps, mask)
             loss = policy_loss + value_coefficient * value_loss
             norm = update(optimizer, loss, max_grad_norm, step)
             found.append([loss.item(), norm, policy_loss.item(), value_loss.item(), clipped.item()])
@@ -192,10 +198,11 @@ def ppo(
     return history
 
 
-def _check_ppo(batch_size, minibatches, epochs, eps, gamma, lam, beta, kl_target) -> None:
-    if not 1 <= minibatches <= batch_size or epochs < 1:
-        raise ValueError(f"need 1 <= minibatches <= batch_size and epochs >= 1, got {minibatches=}, {epochs=}")
-    if not (0 < eps < 1 and 0 <= gamma <= 1 and 0 <= lam <= 1):
-        raise ValueError(f"need 0 < eps < 1 and gamma, lam in [0, 1], got {eps=}, {gamma=}, {lam=}")
-    if kl_target is not None and not (kl_target > 0 and beta > 0):
+def _check_ppo(
+    batch_size, minibatches, epochs, eps, gamma, lam, beta, kl_target, value_coefficient, head_lr
+) -> None:  # fmt: skip
+    whole("minibatches", minibatches, 1, batch_size), whole("epochs", epochs)
+    number("eps", eps, above=0, below=1), number("gamma", gamma, least=0, most=1), number("lam", lam, least=0, most=1)
+    number("value_coefficient", value_coefficient, least=0), number("head_lr", head_lr, above=0)
+    if kl_target is not None and not (number("kl_target", kl_target) > 0 and beta > 0):
         raise ValueError(f"kl_target needs kl_target > 0 and a beta > 0 to start from, got {kl_target=}, {beta=}")

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.finite import counted, number, numbers
 from prefcourse.logprobs import last_states, score_all
 from prefcourse.preferences import PAIRED, Batch, Row, check_rows
 from prefcourse.rewards import bradley_terry_loss
@@ -81,7 +82,8 @@ class RewardModel(nn.Module):
         alone. Raises ValueError for an empty prompt, unequal numbers, or a text longer than the model's context.
         """
         if len(prompts) != len(completions):
-            raise ValueError(f"got {len(prompts)} prompts and {len(completions)} completions; give one for each")
+            had = f"{counted(len(prompts), 'prompt')} and {counted(len(completions), 'completion')}"
+            raise ValueError(f"got {had}; give one for each")
         if not len(prompts):
             return torch.zeros(0)
         starts = self.tokenizer(list(prompts))["input_ids"]
@@ -101,13 +103,12 @@ class RewardModel(nn.Module):
     @torch.no_grad()
     def shift(self, constant: float) -> None:
         """Add `constant` nats to every reward; no preference changes."""
-        self.head.bias += constant
+        self.head.bias += number("constant", constant)
 
     @torch.no_grad()
     def divide(self, temperature: float) -> None:
         """Divide every reward by `temperature`: the order stays, the probabilities move towards ½ if it is above 1."""
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature is {temperature}; allowed is a finite number above 0")
+        temperature = number("temperature", temperature, above=0)
         self.head.weight /= temperature
         self.head.bias /= temperature
 
@@ -186,10 +187,14 @@ def pair_margins(reward: Callable[[list[str], list[str]], Tensor], pairs: Sequen
     """Δ = r(x, y_w) - r(x, y_l) of every pair, (N,) nats, for a reward model, a `GoldReward`, or a function of yours.
 
     σ(Δ) is the probability that the reward gives to the label. Each text is scored once, however many pairs it is in.
+    Raises ValueError if the reward does not return a finite number for each text.
     """
     pairs = check_rows(pairs, PAIRED, where="pairs")
     texts = list(dict.fromkeys((row["prompt"], row[side]) for row in pairs for side in ("chosen", "rejected")))
-    found = reward([x for x, _ in texts], [y for _, y in texts])
+    found = torch.as_tensor(reward([x for x, _ in texts], [y for _, y in texts]))
+    if len(numbers("reward(prompts, completions)", found)) != len(texts):
+        had = f"{counted(len(found), 'number')} for {counted(len(texts), 'text')}"
+        raise ValueError(f"reward(prompts, completions) returned {had}; allowed is one for each")
     place = {text: i for i, text in enumerate(texts)}
     chosen, rejected = ([place[row["prompt"], row[side]] for row in pairs] for side in ("chosen", "rejected"))
     return found[chosen] - found[rejected]

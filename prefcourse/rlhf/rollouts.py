@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.finite import number, whole
 from prefcourse.generate import generate
+from prefcourse.loss_inputs import trusted
 from prefcourse.preferences import Batch, collate
 from prefcourse.rlhf.advantages import masked_mean
 from prefcourse.train import lr_factor
@@ -73,13 +75,15 @@ def score(reward: Reward, prompts: list[str], texts: list[str], where: str = "re
 
 def describe(seen: Rollout, logps: Tensor, kl: Tensor, beta: float) -> dict[str, float]:
     """The columns of a history that depend on the samples alone; logps (N, T - 1), kl: log π/π_ref of each, (N,)."""
+    with trusted():  # a broken policy stops the run at its loss, where the message says what to do
+        entropy = -masked_mean(logps.detach(), seen.mask).item()  # of the next token, by its samples
     return {
         "reward": seen.rewards.mean().item(),
         "kl": kl.mean().item(),
         "kl_coefficient": beta,
         "length": seen.batch.lengths.float().mean().item(),
         "eos_rate": seen.finished.float().mean().item(),
-        "entropy": -masked_mean(logps.detach(), seen.mask).item(),  # of the next token, by its samples
+        "entropy": entropy,
     }
 
 
@@ -109,15 +113,17 @@ def draw_seed(seed: int, step: int) -> int:
 
 def check_run(
     policy: PreTrainedModel, reference: PreTrainedModel | None, prompts: Sequence[str], beta: float, steps: int,
-    batch_size: int, lr: float, warmup: float, schedule: str,
+    batch_size: int, lr: float, warmup: float, schedule: str, max_grad_norm: float, max_kl: float,
+    missing_eos_penalty: float,
 ) -> None:  # fmt: skip
     """Refuse arguments that cannot work, before the first sample. Raises ValueError that says what is allowed."""
     if reference is policy:
         raise ValueError("reference is the policy itself, so the KL would stay 0; give a copy, or None to make one")
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"prompts is {prompts!r:.80}; allowed is a list of at least one text")
-    if not 0 <= beta < math.inf:
-        raise ValueError(f"beta is {beta}; allowed is a finite number, 0 or more: the price of a nat of KL")
-    if steps < 1 or batch_size < 1 or not lr > 0:
-        raise ValueError(f"need steps >= 1, batch_size >= 1 and lr > 0, got {steps=}, {batch_size=}, {lr=}")
+    number("beta", beta, least=0)
+    whole("steps", steps), whole("batch_size", batch_size), number("lr", lr, above=0)
+    number("max_grad_norm", max_grad_norm, above=0, most=math.inf)
+    number("max_kl", max_kl, above=0, most=math.inf)
+    number("missing_eos_penalty", missing_eos_penalty)
     lr_factor(0, steps, warmup, schedule)  # an unknown schedule is an error now, not after the warm-up

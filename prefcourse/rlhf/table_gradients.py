@@ -18,15 +18,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from prefcourse.finite import generator, number, whole
+from prefcourse.loss_inputs import trusted
 from prefcourse.rlhf.advantages import gae, kl_penalty, ppo_clip_loss, rloo_advantages
-from prefcourse.tabular import _check, next_token_logits, sequence_logps
+from prefcourse.tabular import _check, _next, next_token_logits, sequence_logps
 
 MOST_TUPLES = 300_000
 
 
 def penalised_reward(policy: Tensor, reference: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """u(x, y) = r(x, y) - β log π(y|x)/π_ref(y|x), (X, Y): its mean under π is J(π). 0 log-ratio where both give 0."""
+    """u(x, y) = r(x, y) - β log π(y|x)/π_ref(y|x), (X, Y): its mean under π is J(π). 0 log-ratio where both give 0.
+
+    Raises ValueError for a policy that gives what the reference never gives: its KL is infinite, and J has no gradient.
+    """
     _check(reference, reward=reward, policy=policy, beta=beta)
+    if bool(((policy > 0) & (reference == 0)).any()):
+        raise ValueError("policy gives a response that the reference never gives; allowed are policies of finite KL")
     return reward - beta * torch.where(policy > 0, policy.log() - reference.log(), 0.0)
 
 
@@ -53,7 +60,8 @@ def gradient_moments(
     """
     u = penalised_reward(policy, reference, reward, beta)
     X, Y = policy.shape
-    if k < 1 or Y**k > MOST_TUPLES:
+    k = whole("k", k)
+    if k > MOST_TUPLES or Y**k > MOST_TUPLES:
         raise ValueError(f"k is {k}: {Y}**{k} draws; allowed are k >= 1 and at most {MOST_TUPLES:,} draws")
     draws = torch.cartesian_prod(*[torch.arange(Y)] * k).reshape(-1, k)  # (M, k), M = Y**k
     chance = policy[:, draws].prod(-1)  # (X, M)
@@ -81,18 +89,20 @@ def rloo_path(
 ) -> Tensor:
     """Climb J by stochastic gradient ascent from the reference, k responses per prompt and step: (steps + 1, X, Y)."""
     _check(reference, reward=reward, beta=beta)
-    tables, generator = _tables(reference, vocabulary), torch.Generator().manual_seed(seed)
+    k, steps, lr = whole("k", k), whole("steps", steps, 0), number("lr", lr, above=0)
+    tables, draw = _tables(reference, vocabulary), generator(seed)
     path = [reference]
     for _ in range(steps):
         tables = [table.detach().requires_grad_() for table in tables]
         logps = sequence_logps(tables)  # (X, Y)
-        y = torch.multinomial(path[-1], k, replacement=True, generator=generator)  # (X, k)
+        y = torch.multinomial(path[-1], k, replacement=True, generator=draw)  # (X, k)
         chosen = logps.gather(-1, y)
         u = reward.gather(-1, y) - beta * (chosen.detach() - reference.log().gather(-1, y))
-        loss = -(advantages(u) * chosen).mean(-1).sum()  # each prompt climbs at its own pace
+        with trusted():  # a path that breaks is refused below
+            loss = -(advantages(u) * chosen).mean(-1).sum()  # each prompt climbs at its own pace
         grads = torch.autograd.grad(loss, tables)
         tables = [table - lr * grad for table, grad in zip(tables, grads, strict=True)]
-        path.append(sequence_logps(tables).detach().exp())
+        path.append(_next(tables, lr, len(path)))
     return torch.stack(path)
 
 
@@ -116,15 +126,17 @@ def ppo_path(
     The critic is a table too: V(x, prefix) of every prefix, with its own step size `value_lr`; it starts at 0.
     """
     _check(reference, reward=reward, beta=beta)
+    samples, epochs, steps = whole("samples", samples), whole("epochs", epochs), whole("steps", steps, 0)
+    lr, value_lr = number("lr", lr, above=0), number("value_lr", value_lr, least=0)
     X = len(reference)
-    tables, generator = _tables(reference, vocabulary), torch.Generator().manual_seed(seed)
+    tables, draw = _tables(reference, vocabulary), generator(seed)
     ref_tables, T = _tables(reference, vocabulary), len(tables)
     V = tables[0].shape[-1]
     values = [table.new_zeros(table.shape[:2]) for table in tables]  # T tables (X, V**t)
     rows, mask = torch.arange(X)[:, None], torch.ones(X, samples, T, dtype=torch.bool)
     path = [reference]
     for _ in range(steps):
-        y = torch.multinomial(path[-1], samples, replacement=True, generator=generator)  # (X, N)
+        y = torch.multinomial(path[-1], samples, replacement=True, generator=draw)  # (X, N)
         prefixes = [y // V ** (T - t) for t in range(T)]  # the tokens before t as a number, (X, N) each
         tokens = [y // V ** (T - 1 - t) % V for t in range(T)]
 
@@ -146,7 +158,7 @@ def ppo_path(
             grads = torch.autograd.grad(policy_loss + value_loss, [*tables, *values])
             tables = [p - lr * g for p, g in zip(tables, grads[:T], strict=True)]
             values = [p - value_lr * g for p, g in zip(values, grads[T:], strict=True)]
-        path.append(sequence_logps(tables).detach().exp())
+        path.append(_next(tables, lr, len(path)))
     return torch.stack(path)
 
 

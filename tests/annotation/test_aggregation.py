@@ -164,7 +164,7 @@ def test_two_annotators_cannot_be_told_apart(fit):
 
 @pytest.mark.parametrize("aggregate", [vote_share, majority, dawid_skene, bradley_terry])
 def test_every_item_needs_a_label(aggregate):
-    with pytest.raises(ValueError, match=r"item 1 has no label \(2 of 3 items have none\)"):
+    with pytest.raises(ValueError, match=r"item 1 has no label \(2 of 3 items without one\)"):
         aggregate([[A, B, A], [MISSING] * 3, [np.nan] * 3])
     with pytest.raises(ValueError, match="item 0, annotator 2: 2 is not a label"):
         aggregate([[A, B, 2]])
@@ -176,8 +176,8 @@ def test_settings_out_of_range():
     with pytest.raises(ValueError, match='"undecided" or "coin"'):
         majority(VOTES, ties="A")
     for threshold in (0.4, 1.1):
-        with pytest.raises(ValueError, match=r"between 0\.5 and 1"):
+        with pytest.raises(ValueError, match=r"from 0\.5 to 1"):
             confident([0.7], threshold)
     for probability in ([], [1.2], [[0.5]]):
-        with pytest.raises(ValueError, match="for each item"):
+        with pytest.raises(ValueError, match="probability"):
             confident(probability, 0.7)

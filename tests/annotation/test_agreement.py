@@ -181,7 +181,7 @@ def test_majority_accuracy_by_hand_and_by_counting():
 
 
 @pytest.mark.parametrize(
-    ("p", "n", "message"), [(0.7, 0, "1 to 1000"), (0.7, 2.5, "whole number"), (1.2, 3, "between 0 and 1")]
+    ("p", "n", "message"), [(0.7, 0, "1 to 1,000"), (0.7, 2.5, "whole number"), (1.2, 3, "outside 0 to 1")]
 )
 def test_majority_accuracy_of_nonsense(p, n, message):
     with pytest.raises(ValueError, match=message):

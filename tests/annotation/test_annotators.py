@@ -97,8 +97,8 @@ def test_a_forecast_is_what_panels_do():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lapse": 1.5}, "lapse is a probability"),
-        ({"tie": -1}, "tie is a distance"),
+        ({"lapse": 1.5}, "lapse is 1.5; allowed is a finite number from 0 to 1"),
+        ({"tie": -1}, "tie is -1"),
         ({"reliability": math.inf}, "finite"),
     ],
 )
@@ -168,9 +168,9 @@ def test_position_bias_shows_in_the_order(rows):
 
 @pytest.mark.parametrize("per_item", [0, 4])
 def test_a_panel_has_enough_annotators(rows, per_item):
-    with pytest.raises(ValueError, match="between 1 and the 3 annotators"):
+    with pytest.raises(ValueError, match="allowed is a whole number, 1 to 3"):
         panel([Annotator()] * 3, questions(rows), per_item=per_item)
-    with pytest.raises(ValueError, match="the 0 annotators"):
+    with pytest.raises(ValueError, match="the panel is empty"):
         panel([], questions(rows))
 
 
@@ -224,5 +224,5 @@ def test_flipped_turns_exactly_the_share(rows):
         (row == exchanged(old)) if turn else (row is old) for row, old, turn in zip(some, rows, turned, strict=True)
     )
     assert (flipped(rows, 0.3, seed=5)[1] != turned).any()
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="from 0 to 1"):
         flipped(rows, 1.2)

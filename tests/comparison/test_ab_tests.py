@@ -107,12 +107,12 @@ def test_length_is_taken_out():
         (lambda: ab.wilson(0, 0), "n >= 1"),
         (lambda: ab.sample_size(0.5), "a rate other than 0.5"),
         (lambda: ab.power(0.9, 10, ties=0.5), "is impossible"),
-        (lambda: ab.power(0.6, 0), "allowed are n >= 1"),
+        (lambda: ab.power(0.6, 0), "n is 0; allowed is a finite number, 1 or more"),
         (lambda: ab.holm({"a": 1.2}), "the p-value of 'a' is 1.2"),
         (lambda: ab.by_group(torch.ones(3), ["a", "a", "b"]), "group 'b' has one value"),
-        (lambda: ab.by_group(torch.ones(3), ["a"]), "3 values and 1 groups"),
-        (lambda: ab.difference(torch.ones(3), torch.ones(2)), "two rows of the same length"),
-        (lambda: ab.shuffle_p_value(torch.ones(3), torch.ones(1)), "each at least two long"),
+        (lambda: ab.by_group(torch.ones(3), ["a"]), "3 values and 1 group;"),
+        (lambda: ab.difference(torch.ones(3), torch.ones(2)), "the shapes differ: a .3,., b .2,."),
+        (lambda: ab.shuffle_p_value(torch.ones(3), torch.ones(1)), "b has shape .1,.; allowed is one row"),
     ],
 )
 def test_bad_input_says_what_is_allowed(call, message):

@@ -73,7 +73,7 @@ def test_panel_forecast_marks_the_chosen_size():
     assert titles(fig) == ["Two agree on 61%; the majority of 3 is right on 78%"]
     assert line_through(fig.axes[0], [3]) == [0.78]
     assert fits(fig) and fits(plots.panel_forecast([1, 3], [0.5, 0.5], agreement=0.5, size=1))
-    with pytest.raises(ValueError, match="not in list"):
+    with pytest.raises(ValueError, match=r"size is 2, of .1, 3."):
         plots.panel_forecast([1, 3], [0.5, 0.5], agreement=0.5, size=2)
 
 

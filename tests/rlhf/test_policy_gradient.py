@@ -304,7 +304,7 @@ def test_expected_best_is_the_mean_over_all_picks():
         picks = torch.combinations(torch.arange(4), n)
         assert torch.allclose(expected_best(rewards, n), rewards[:, picks].amax(-1).mean(-1))
         assert torch.allclose(expected_best(rewards, n, by=-rewards), rewards[:, picks].amin(-1).mean(-1))
-    with pytest.raises(ValueError, match="allowed is 1 to 4"):
+    with pytest.raises(ValueError, match="allowed is a whole number, 1 to 4"):
         expected_best(rewards, 5)
 
 
@@ -518,8 +518,8 @@ def test_adaptive_coefficient_and_a_value_head_of_ones_own(tiny_gpt2, tokenizer)
 BAD = [
     ({"beta": -0.1}, "beta is -0.1"),
     ({"beta": math.nan}, "beta is nan"),
-    ({"steps": 0}, "steps >= 1"),
-    ({"lr": 0}, "lr > 0"),
+    ({"steps": 0}, "steps is 0; allowed is a whole number, 1 or more"),
+    ({"lr": 0}, "lr is 0"),
     ({"schedule": "wild"}, "schedule must be"),
     ({"prompts": []}, "prompts is"),
     ({"prompts": "one text"}, "prompts is"),
@@ -544,11 +544,11 @@ def test_the_policy_is_no_reference(tiny_gpt2, tokenizer, train, settings):
 @pytest.mark.parametrize(
     ("train", "change", "message"),
     [
-        (rloo, {"k": 1}, "k is 1; allowed is k >= 2"),
-        (ppo, {"minibatches": 17}, "minibatches <= batch_size"),
-        (ppo, {"epochs": 0}, "epochs >= 1"),
-        (ppo, {"eps": 1.0}, "0 < eps < 1"),
-        (ppo, {"lam": 1.5}, "lam in"),
+        (rloo, {"k": 1}, "k is 1; allowed is a whole number, 2 or more"),
+        (ppo, {"minibatches": 17}, "minibatches is 17; allowed is a whole number, 1 to 16"),
+        (ppo, {"epochs": 0}, "epochs is 0"),
+        (ppo, {"eps": 1.0}, "above 0 and below 1"),
+        (ppo, {"lam": 1.5}, "lam is 1.5; allowed is a finite number from 0 to 1"),
         (ppo, {"kl_target": 5.0, "beta": 0.0}, "kl_target needs"),
     ],
 )

@@ -86,7 +86,7 @@ def test_an_empty_completion_is_eos_alone_and_no_texts_are_no_scores(model, toke
 
 
 def test_bad_texts_are_named(model):
-    with pytest.raises(ValueError, match="2 prompts and 1 completions"):
+    with pytest.raises(ValueError, match="2 prompts and 1 completion;"):
         model(["a", "b"], ["c"])
     with pytest.raises(ValueError, match=r"text 1 \(from 0\): the prompt is empty"):
         model(["This", ""], [" film.", " film."])
