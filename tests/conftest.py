@@ -9,6 +9,7 @@ runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # blocks the network here ...
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))  # ... and below
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", TQDM_DISABLE="1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["PYTHONIOENCODING"] = "utf-8"  # what a child prints is read as UTF-8, whatever this system takes by default
 
 import matplotlib  # noqa: E402
 import matplotlib.pyplot  # noqa: E402

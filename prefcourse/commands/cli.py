@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from prefcourse import streams
 from prefcourse.commands import bundle, collect, doctor, evaluate, progress, results, train
 
 COMMANDS = (doctor, train, evaluate, bundle, collect, progress, results)  # in the order of the help
@@ -10,6 +11,7 @@ COMMANDS = (doctor, train, evaluate, bundle, collect, progress, results)  # in t
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the arguments, run the command, and turn the errors we foresee into one line."""
+    streams.tolerate()  # before the first letter, which --help may be
     parser = argparse.ArgumentParser(prog="prefcourse", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:

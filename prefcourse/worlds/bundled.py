@@ -45,8 +45,18 @@ def verify(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing from the bundled world. {remedy}")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        content = path.read_bytes()
+        if _digest(content) != expected:
+            if _digest(content.replace(b"\r\n", b"\n")) == expected:
+                raise ValueError(  # a clone that is older than .gitattributes
+                    f"{path} has CRLF at the end of its lines, where the bundled file has LF; git does that on Windows "
+                    "(core.autocrlf). Delete the folder, then get it back with `git checkout -- data`."
+                )
             raise ValueError(f"{path} is damaged or was changed (its checksum is not the stored one). {remedy}")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(folder: str | Path | None = None, device: str = "cpu") -> World:

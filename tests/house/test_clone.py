@@ -1,4 +1,4 @@
-"""A clone on Windows, where git turns LF into CRLF unless it is told otherwise: the same bytes, and a course that runs."""
+"""A clone on Windows, where git makes CRLF of LF unless told otherwise: the same bytes, and a course that runs."""
 
 import os
 import shutil

@@ -20,7 +20,8 @@ FRONT = {"losses", "logprobs", "preferences", "tabular", "rewards", "world", "ge
          "widgets"}  # fmt: skip
 ROOMS = {"training", "rlhf", "annotation", "quality", "feedback", "worlds", "bundle", "comparison", "plots", "results",
          "checks", "commands", "authoring"}  # fmt: skip
-BESIDE = {"__init__", "__main__", "gpt2_step", "layout", "loss_inputs", "packing"}  # parts of what the front does
+# Parts of what the front does, and what everybody's output goes through.
+BESIDE = {"__init__", "__main__", "gpt2_step", "layout", "loss_inputs", "packing", "streams"}
 MOST_LINES, MOST_IN_FUNCTION, MOST_IN_LOOP = 300, 80, 60
 
 

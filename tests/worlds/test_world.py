@@ -205,6 +205,14 @@ def test_a_damaged_file_is_named(copied, name):
         load_world(folder=copied)
 
 
+def test_line_ends_of_windows_are_called_by_their_name(copied):
+    """Advice to get the file back is of no use while git goes on changing it."""
+    path = copied / "gold.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(ValueError, match=r"gold\.json has CRLF .*core\.autocrlf.*Delete the folder.*git checkout"):
+        load_world(folder=copied)
+
+
 @pytest.mark.parametrize("name", ["unpaired/test.jsonl", "base/model.safetensors"])
 def test_a_missing_file_is_named(copied, name):
     (copied / name).unlink()
