@@ -119,6 +119,12 @@ def test_a_stream_that_escapes_goes_on_escaping(monkeypatch):
     assert stream.errors == "backslashreplace"
 
 
+def test_an_argument_that_could_not_be_decoded_is_refused_at_once(capsys):
+    """`--output café` in the locale C: the tokenizer could not be saved there, after the training."""
+    assert main(["train", "--output", "caf\udcc3\udca9"]) == 2
+    assert "argument 'caf\\udcc3\\udca9' has letters that" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------- as it is called
 
 

@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else argv
     try:
+        _require_text(args.argv)
         if args.command != "doctor":  # which must run where a library is missing
             from prefcourse.worlds.models import quiet
 
@@ -27,3 +28,16 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         print(f"prefcourse {args.command}: {error}", file=sys.stderr)
         return 2
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Raise ValueError for an argument that this locale could not decode, before hours go into a run that ends on it.
+
+    Python keeps its bytes and can open such a file; the libraries that write a tokenizer cannot.
+    """
+    for text in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(
+                f"the argument {ascii(text)} has letters that this system's locale does not know. Set PYTHONUTF8=1, or "
+                "choose a name without them."
+            )
