@@ -66,6 +66,13 @@ def pairs():
     ]
 
 
+def pytest_collection_modifyitems(items):
+    """Leave out what this system cannot do, and say so."""
+    if os.name != "posix":
+        for item in (item for item in items if item.get_closest_marker("posix")):
+            item.add_marker(pytest.mark.skip(reason="this system neither forks nor knows the signal KILL"))
+
+
 @pytest.fixture(autouse=True)
 def close_figures():
     """No test leaves figures to the next."""

@@ -40,7 +40,7 @@ class LabelFile:
         """
         self.path, self.note = Path(path), ""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(f"{self.path}.lock", "a")  # noqa: SIM115 (it stays open as long as we are)
+        self._lock = open(f"{self.path}.lock", "a", encoding="utf-8")  # noqa: SIM115 (it stays open as long as we are)
         try:
             _lock(self._lock)
         except OSError:

@@ -38,6 +38,6 @@ def _require_text(arguments: list[str]) -> None:
     for text in arguments:
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise ValueError(
-                f"the argument {ascii(text)} has letters that this system's locale does not know. Set PYTHONUTF8=1, or "
+                f"the argument {text!a} has letters that this system's locale does not know. Set PYTHONUTF8=1, or "
                 "choose a name without them."
             )

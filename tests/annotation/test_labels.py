@@ -2,10 +2,10 @@
 
 import json
 import random
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_labels_come_back_in_order(tmp_path):
         assert file.append({**PAIR, "label": "B"})["id"] == 6
         assert file.undo()["id"] == 6 and file.undo()["label"] == "tie"
     assert read_labels(path) == file.records
-    assert len(path.read_text().splitlines()) == 8  # nothing was rewritten
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 8  # nothing was rewritten
     rows, counts = preference_rows(file.records)
     assert rows == [
         {"prompt": "I have", "chosen": " a cat.", "rejected": " no cat."},
@@ -132,12 +132,12 @@ def test_fifty_kills_lose_no_label(tmp_path):
     from prefcourse.annotation import labels
 
     path, rng, reported, torn = tmp_path / "l.jsonl", random.Random(0), [], 0
-    root = labels.__file__.rsplit("/", 3)[0]
+    root = str(Path(labels.__file__).parents[2])
     for _ in range(50):
         child = subprocess.Popen([sys.executable, "-S", "-c", WRITER, str(path), root], stdout=subprocess.PIPE)
         reported.append(int(child.stdout.readline()))  # it is writing now
         time.sleep(rng.uniform(0, 0.03))
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         reported += [int(line) for line in child.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")]
         child.wait()
         with LabelFile(path) as file:

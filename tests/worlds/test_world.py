@@ -38,7 +38,7 @@ def copied(tmp_path):
 def test_the_bundle_is_small_and_every_file_of_it_is_checked():
     files = {p.relative_to(DATA).as_posix(): p.stat().st_size for p in DATA.rglob("*") if p.is_file()}
     assert sum(files.values()) < 40e6
-    listed = set(json.loads((DATA / "checksums.json").read_text()))
+    listed = set(json.loads((DATA / "checksums.json").read_text(encoding="utf-8")))
     results = {name for name in files if name.startswith("results/")}
     assert listed == set(files) - results - {"README.md", "checksums.json", "__init__.py"}
     assert {Path(name).suffix for name in listed} <= {".json", ".jsonl", ".safetensors"}  # nothing is unpickled
@@ -222,12 +222,12 @@ def test_a_missing_file_is_named(copied, name):
 
 def test_a_row_without_its_column_is_named(copied):
     path = copied / "pairs" / "test.jsonl"
-    rows = path.read_text().splitlines()
+    rows = path.read_text(encoding="utf-8").splitlines()
     rows[2] = rows[2].replace('"chosen"', '"choosen"')
-    path.write_text("\n".join(rows))
-    sums = json.loads((copied / "checksums.json").read_text())
+    path.write_text("\n".join(rows), encoding="utf-8")
+    sums = json.loads((copied / "checksums.json").read_text(encoding="utf-8"))
     sums["pairs/test.jsonl"] = module.hashlib.sha256(path.read_bytes()).hexdigest()
-    (copied / "checksums.json").write_text(json.dumps(sums))
+    (copied / "checksums.json").write_text(json.dumps(sums), encoding="utf-8")
     with pytest.raises(ValueError, match=r"test\.jsonl, line 3: no column 'chosen'"):
         load_world(folder=copied)
 
@@ -238,7 +238,7 @@ def test_a_folder_without_a_world_is_named(tmp_path):
 
 
 def test_damaged_checksums_are_named(copied):
-    (copied / "checksums.json").write_text('{"gold.json": ')
+    (copied / "checksums.json").write_text('{"gold.json": ', encoding="utf-8")
     with pytest.raises(ValueError, match=r"checksums\.json"):
         load_world(folder=copied)
 
