@@ -83,6 +83,7 @@ def bootstrap(values: Sequence[float] | torch.Tensor, seed: int = 0) -> Estimate
 
     Raises ValueError for fewer than two values: one value says nothing about its spread.
     """
+    values = values.cpu() if isinstance(values, torch.Tensor) else values  # first: Apple's GPU has no float64
     values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"bootstrap needs at least two values in one row, got shape {tuple(values.shape)}")

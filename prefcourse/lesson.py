@@ -140,7 +140,7 @@ def _say(line: str) -> None:
 def _tensor(side) -> torch.Tensor:
     if not isinstance(side, torch.Tensor):
         side = torch.as_tensor(side, dtype=torch.float64)  # a Python float goes through float32 otherwise
-    return side.detach().to("cpu", torch.float64)
+    return side.detach().cpu().double()  # in this order: Apple's GPU has no float64
 
 
 def _digits(value: float, tol: float) -> str:

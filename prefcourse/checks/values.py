@@ -35,7 +35,7 @@ def difference(found: object, expected: object, tol: float) -> str:
     if not isinstance(expected, Number | torch.Tensor | np.ndarray):
         return "" if found == expected else _sides(found, expected)
     try:
-        left, right = (torch.as_tensor(value).detach().to("cpu", torch.float64) for value in (found, expected))
+        left, right = (torch.as_tensor(value).detach().cpu().double() for value in (found, expected))
     except (TypeError, ValueError, RuntimeError):
         return _sides(found, expected)
     if left.shape != right.shape:

@@ -108,7 +108,7 @@ def fresh_pairs(
 def _labelled(found: list[tuple[str, str, str]], judge: Reward, reliability: float, seed: int) -> list[Row]:
     """Pairs (prompt, first, second) as rows, with the judge's scores and labels."""
     prompts, first, second = zip(*found, strict=True)
-    a, b = (torch.as_tensor(judge(prompts, side)).double() for side in (first, second))  # (N,) nats
+    a, b = (torch.as_tensor(judge(prompts, side)).cpu().double() for side in (first, second))  # (N,) nats
     columns = ("prompt", "chosen", "rejected", "chosen_score", "rejected_score")
     cells = zip(prompts, first, second, a.tolist(), b.tolist(), strict=True)
     rows = [dict(zip(columns, row, strict=True)) for row in cells]  # as if the first were always better
