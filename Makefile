@@ -1,17 +1,18 @@
-# make setup | lab | run | check | test | notebooks | exercises | site | browser | stand-in | pretend-gpu | clean
+# make setup | lab | run | check | lowest | test | notebooks | exercises | site | browser | stand-in | pretend-gpu | clean
 #
 # On Windows, or without make, README.md has the same steps as plain python and pip lines.
 
 PYTHON ?= python3
 VENV   := .venv
 TESTS  := build/test-venv
+LOWEST := build/lowest-venv
 # uv, where it is installed, does what pip does in a fraction of the time.
 PIP    := $(if $(shell command -v uv),uv pip install --quiet --python $(VENV)/bin/python,$(VENV)/bin/pip install --quiet)
 
 LESSONS   := $(wildcard notebooks/*.ipynb)
 SOLUTIONS := $(wildcard exercises/solutions/*.ipynb)
 
-.PHONY: help setup lab run check test notebooks exercises site browser stand-in pretend-gpu clean
+.PHONY: help setup lab run check lowest test notebooks exercises site browser stand-in pretend-gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +20,7 @@ help:
 	@echo "make lab        set up, then open the course in JupyterLab"
 	@echo "make run        set up, then train DPO on the bundled model and show what changed"
 	@echo "make check      the inner loop: ruff, the import contract and the unit tests, no notebook, in $(VENV)"
+	@echo "make lowest     the unit tests with the lowest versions that the requirements allow, in a fresh environment"
 	@echo "make test       everything that CI runs, in a fresh environment"
 	@echo "make notebooks  run all notebooks and write them back"
 	@echo "make exercises  write the students' exercise notebooks from their solutions"
@@ -57,7 +59,7 @@ site: setup
 	$(VENV)/bin/python -m prefcourse.authoring.site --out build/site
 
 clean:
-	rm -rf $(VENV) $(TESTS) build/nbgrader-venv build/colab-site build/stages build/lib build/bdist.* *.egg-info
+	rm -rf $(VENV) $(TESTS) $(LOWEST) build/nbgrader-venv build/colab-site build/stages build/lib build/bdist.* *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -76,6 +78,17 @@ check: $(VENV)/.tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -q -p no:cacheprovider -n auto --dist loadfile \
+	  -m "not slow" --ignore tests/whole tests
+
+# The bounds in requirements.txt and tests/requirements.txt are those that this has passed with. torch's wheel for Linux
+# brings its GPU libraries, gigabytes of them, unless pip knows where a CPU build is to be had (PIP_EXTRA_INDEX_URL).
+lowest:
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --no-compile -r tests/lowest.txt
+	$(LOWEST)/bin/pip install --quiet --no-compile --no-deps trl==1.16.0
+	$(LOWEST)/bin/pip install --quiet --no-deps -e .
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -q -p no:cacheprovider -n auto --dist loadfile \
 	  -m "not slow" --ignore tests/whole tests
 
 test:

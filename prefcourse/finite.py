@@ -124,7 +124,7 @@ def _tensor(name: str, values) -> Tensor:
     try:
         if isinstance(values, Tensor):
             good = not values.is_complex() and values.layout == torch.strided
-            found = values.detach().to("cpu", torch.float64) if good else None
+            found = values.detach().cpu().double() if good else None
         else:
             array = np.asarray(values)
             good = array.dtype.kind in "biuf"  # no text, no object, no complex number

@@ -27,7 +27,7 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from prefcourse import plots
+from prefcourse import plots, streams
 from prefcourse.finite import counted, number, whole
 from prefcourse.world import current_world
 from prefcourse.worlds.models import quiet
@@ -69,7 +69,7 @@ def setup(seed: int = 0) -> None:
         torch.backends.cudnn.benchmark = False
     quiet()
     plots.use_style()
-    print(f"prefcourse ready · device {device} · seed {seed}")
+    _say(f"prefcourse ready · device {device} · seed {seed}")
 
 
 # -------------------------------------------------------------------------------------------------- checks
@@ -103,7 +103,7 @@ def close(name: str, lhs, rhs, tol: float = 1e-10) -> None:
         sides = f"{_digits(left.item(), tol)} = {_digits(right.item(), tol)}"
     else:
         sides = f"all {' × '.join(map(str, left.shape))} numbers agree"
-    print(f"✓ {name}: {sides} (max difference below {tol:.0e})")
+    _say(f"✓ {name}: {sides} (max difference below {tol:.0e})")
 
 
 def within(name: str, value, low: float, high: float) -> None:
@@ -115,11 +115,11 @@ def within(name: str, value, low: float, high: float) -> None:
     """
     value, low, high = _number(name, getattr(value, "value", value)), _number("low", low), _number("high", high)
     if (world := current_world()) != BUNDLED:
-        print(f"○ {name}: {value:.4g} in {world} ({low:g} to {high:g} in {BUNDLED})")
+        _say(f"○ {name}: {value:.4g} in {world} ({low:g} to {high:g} in {BUNDLED})")
         return
     if not low <= value <= high:
         raise AssertionError(f"✗ {name}: {value:.6g} lies outside {low:g} to {high:g}")
-    print(f"✓ {name}: between {low:g} and {high:g}")
+    _say(f"✓ {name}: between {low:g} and {high:g}")
 
 
 def check(name: str, condition) -> None:
@@ -136,11 +136,17 @@ def check(name: str, condition) -> None:
         raise ValueError(f"{name}: give a comparison, True or False, or a tensor or list of them")
     holds = condition.numel() > 0 and bool(condition.all())
     if not holds and (world := current_world()) != BUNDLED:
-        print(f"○ {name}: not so in {world}, only in {BUNDLED}")
+        _say(f"○ {name}: not so in {world}, only in {BUNDLED}")
         return
     if not holds:
         raise AssertionError(f"✗ {name}: this does not hold")
-    print(f"✓ {name}")
+    _say(f"✓ {name}")
+
+
+def _say(line: str) -> None:
+    """Print a line, also where the output has no ✓ or ○: in plain Python on Windows, written to a file."""
+    streams.tolerate()
+    print(line)
 
 
 def _tensor(name: str, side) -> torch.Tensor:
@@ -149,7 +155,7 @@ def _tensor(name: str, side) -> torch.Tensor:
         known = isinstance(side, torch.Tensor | np.ndarray | np.generic)
         side = torch.as_tensor(side) if known else torch.as_tensor(side, dtype=torch.float64)  # not through float32
         if not side.is_complex():
-            return side.detach().to("cpu", torch.float64).to_dense()
+            return side.detach().cpu().double().to_dense()  # in this order: Apple's GPU has no float64
     except (TypeError, ValueError, RuntimeError):
         pass
     raise ValueError(f"{name}: a side is no real number, array or tensor of such numbers")
@@ -284,6 +290,6 @@ def _escape(text: str) -> str:
 def _display(data: dict[str, str], metadata: dict | None = None) -> None:
     """Display in a notebook; print the plain text anywhere else."""
     if get_ipython() is None:
-        print(data["text/plain"])
+        _say(data["text/plain"])
     else:
         display(data, raw=True, metadata=metadata)

@@ -124,11 +124,14 @@ def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all: first under another name, then in its place. Makes the folder."""
+    """Write a text file whole or not at all: first under another name, then in its place. Makes the folder.
+
+    Lines end in LF on Windows, too: what is written there has the bytes, and the checksum, that it has elsewhere.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", newline="\n")
     part.replace(path)
 
 

@@ -9,6 +9,7 @@ runpy.run_path(str(OFFLINE / "sitecustomize.py"))  # blocks the network here ...
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))  # ... and below
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", TQDM_DISABLE="1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["PYTHONIOENCODING"] = "utf-8"  # what a child prints is read as UTF-8, whatever this system takes by default
 
 import matplotlib  # noqa: E402
 import matplotlib.pyplot  # noqa: E402
@@ -63,6 +64,13 @@ def pairs():
         for n, prompt in enumerate(starts)
         for i, j in ((0, 1), (2, 3), (0, 3))
     ]
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what this system cannot do, and say so."""
+    if os.name != "posix":
+        for item in (item for item in items if item.get_closest_marker("posix")):
+            item.add_marker(pytest.mark.skip(reason="this system neither forks nor knows the signal KILL"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,9 @@ this cannot show: speed, memory, 16-bit precision, and kernels that round in ano
 
 import contextlib
 import copy
+import sys
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
@@ -21,6 +23,7 @@ from transformers import PreTrainedModel
 aten = torch.ops.aten
 OTHER = torch.device("meta")
 ANY_DEVICE = {aten.copy_.default, aten._to_copy.default}  # both move numbers between devices
+DOUBLES = True  # False: there is no float64, as on Apple's GPUs (mps)
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 
 
@@ -82,8 +85,11 @@ def compute(func, args, kwargs):
         shapes = ", ".join(f"{'device' if on else 'cpu'} {tuple(value.shape)}" for on, value in seen)
         raise RuntimeError(f"Expected all tensors to be on the same device, but {func} got {shapes}")
     found = func(*plain_args, **plain_kwargs)
+    on_device = any(on for on, _ in seen)
     if target is None:
-        target = seen[0][0] if func is aten.copy_.default else any(on for on, _ in seen)
+        target = seen[0][0] if func is aten.copy_.default else on_device
+    if not DOUBLES and (target or on_device) and getattr(found, "dtype", None) == torch.float64:
+        raise TypeError(f"Cannot convert a MPS Tensor to float64 dtype: {func}")
     return wrap(found) if target else found
 
 
@@ -191,6 +197,8 @@ class Redirect(TorchFunctionMode):
         if device is None or torch.device(device).type == "cpu":
             return func(*args, **kwargs)
         made = func(*args, **kwargs | {"device": "cpu"})
+        if not DOUBLES and made.dtype == torch.float64:
+            raise TypeError(f"Cannot convert a MPS Tensor to float64 dtype: {func}")
         return OnDevice(made.detach()).requires_grad_(made.requires_grad) if made.is_leaf else moved(made)
 
 
@@ -252,3 +260,27 @@ def test_it_is_as_strict_as_a_gpu():
         except (RuntimeError, TypeError):
             continue
         raise AssertionError("a tensor of the device was used like one of the CPU")
+
+
+def test_the_package_needs_no_float64_on_the_device(monkeypatch):
+    """So what it does on a GPU works on Apple's, too, as far as this can show."""
+    from prefcourse import lesson, load_world
+    from prefcourse.checks.values import difference
+    from prefcourse.evaluate import bootstrap, evaluate
+    from prefcourse.rlhf.policy_gradient import rloo
+    from prefcourse.train import train
+
+    start()
+    monkeypatch.setattr(sys.modules[__name__], "DOUBLES", False)
+    numbers = torch.ones(3, device="cuda")
+    for wrong in (numbers.double, lambda: numbers.to("cpu", torch.float64)):
+        with pytest.raises(TypeError, match="float64"):
+            wrong()
+    lesson.close("device and CPU", numbers, torch.ones(3))
+    assert difference(numbers, torch.ones(3), 1e-6) == "" and bootstrap(numbers).value == 1
+    world = load_world(device="cuda")
+    policy = copy.deepcopy(world.sft)
+    train(policy, world.pairs["train"][:8], world.tokenizer, reference=world.sft, steps=2, batch_size=4, progress=False)
+    prompts = [row["prompt"] for row in world.prompts["test"][:40]]
+    assert evaluate(policy, world, prompts=prompts)["kl"].value >= 0
+    rloo(policy, world.gold, prompts, world.tokenizer, reference=world.sft, steps=1, batch_size=8, progress=False)

@@ -191,7 +191,7 @@ class Pool:
     def start(self, stage: Stage) -> None:
         """Start its commands, one after the other, in a process group of their own."""
         self.waiting.remove(stage)
-        with open(log(stage), "w") as out:
+        with open(log(stage), "w", encoding="utf-8") as out:
             process = subprocess.Popen(
                 ["bash", "-e", "-c", "\n".join(stage.commands)], cwd=ROOT, env=os.environ | dict(stage.environment),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
@@ -206,7 +206,7 @@ class Pool:
             stage, began = self.running.pop(process)
             self.took[stage.name] = time.monotonic() - began
             print(f"\n== {stage.name}: {self.took[stage.name]:.0f} s", flush=True)
-            print(log(stage).read_text(errors="replace").rstrip(), flush=True)
+            print(log(stage).read_text(errors="replace", encoding="utf-8").rstrip(), flush=True)
             if process.returncode:
                 return stage.name
         return None
@@ -220,6 +220,7 @@ def log(stage: Stage) -> Path:
 
 def main() -> int:
     """The command line; 1 if a stage failed."""
+    sys.stdout.reconfigure(errors="replace")  # pytest and the checks say ✓
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="STAGE", help="run these alone (default: all)")
     parser.add_argument("--list", action="store_true", help="print the names of the stages, and run none")

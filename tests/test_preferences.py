@@ -23,7 +23,9 @@ GOOD = {"prompt": "This film", "chosen": " is great.", "rejected": " is dull."}
 
 def file_with(tmp_path, *lines):
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    path.write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines), encoding="utf-8"
+    )
     return path
 
 
@@ -81,9 +83,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     write_whole(path, "old")
     with pytest.raises(UnicodeEncodeError):
         write_whole(path, "new \ud800")  # half a character cannot be written
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     write_whole(path, "new")
-    assert path.read_text() == "new" and [file.name for file in path.parent.iterdir()] == ["rows.jsonl"]
+    assert path.read_text(encoding="utf-8") == "new" and [file.name for file in path.parent.iterdir()] == ["rows.jsonl"]
 
 
 def test_rows_in_memory_are_checked_too():

@@ -75,7 +75,7 @@ def test_no_rows_make_an_empty_tensor():
 
 def test_loading(tmp_path):
     path = tmp_path / "gold.json"
-    path.write_text(json.dumps({"bias": -0.5, "weights": {"fine": 1.0}}))
+    path.write_text(json.dumps({"bias": -0.5, "weights": {"fine": 1.0}}), encoding="utf-8")
     assert GoldReward.load(path).score("Fine") == 0.5
 
 
@@ -124,7 +124,9 @@ def test_the_strongest_words_make_sense(gold):
 
 def test_the_card_states_what_gold_says_of_negations(gold):
     """The reward gets some negations wrong. The card lists them with their scores, and these are the scores."""
-    rows = re.findall(r"^\| ([A-Z][^|]*\.) \| ([+-]\d+\.\d\d) \|$", (DATA / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([A-Z][^|]*\.) \| ([+-]\d+\.\d\d) \|$", (DATA / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert len(rows) >= 4
     assert [score for _, score in rows] == [f"{gold.score(text):+.2f}" for text, _ in rows]
     good = {"It is not bad at all.": True, "I did not like this film.": False, "It isn't boring.": True}

@@ -285,7 +285,7 @@ def test_bf16_is_taken_where_it_is_fast_and_asked_for(monkeypatch, tmp_path, amx
             monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
         else:
             monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda value=value: value, raising=False)
-    (book := tmp_path / "cpuinfo").write_text(f"vendor_id\t: {vendor}\n")
+    (book := tmp_path / "cpuinfo").write_text(f"vendor_id\t: {vendor}\n", encoding="utf-8")
     for path in (book, tmp_path / "no such file"):  # as on Linux, and as on Windows
         monkeypatch.setattr(devices, "Path", lambda _, path=path: path)
         monkeypatch.setattr(devices.platform, "processor", lambda: f"Family 25 Model 97, {vendor}")

@@ -41,10 +41,12 @@ def launch(way, *script):
         port = str(free.getsockname()[1])
     command = [*way, "--num_processes", "2", "--num_machines", "1", "--main_process_port", port]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", *map(str, script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    if loopback := {"linux": "lo", "darwin": "lo0"}.get(sys.platform):  # on Windows the address is enough
+        environment["GLOO_SOCKET_IFNAME"] = loopback
     return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *command], capture_output=True, text=True, timeout=200,
-        env=environment,
+        [sys.executable, "-m", "accelerate.commands.launch", *command], capture_output=True, encoding="utf-8",
+        timeout=200, env=environment,
     )  # fmt: skip
 
 
@@ -84,4 +86,4 @@ if __name__ == "__main__":
     for name in RUNS:
         policy, history = run(folder, name, folder)
         save_file({n: p.detach().clone() for n, p in policy.named_parameters()}, folder / f"{name}-{rank}.safetensors")
-        (folder / f"{name}-{rank}.json").write_text(json.dumps(history))
+        (folder / f"{name}-{rank}.json").write_text(json.dumps(history), encoding="utf-8")

@@ -55,7 +55,7 @@ class Server:
     def __init__(self, environment: dict[str, str]) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(120)
-        with theirs, tempfile.TemporaryFile("w+") as said:
+        with theirs, tempfile.TemporaryFile("w+", encoding="utf-8") as said:
             command = [sys.executable, __file__, "--serve", str(theirs.fileno())]
             how = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said, "pass_fds": [theirs.fileno()]}
             self.process = subprocess.Popen(command, env=environment, start_new_session=True, **how)

@@ -145,7 +145,7 @@ def outdated(folder: Path, fix: bool) -> list[str]:
     if path.exists() and (made := guide(path.read_text(encoding="utf-8"))) != path.read_text(encoding="utf-8"):
         found.append(str(path))
         if fix:
-            path.write_text(made, encoding="utf-8")
+            path.write_text(made, encoding="utf-8", newline="\n")
     return found
 
 

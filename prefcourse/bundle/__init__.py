@@ -58,7 +58,7 @@ def run_step(step: str, imdb: str, out: Path, work: Path) -> dict:
     done, title = _record(work, step), f"[{STEPS.index(step) + 1}/{len(STEPS)}] {step}"
     if done.exists():
         print(f"{title}: done before", flush=True)
-        return json.loads(done.read_text())
+        return json.loads(done.read_text(encoding="utf-8"))
     print(f"{title} ...", flush=True)
     functions: dict[str, Callable[[], dict]] = {
         "corpus": lambda: _corpus(imdb, out, work),
@@ -73,7 +73,7 @@ def run_step(step: str, imdb: str, out: Path, work: Path) -> dict:
     found = functions[step]()
     write_whole(done, json.dumps({**found, "seconds": round(time.time() - began)}, indent=1))
     print(f"      {json.dumps(found)}  ({time.time() - began:.0f} s)", flush=True)
-    return json.loads(done.read_text())
+    return json.loads(done.read_text(encoding="utf-8"))
 
 
 def _record(work: Path, step: str) -> Path:
@@ -81,7 +81,7 @@ def _record(work: Path, step: str) -> Path:
 
 
 def _words(work: Path) -> frozenset[str]:
-    return frozenset(json.loads((work / "corpus" / "words.json").read_text()))
+    return frozenset(json.loads((work / "corpus" / "words.json").read_text(encoding="utf-8")))
 
 
 def _load(folder: Path):
@@ -96,7 +96,7 @@ def _corpus(imdb: str, out: Path, work: Path) -> dict:
 
 
 def _tokenizer(out: Path, work: Path) -> dict:
-    texts = json.loads((work / "corpus" / "train.json").read_text())
+    texts = json.loads((work / "corpus" / "train.json").read_text(encoding="utf-8"))
     for name in ("base", "sft"):
         made = tokenizer.build(texts, out / name)
     digest = hashlib.sha256((out / "base" / "tokenizer.json").read_bytes()).hexdigest()
@@ -109,7 +109,7 @@ def _sft(out: Path, work: Path) -> dict:
     history = train(model, rows, tokens, loss="sft", lr=SFT_LR, epochs=1, batch_size=64, seed=0)
     model.half().save_pretrained(out / "sft")
     model.float()
-    held_out = {n: json.loads((work / "corpus" / f"{n}.json").read_text()) for n in ("valid", "test")}
+    held_out = {n: json.loads((work / "corpus" / f"{n}.json").read_text(encoding="utf-8")) for n in ("valid", "test")}
     last = history["loss"][-50:]
     return {
         **counts,
@@ -132,7 +132,9 @@ def _pairs(out: Path) -> dict:
     sft, tokens = load_model(out / "sft"), _load(out / "sft")
     reward, facts = GoldReward.load(out / "gold.json"), {}
     for seed, split in enumerate(("train", "validation", "test")):
-        rows = [json.loads(line) for line in (out / "prompts" / f"{split}.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line) for line in (out / "prompts" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         pairs, unpaired, facts[split] = samples.pairs_and_unpaired(rows, sft, tokens, reward, seed)
         write_rows(out / "pairs" / f"{split}.jsonl", pairs)
         write_rows(out / "unpaired" / f"{split}.jsonl", unpaired)

@@ -12,11 +12,11 @@ NEGATIONS = ("It is not bad at all.", "I did not like this film.", "It isn't bor
 
 def write(out: Path, facts: dict) -> None:
     """Write README.md, facts.json and checksums.json (SHA-256 of every other file, by relative path) into `out`."""
-    (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8", newline="\n")
     gold = GoldReward.load(out / "gold.json")
-    (out / "README.md").write_text(text(facts, gold, sizes(out)), encoding="utf-8")
+    (out / "README.md").write_text(text(facts, gold, sizes(out)), encoding="utf-8", newline="\n")
     sums = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in sizes(out)}
-    (out / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    (out / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def sizes(out: Path) -> dict[str, int]:

@@ -98,8 +98,8 @@ def build(imdb: str, words: Path, out: Path) -> dict:
     """Fit on IMDb's train reviews, write `out` (JSON), and return accuracies on its test reviews for the card."""
     train, test = load_imdb(imdb, "train"), load_imdb(imdb, "test")
     pieces = [(w, y) for text, y in zip(train["text"], train["label"], strict=True) for w in windows(text)]
-    gold = fit([w for w, _ in pieces], [y for _, y in pieces], set(json.loads(words.read_text())))
-    out.write_text(json.dumps({"bias": gold.bias, "weights": gold.weights}, indent=0), encoding="utf-8")
+    gold = fit([w for w, _ in pieces], [y for _, y in pieces], set(json.loads(words.read_text(encoding="utf-8"))))
+    out.write_text(json.dumps({"bias": gold.bias, "weights": gold.weights}, indent=0), encoding="utf-8", newline="\n")
     texts = [clean(t) for t in test["text"]]
     short = [
         (random.Random(i).choice(windows(t)), y) for i, (t, y) in enumerate(zip(texts, test["label"], strict=True))

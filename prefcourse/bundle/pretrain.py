@@ -103,7 +103,9 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
           decay_steps: int = DECAY_STEPS) -> dict:  # fmt: skip
     """Pre-train for `steps`, save the model to `out` and return the facts for the card; checkpoints go to `work`."""
     torch.manual_seed(0)
-    texts = {name: json.loads((corpus / f"{name}.json").read_text()) for name in ("train", "wide", "valid")}
+    texts = {
+        name: json.loads((corpus / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "wide", "valid")
+    }
     simple, wide = pack(texts["train"], tokenizer, 1), pack(texts["wide"], tokenizer, 2)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = new_model().to(device)

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from string import ascii_lowercase
 
+from prefcourse import streams
 from prefcourse.checks.core import Check, Mutant, Result
 from prefcourse.checks.values import said, shown
 
@@ -34,6 +35,7 @@ class Choice(Check):
 
     def ask(self, seed: int) -> None:
         """Print the options."""
+        streams.tolerate()  # they have Greek letters
         print(self.title)
         for letter, option in self.lettered(seed).items():
             print(f"  {letter})  {option}")

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from prefcourse import streams
 from prefcourse.commands import bundle, collect, doctor, evaluate, progress, results, train
 
 COMMANDS = (doctor, train, evaluate, bundle, collect, progress, results)  # in the order of the help
@@ -11,6 +12,7 @@ COMMANDS = (doctor, train, evaluate, bundle, collect, progress, results)  # in t
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the arguments, run the command, and turn the errors we foresee into one line."""
+    streams.tolerate()  # before the first letter, which --help may be
     parser = argparse.ArgumentParser(prog="prefcourse", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
@@ -19,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     args.argv = sys.argv[1:] if argv is None else argv
     try:
         _require_words(args)
+        _require_text(args.argv)
         if args.command != "doctor":  # which must run where a library is missing
             from prefcourse.worlds.models import quiet
 
@@ -40,3 +43,16 @@ def _require_words(args: argparse.Namespace) -> None:
     for name, value in vars(args).items():
         if isinstance(value, str) and not value.strip():
             raise ValueError(f"--{name.replace('_', '-')} is empty. Was a variable not set?")
+
+
+def _require_text(arguments: list[str]) -> None:
+    """Raise ValueError for an argument that this locale could not decode, before hours go into a run that ends on it.
+
+    Python keeps its bytes and can open such a file; the libraries that write a tokenizer cannot.
+    """
+    for text in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(
+                f"the argument {text!a} has letters that this system's locale does not know. Set PYTHONUTF8=1, or "
+                "choose a name without them."
+            )

@@ -5,6 +5,8 @@ import importlib.metadata
 import os
 import platform
 
+from prefcourse.training.optional import trouble
+
 NEEDED = ("torch", "transformers", "datasets", "numpy", "matplotlib", "ipywidgets", "jupyterlab")
 OPTIONAL = ("accelerate", "peft")
 
@@ -18,15 +20,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Say what is installed, on which device and precision we run, and whether the bundled data is whole."""
-    ok = True
     print(f"python        {platform.python_version()}")
-    for name in (*NEEDED, *OPTIONAL):
-        try:
-            print(f"{name:13} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing = name in NEEDED
-            ok &= not missing
-            print(f"{name:13} missing: pip install {name}" if missing else f"{name:13} not installed (optional)")
+    ok = all([_package(name) for name in (*NEEDED, *OPTIONAL)])
     try:
         import torch
 
@@ -44,8 +39,20 @@ def run(args: argparse.Namespace) -> int:
     except (ImportError, FileNotFoundError, ValueError) as error:
         ok = False
         print(f"problem       {error}")
-    print("All is well." if ok else "Something is missing: see above.")
+    print("All is well." if ok else "Something is missing or does not work: see above.")
     return 0 if ok else 1
+
+
+def _package(name: str) -> bool:
+    """Say which version there is, and for an optional package whether it works; False if something has to be done."""
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        print(f"{name:13} missing: pip install {name}" if name in NEEDED else f"{name:13} not installed (optional)")
+        return name not in NEEDED
+    reason = trouble(name) if name in OPTIONAL else None  # the others are imported below
+    print(f"{name:13} {reason or found}")
+    return reason is None
 
 
 def _hub_parts() -> bool:

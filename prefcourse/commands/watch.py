@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from prefcourse.training import optional
+
 SHOWN = {  # column → how a line shows it
     "loss": "loss {:.3f}", "rewards/margins": "margin {:+.2f}", "rewards/accuracies": "ranked right {:.0%}",
     "kl": "KL {:.2f}", "grad_norm": "gradient {:.2f}",
@@ -80,8 +82,7 @@ def _rows_before(path: Path, step: int) -> list[dict[str, float]]:
 
 
 def _writer() -> type:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ImportError("--log-dir writes TensorBoard's files: pip install tensorboard") from None
+    optional.require("tensorboard", "--log-dir")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter

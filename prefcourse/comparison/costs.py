@@ -102,7 +102,7 @@ def _memory(which: str) -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         raise OSError("peak_memory reads /proc/self/status, which only Linux has. Read the stored numbers instead.")
-    [line] = [line for line in status.read_text().splitlines() if line.startswith(which)]
+    [line] = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(which)]
     return int(line.split()[1]) * 1024 / MB
 
 

@@ -1,6 +1,7 @@
 """The one style of all figures: palette, rc settings, and the small things that several figures draw."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -72,6 +73,8 @@ STYLE = {
 
 def use_style() -> None:
     """Make the course's style that of every figure drawn from now on."""
+    # matplotlib 3.10 reads formulas with names that pyparsing has replaced, and each would be a warning in a notebook.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(matplotlib|pyparsing)(\.|$)")
     mpl.rcParams.update(STYLE)
 
 

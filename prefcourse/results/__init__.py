@@ -49,7 +49,7 @@ def write(
             began = time.time()
             found = {"setting": setting, "date": time.strftime("%Y-%m-%d")} | run(world, **setting)
             write_whole(kept, json.dumps(found | {"seconds": round(time.time() - began)}))
-        runs.append(json.loads(kept.read_text()))
+        runs.append(json.loads(kept.read_text(encoding="utf-8")))
         say(f"[{number}/{len(settings)}] {name} {setting}: {runs[-1]['seconds']} s")
     if len(runs) < len(settings):
         return None
@@ -70,7 +70,7 @@ def main_job(world: World, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:  # the command itself, as a reader would run it
         command = [sys.executable, "-m", "prefcourse", "train", "--seed", str(seed), "--output", folder]
         subprocess.run(command, check=True)
-        record = json.loads((Path(folder) / "run.json").read_text())
+        record = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
     return {key: record[key] for key in ("command", "settings", "results")}
 
 

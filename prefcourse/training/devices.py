@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from prefcourse.training import sharding
+from prefcourse.training import optional, sharding
 
 T = TypeVar("T")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -142,10 +142,9 @@ def find_devices(policy: PreTrainedModel) -> Devices:
                 stacklevel=3,
             )
         return Devices(policy.device)
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-    except ImportError:
-        raise ImportError("training in several processes needs accelerate: pip install accelerate") from None
+    optional.require("accelerate", "training in several processes")
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
     sharded = sharding.requested()
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)  # a causal model's buffers are constants
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[ddp])
@@ -180,7 +179,7 @@ def bf16_is_fast() -> bool:
     if knows["amx_tile"] or not knows["avx512_bf16"]:
         return knows["amx_tile"]
     book = Path("/proc/cpuinfo")
-    return "AuthenticAMD" in (book.read_text() if book.exists() else platform.processor())
+    return "AuthenticAMD" in (book.read_text(encoding="utf-8") if book.exists() else platform.processor())
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -17,20 +17,21 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from prefcourse.training import optional
+
 
 def add_lora(policy: PreTrainedModel, rank: int = 8, alpha: float | None = None, seed: int = 0) -> nn.Module:
     """Put adapters of `rank` into all linear layers of `policy` but the output head, and freeze the rest of it.
 
     `policy` itself is changed: give a copy if it is needed later. alpha: α, by default 2 · rank. seed: of A's random
-    start. Raises ImportError without peft, ValueError for a rank that is none.
+    start. Raises ImportError without a peft that works, ValueError for a rank that is none.
     """
     width = policy.get_input_embeddings().weight.shape[1]
     if not 1 <= rank <= width:
         raise ValueError(f"rank must be from 1 to the model's width, {width}, got {rank}")
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise ImportError("LoRA needs peft, which is not installed: pip install peft") from None
+    optional.require("peft", "LoRA")
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank if alpha is None else alpha, lora_dropout=0.0, target_modules="all-linear",
         task_type="CAUSAL_LM", fan_in_fan_out=_transposed(policy),

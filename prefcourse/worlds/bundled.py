@@ -4,6 +4,7 @@
 a file that is missing or was changed is named at once instead of giving strange numbers later.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def verify(folder: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing from the bundled world. {remedy}")
         if sha256(path) != expected:
+            if hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest() == expected:
+                raise ValueError(  # a clone that is older than .gitattributes
+                    f"{path} has CRLF at the end of its lines, where the bundled file has LF; git does that on Windows "
+                    "(core.autocrlf). Delete the folder, then get it back with `git checkout -- data`."
+                )
             raise ValueError(f"{path} is damaged or was changed (its checksum is not the stored one). {remedy}")
 
 

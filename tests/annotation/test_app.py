@@ -74,7 +74,7 @@ def test_every_button_has_words_and_a_hint(tmp_path):
 
 def test_a_torn_line_is_reported(tmp_path):
     path = tmp_path / "l.jsonl"
-    path.write_text('{"id": 1, "pro')
+    path.write_text('{"id": 1, "pro', encoding="utf-8")
     assert "was torn; it is kept in l.jsonl.torn-1" in words(label_pairs(PAIRS, path))
 
 

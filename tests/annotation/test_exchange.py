@@ -164,13 +164,13 @@ def test_a_malformed_unpaired_row_is_named(row, complaint):
 
 def test_malformed_files_are_named(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(PAIR) + "\n{oops\n")
+    path.write_text(json.dumps(PAIR) + "\n{oops\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: not JSON"):
         load(path)
-    path.write_text(json.dumps(PAIR) + "\n" + json.dumps({**PAIR, "chosen": ""}) + "\n")
+    path.write_text(json.dumps(PAIR) + "\n" + json.dumps({**PAIR, "chosen": ""}) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: 'chosen' is empty"):
         load(path)
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match=r"rows\.jsonl: no rows"):
         load(path)
     for name in ("none.jsonl", "none.parquet"):

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -43,7 +42,7 @@ def test_labels_come_back_in_order(tmp_path):
         assert file.append({**PAIR, "label": "B"})["id"] == 6
         assert file.undo()["id"] == 6 and file.undo()["label"] == "tie"
     assert read_labels(path) == file.records
-    assert len(path.read_text().splitlines()) == 8  # nothing was rewritten
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 8  # nothing was rewritten
     rows, counts = preference_rows(file.records)
     assert rows == [
         {"prompt": "I have", "chosen": " a cat.", "rejected": " no cat."},
@@ -397,7 +396,7 @@ def test_fifty_kills_lose_no_label(tmp_path):
         child = subprocess.Popen([sys.executable, "-S", "-c", WRITER, str(path), root()], stdout=subprocess.PIPE)
         reported.append(int(child.stdout.readline()))  # it is writing now
         time.sleep(rng.uniform(0, 0.03))
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         reported += [int(line) for line in child.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")]
         child.wait()
         with LabelFile(path) as file:

@@ -126,15 +126,15 @@ def test_figures_to_aim_at_are_kept_with_their_alt_text():
 def test_the_command_writes_what_is_out_of_date_and_says_so(tmp_path, capsys):
     (tmp_path / "solutions").mkdir()
     nbformat.write(solution(new_markdown_cell("# Title")), tmp_path / "solutions" / "06_a.ipynb")
-    (tmp_path / "07_gone.ipynb").write_text("{}")
-    (tmp_path / "INSTRUCTORS.md").write_text("# Guide\n\n<!-- mistakes 06 --><!-- end -->\n")
+    (tmp_path / "07_gone.ipynb").write_text("{}", encoding="utf-8")
+    (tmp_path / "INSTRUCTORS.md").write_text("# Guide\n\n<!-- mistakes 06 --><!-- end -->\n", encoding="utf-8")
     assert exercises.main(["--folder", str(tmp_path), "--check"]) == 1
     said = capsys.readouterr().out
     assert "06_a.ipynb" in said and "no solution notebook" in said and "INSTRUCTORS.md" in said
     assert not (tmp_path / "06_a.ipynb").exists()
     assert exercises.main(["--folder", str(tmp_path)]) == 0
     assert (tmp_path / "06_a.ipynb").exists() and not (tmp_path / "07_gone.ipynb").exists()
-    assert "β stands outside the sigmoid" in (tmp_path / "INSTRUCTORS.md").read_text()
+    assert "β stands outside the sigmoid" in (tmp_path / "INSTRUCTORS.md").read_text(encoding="utf-8")
     capsys.readouterr()
     assert exercises.main(["--folder", str(tmp_path), "--check"]) == 0
     assert capsys.readouterr().out == ""

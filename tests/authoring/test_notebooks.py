@@ -486,6 +486,6 @@ def test_nbval_compares_strictly_with_this_interpreter(tmp_path):
     options = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "60", "-rA", "-p", "no:cacheprovider"]
     sanitize = ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval-sanitize.cfg")]
     nbval = [sys.executable, "-m", "pytest", *options, *sanitize, "--rootdir", str(tmp_path), str(tmp_path)]
-    said = subprocess.run(nbval, cwd=tmp_path, capture_output=True, text=True).stdout
+    said = subprocess.run(nbval, cwd=tmp_path, capture_output=True, encoding="utf-8").stdout
     assert "PASSED lesson.ipynb::Cell 0" in said
     assert "FAILED changed.ipynb::Cell 0" in said

@@ -41,7 +41,7 @@ def test_pages_have_alt_texts_formulas_navigation_and_nothing_from_elsewhere(cou
     assert [p.relative_to(course / "out").as_posix() for p in pages] == [
         "index.html", "notebooks/01_a.html", "notebooks/02_a.html", "exercises/01_a.html", "exercises/02_a.html"
     ]  # fmt: skip
-    text = pages[1].read_text()
+    text = pages[1].read_text(encoding="utf-8")
     page = BeautifulSoup(text, "html.parser")
     assert page.title.string == "01 · A lesson" and page.html["lang"] == "en"
     assert page.find("img")["alt"] == "a < b falls"
@@ -55,7 +55,7 @@ def test_pages_have_alt_texts_formulas_navigation_and_nothing_from_elsewhere(cou
         "All lessons": "../index.html", "Next: 02 · A lesson": "02_a.html", "Its exercises": "../exercises/01_a.html"
     }  # fmt: skip
     for p in pages:
-        for a in BeautifulSoup(p.read_text(), "html.parser").find_all("a"):
+        for a in BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser").find_all("a"):
             target, _, anchor = a["href"].partition("#")
             assert (p.parent / target).exists() and (target or anchor)
 

@@ -164,7 +164,7 @@ def compare(model: str, method: str, rounds: int, threads: int, folder: str) -> 
         for side in ("ours", "trl") if number % 2 == 0 else ("trl", "ours"):
             command = [sys.executable, __file__, "--run", side, "--model", model, "--method", method]
             command += ["--threads", str(threads), "--weights", folder]
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8")
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
             found[side].append(run := json.loads(done.stdout.splitlines()[-1]))

@@ -6,7 +6,6 @@ Prints the peak resident memory of this process in MB, above what it held before
 of one narrow layer, so that the logits are what counts; three quarters of each row are prompt.
 """
 
-import resource
 import sys
 from pathlib import Path
 
@@ -28,8 +27,10 @@ def peak() -> float:
     """MB. On Linux from the memory map, which is our own: ru_maxrss begins with that of the process that started us."""
     status = Path("/proc/self/status")
     if status.exists():
-        [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        [line] = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) / 1024
+    import resource  # macOS and the like have it
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -189,7 +189,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         command = [sys.executable, __file__, "--part", part, *(["--tiny"] * args.tiny)]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=240)
         said = json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 else {"failed": run.stderr[-2000:]}
         found["parts"].append({part: said})
         print(part, json.dumps(said)[:1500], flush=True)

@@ -54,16 +54,16 @@ def test_the_script_for_a_gpu_works(benchmark):
 def test_the_readme_quotes_what_is_stored():
     """A run that is stored anew fails here until the README has its numbers; the message has the lines to paste."""
     expected = []
-    for case in json.loads((STORED / "against-trl.json").read_text())["cases"]:
+    for case in json.loads((STORED / "against-trl.json").read_text(encoding="utf-8"))["cases"]:
         differ = "-" if case["losses_differ_by"] is None else f"{case['losses_differ_by']:.0e}"
         memory = " / ".join(f"{median(case['above_loaded_mb'][side]):,.0f}" for side in ("ours", "trl"))
         ratio = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**case["ratio"])
         if len(case["pairs_per_second"]["ours"]) == 1:  # no interval
             ratio = f"{case['ratio']['median']:.2f}, one round"
         expected.append(f"| {case['model']} | {case['method']} | {ratio} | {memory} | {differ} |")
-    for case in json.loads((STORED / "sampling.json").read_text())["cases"]:
+    for case in json.loads((STORED / "sampling.json").read_text(encoding="utf-8"))["cases"]:
         ratio = "{median:.1f} [{low:.1f}, {high:.1f}]".format(**case["ratio"])
         expected.append(f"| {case['prompts']} | {case['new_tokens']} | {case['top_k'] or 'all'} | {ratio} |")
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [line for line in expected if line not in readme]
     assert not missing, "\n".join(["the README lacks:", *expected])

@@ -253,11 +253,11 @@ def test_a_damaged_or_unwritable_progress_file_is_told_and_harms_nothing(tmp_pat
     path = tmp_path / "progress.json"
     monkeypatch.setenv("PREFCOURSE_PROGRESS", str(path))
     for damaged in ("{", "[1]", json.dumps({"06": 3}), "[" * 100_000):
-        path.write_text(damaged)
+        path.write_text(damaged, encoding="utf-8")
         assert LAST(LAST.reference).passed
         assert "not a progress file" in capsys.readouterr().out
-        assert path.read_text() == damaged
-        path.write_text(damaged + " ")
+        assert path.read_text(encoding="utf-8") == damaged
+        path.write_text(damaged + " ", encoding="utf-8")
     assert main(["progress"]) == 2
     assert "move it away" in capsys.readouterr().err
     monkeypatch.setenv("PREFCOURSE_PROGRESS", str(tmp_path / "progress.json" / "deeper"))  # a file is in the way

@@ -33,12 +33,12 @@ def small(tmp_path_factory):
     """A copy of the bundled world with few prompts and pairs, whole as far as its checksums go."""
     folder = Path(shutil.copytree(DATA, tmp_path_factory.mktemp("world") / "data"))
     for path in (path for part in ("prompts", "pairs", "unpaired") for path in (folder / part).iterdir()):
-        kept = path.read_text().splitlines()[: 5 if path.stem == "validation" else 40]
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = path.read_text(encoding="utf-8").splitlines()[: 5 if path.stem == "validation" else 40]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     (folder / module.LOGPS).unlink()  # they belong to all pairs
-    names = set(json.loads((folder / "checksums.json").read_text())) - {module.LOGPS}
+    names = set(json.loads((folder / "checksums.json").read_text(encoding="utf-8"))) - {module.LOGPS}
     sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    (folder / "checksums.json").write_text(json.dumps(sums))
+    (folder / "checksums.json").write_text(json.dumps(sums), encoding="utf-8")
     return str(folder)
 
 
@@ -47,7 +47,7 @@ def trained(small, tmp_path_factory):
     """The folder that a training run of two steps has written, and what it printed."""
     out = tmp_path_factory.mktemp("runs") / "dpo"
     command = ["train", "--world", small, "--steps", "2", "--batch-size", "4", "--lr", "1e-3", "--output", str(out)]
-    run = subprocess.run([sys.executable, "-m", "prefcourse", *command], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "prefcourse", *command], capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr
     return out, run
 
@@ -106,7 +106,7 @@ def test_doctor_names_what_is_missing(monkeypatch, capsys, tmp_path):
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "missing: pip install no-such-package" in out and "no data/checksums.json" in out
-    assert out.endswith("Something is missing: see above.\n")
+    assert out.endswith("Something is missing or does not work: see above.\n")
 
 
 def test_doctor_says_whether_the_real_world_can_be_had(monkeypatch, capsys, tmp_path):
@@ -130,7 +130,7 @@ def test_train_writes_a_model_a_record_and_a_figure(trained, small):
     policy, sft = load_model(out), load_model(Path(small) / "sft")
     change = [(a - b).abs().max().item() for a, b in zip(policy.parameters(), sft.parameters(), strict=True)]
     assert 1e-5 < max(change) < 0.1 and (out / "tokenizer.json").is_file()
-    record = json.loads((out / "run.json").read_text())
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     history = record["history"]
     assert record["settings"]["lr"] == 1e-3 and set(record["results"]) == {"sft", "dpo"}
     assert record["results"]["dpo"]["kl"]["low"] <= record["results"]["dpo"]["kl"]["value"]

@@ -48,7 +48,7 @@ def test_ones_own_data_and_model(mine, tmp_path, capsys, tokenizer, pairs):
     train(by_hand, pairs, tokenizer, beta=0.3, steps=6, batch_size=6, lr=1e-3, precision="fp32", progress=False)
     trained = load_model(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(by_hand.parameters(), trained.parameters(), strict=True))
-    text = (tmp_path / "out" / "run.json").read_text()
+    text = (tmp_path / "out" / "run.json").read_text(encoding="utf-8")
     record = json.loads(text, parse_constant=pytest.fail)  # no bare NaN
     assert record["command"].startswith("python -m prefcourse train --data ") and "--beta 0.3" in record["command"]
     assert record["history"]["kl"][1] is None and (tmp_path / "out" / "training.png").is_file()
@@ -128,7 +128,7 @@ def test_two_processes_are_one(mine, tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 processes on cpu" in run.stdout and run.stdout.count("trained for 6 steps") == 1
     assert main(command(mine, tmp_path / "one", "--loss", "dpo")) == 0
-    histories = [json.loads((tmp_path / n / "run.json").read_text())["history"] for n in ("one", "two")]
+    histories = [json.loads((tmp_path / n / "run.json").read_text(encoding="utf-8"))["history"] for n in ("one", "two")]
     assert histories[0]["loss"] == pytest.approx(histories[1]["loss"], abs=1e-5)
     assert histories[0]["kl"][::3] == pytest.approx(histories[1]["kl"][::3], abs=1e-3)
     for name, gap in gaps(tmp_path / "one", tmp_path / "two").items():

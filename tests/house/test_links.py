@@ -74,6 +74,7 @@ def test_the_readme_has_the_lesson_with_its_minutes_and_exercises(path):
 def test_the_test_finds_what_is_broken(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
-        "# One & two\n[a](#one--two) [b](#three) [c](gone.md) [d](page.md) `[e](code.md)` [f](https://e.org)"
+        "# One & two\n[a](#one--two) [b](#three) [c](gone.md) [d](page.md) `[e](code.md)` [f](https://e.org)",
+        encoding="utf-8",
     )
     assert broken(page) == ["#three: no such heading", "gone.md: no such file"]

@@ -28,7 +28,7 @@ def test_names_are_not_looked_up():
 
 def test_child_processes_inherit_the_block():
     code = f"import socket; socket.create_connection(({FAR!r}, 80), timeout=2)"
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert child.returncode == 1
     assert "run offline" in child.stderr
 

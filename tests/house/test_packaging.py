@@ -35,6 +35,17 @@ def test_uv_installs_what_pip_installs():
     assert groups["test"][0] == {"include-group": "course"}
 
 
+def test_the_lowest_versions_are_the_lower_bounds():
+    """`make lowest` runs the unit tests with exactly these."""
+    wanted = names("requirements.txt") | names("tests/requirements.txt")
+    bounds = {name: re.match(r"[>=]=([0-9.]+)", range_)[1] for name, range_ in wanted.items()}
+    lowest = {name: SpecifierSet(version) for name, version in names("tests/lowest.txt").items()}
+    assert set(lowest) == set(bounds) - {"trl"}  # installed on its own, see the Makefile
+    assert [name for name, version in lowest.items() if bounds[name] not in version] == []
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"trl{wanted['trl']}\n" in makefile
+
+
 def test_constraints_are_exact_versions_of_everything_required():
     constraints = names("constraints.txt")
     assert all(re.fullmatch(r"==[0-9][0-9A-Za-z.]*", version) for version in constraints.values()), constraints
@@ -45,11 +56,14 @@ def test_the_pinned_versions_take_the_oldest_python_that_we_promise():
     """Debian 12 has Python 3.11.2, and a package that wants 3.11.5 cannot be installed there."""
     oldest = PROJECT["project"]["requires-python"].removeprefix(">=") + ".0"
     refused = []
-    for name in names("constraints.txt"):
+    for name, pinned in names("constraints.txt").items():
         try:
-            wanted = importlib.metadata.metadata(name).get("Requires-Python")
+            facts = importlib.metadata.metadata(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # pinned for another system, or for an environment of its own
+        if facts["Version"].partition("+")[0] != pinned.removeprefix("=="):
+            continue  # this environment is one of other versions, the lowest say
+        wanted = facts.get("Requires-Python")
         if wanted and oldest not in SpecifierSet(wanted):
             refused.append(f"{name} wants Python {wanted}")
     assert not refused

@@ -1,6 +1,7 @@
 """Figures: every one draws what it is given, says the finding in its title, and keeps the course's style."""
 
 import math
+import warnings
 
 import matplotlib as mpl
 import numpy as np
@@ -171,3 +172,17 @@ def luminance(colour):
 @pytest.mark.parametrize("colour", [plots.BLUE, plots.ORANGE, plots.GREEN, plots.GREY, plots.INK])
 def test_lines_stand_out_from_white(colour):
     assert 1.05 / (luminance(colour) + 0.05) >= 3  # the contrast that accessibility guidelines ask of graphics
+
+
+def test_the_style_silences_what_matplotlib_says_of_its_own_libraries():
+    """matplotlib 3.10 with a new pyparsing warned of each formula in a figure, in the learner's notebook."""
+
+    class OldName(DeprecationWarning, UserWarning):
+        """As pyparsing's own: Python shows it by default."""
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        plots.use_style()
+        warnings.warn_explicit("'parseString' deprecated", OldName, "m.py", 1, module="matplotlib._mathtext")
+        warnings.warn_explicit("Glyph 128516 missing", UserWarning, "m.py", 1, module="matplotlib.textpath")
+    assert [str(warning.message) for warning in said] == ["Glyph 128516 missing"]

@@ -34,7 +34,7 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(grid, tmp_path):
     assert not (tmp_path / "out").exists()
     path = results.write("tiny", tmp_path / "out", tmp_path / "work")
     assert grid == [(1, 0), (2, 0), (1, 1), (1, 1), (2, 1)]
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     assert [run["setting"] for run in stored["runs"]] == results.grid(2, n=(1, 2))
     assert results.column(stored, "kl", by="n") == {1: [1.0, 1.1], 2: [2.0, 2.1]}
     assert stored["command"] == "python -m prefcourse results tiny" and stored["versions"]["torch"]
@@ -46,7 +46,7 @@ def test_two_processes_divide_a_grid(grid, tmp_path):
     assert results.write("tiny", out, work, share=(1, 2)) is None and not out.exists()
     assert grid[3:] == [(1, 0), (1, 1)]
     path = results.write("tiny", out, work, share=(2, 2))
-    assert grid[5:] == [(2, 0), (2, 1)] and len(json.loads(path.read_text())["runs"]) == 4
+    assert grid[5:] == [(2, 0), (2, 1)] and len(json.loads(path.read_text(encoding="utf-8"))["runs"]) == 4
 
 
 @pytest.mark.parametrize("share", ["3/2", "0/2", "one", "1/"])
@@ -97,7 +97,7 @@ def test_the_shift_of_a_taste_is_after_minus_before(tiny_gpt2, tokenizer, pairs)
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_stored_results_say_how_they_were_made(path):
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     assert {"command", "versions", "machine", "date"} <= set(stored), path.name
     if path.stem in results.GRIDS:
         assert stored["command"] == f"python -m prefcourse results {path.stem}"

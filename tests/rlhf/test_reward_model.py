@@ -230,13 +230,13 @@ def test_loading_says_what_is_wrong(model, tiny_gpt2, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="is damaged"):
         RewardModel.load(place)
     weights.write_bytes(whole)
-    record = json.loads((place / "config.json").read_text())
+    record = json.loads((place / "config.json").read_text(encoding="utf-8"))
     for text, message in (
         ("{", "config.json is damaged"),
         (json.dumps(record | {"version": 99}), "version 99, and this package reads version 1"),
         (json.dumps(record | {"body": record["body"] | {"n_embd": 16}}), "is damaged"),
     ):
-        (place / "config.json").write_text(text)
+        (place / "config.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             RewardModel.load(place)
     weights.unlink()

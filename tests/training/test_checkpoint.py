@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import threading
@@ -45,6 +44,7 @@ def slow(model):
     return {"luck": torch.rand(()).item() + random.random()}
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(("loss", "last"), [("dpo", 7), ("kto", 11)])
 def test_a_run_killed_in_its_reference_pass_goes_on_bit_for_bit(tiny_gpt2, tokenizer, pairs, tmp_path, loss, last):
     settings = QUICK | {"loss": loss, "reference": tiny_gpt2(1)}
@@ -81,6 +81,7 @@ def test_a_run_killed_in_its_reference_pass_goes_on_bit_for_bit(tiny_gpt2, token
     torch.testing.assert_close(parts[0].logps, parts[1].logps, atol=0, rtol=0, equal_nan=True)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_bit_for_bit(tiny_gpt2, tokenizer, pairs, tmp_path, kind):
     settings = QUICK | KINDS[kind] | {"every": 1, "progress": False}
@@ -290,8 +291,10 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tiny_gpt2, tokenizer, pairs
     assert same(policy, whole)
 
 
+@pytest.mark.posix
 def test_a_disk_that_is_really_full(tiny_gpt2, tokenizer, pairs, tmp_path):
     """The operating system itself refuses to write more (RLIMIT_FSIZE), in the middle of a checkpoint's files."""
+    import resource  # Windows has no such module
 
     def run(pipe, limit):
         def fill(model):
@@ -354,7 +357,7 @@ def test_a_disk_that_turns_read_only_is_named(tiny_gpt2, tokenizer, pairs, tmp_p
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(tiny_gpt2, tokenizer, pairs, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(OSError, match=r"cannot be written .*is a file.* Choose another folder"):
         train(tiny_gpt2(), pairs, tokenizer, checkpoint=tmp_path / "file" / "run", **QUICK)
 

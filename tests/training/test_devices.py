@@ -48,7 +48,8 @@ def one(folder):
 
 def two(folder, name, rank=0):
     """The weights and the history that a process has left behind."""
-    return load_file(folder / f"{name}-{rank}.safetensors"), json.loads((folder / f"{name}-{rank}.json").read_text())
+    history = (folder / f"{name}-{rank}.json").read_text(encoding="utf-8")
+    return load_file(folder / f"{name}-{rank}.safetensors"), json.loads(history)
 
 
 def apart(a, b):
@@ -104,7 +105,8 @@ def test_accelerate_that_starts_a_single_process_is_reported(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from types import SimpleNamespace; from prefcourse.training.devices import find_devices\n"
-        "print(find_devices(SimpleNamespace(device='cpu')).count)"
+        "print(find_devices(SimpleNamespace(device='cpu')).count)",
+        encoding="utf-8",
     )
     done = launch(["--cpu"], script)
     assert done.returncode == 0 and done.stdout == "1\n", done.stderr

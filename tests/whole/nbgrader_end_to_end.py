@@ -48,7 +48,11 @@ def nbgrader(course: Path, *arguments: str) -> str:
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "nbgrader", *arguments], cwd=course, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "nbgrader", *arguments],
+        cwd=course,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stderr
@@ -78,7 +82,8 @@ def course(tmp_path_factory):
     """The course folder after grading."""
     folder = tmp_path_factory.mktemp("course")
     (folder / "nbgrader_config.py").write_text(
-        "c = get_config()\nc.CourseDirectory.course_id = 'preferences'\nc.ExecutePreprocessor.timeout = 120\n"
+        "c = get_config()\nc.CourseDirectory.course_id = 'preferences'\nc.ExecutePreprocessor.timeout = 120\n",
+        encoding="utf-8",
     )
     solution = nbformat.read(ROOT / "exercises" / "solutions" / f"{NAME}.ipynb", as_version=4)
     seed_cell = cell_of(solution, "seed")
@@ -146,12 +151,12 @@ def test_a_person_marks_the_written_parts_and_the_total_adds_up(course, gradeboo
     submission = gradebook.find_submission(ASSIGNMENT, "ada")
     assert (submission.score, submission.max_score) == (sum(WORTH.values()) + 4.5, sum(WORTH.values()) + 5)
     nbgrader(course, "export")
-    assert ",ada," in (course / "grades.csv").read_text()
+    assert ",ada," in (course / "grades.csv").read_text(encoding="utf-8")
 
 
 def test_feedback_shows_the_hint_of_the_mistake_and_not_the_hidden_tests_of_others(course):
     nbgrader(course, "generate_feedback", ASSIGNMENT)
-    feedback = (course / "feedback" / "ben" / ASSIGNMENT / f"{NAME}.html").read_text()
+    feedback = (course / "feedback" / "ben" / ASSIGNMENT / f"{NAME}.html").read_text(encoding="utf-8")
     assert "β stands outside the sigmoid" in feedback
     assert (course / "feedback" / "cy" / ASSIGNMENT / f"{NAME}.html").exists()
 
@@ -169,7 +174,7 @@ def test_the_guide_says_the_commands_that_were_run_here():
 
 def test_every_solution_notebook_becomes_an_assignment(tmp_path):
     """The other notebooks, without running them: nbgrader accepts each, and cuts what `make exercises` cuts."""
-    (tmp_path / "nbgrader_config.py").write_text("c = get_config()\n")
+    (tmp_path / "nbgrader_config.py").write_text("c = get_config()\n", encoding="utf-8")
     paths = sorted((ROOT / "exercises" / "solutions").glob("*.ipynb"))
     source = tmp_path / "source" / "all"
     source.mkdir(parents=True)

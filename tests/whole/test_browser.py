@@ -43,7 +43,7 @@ def lab(tmp_path):
     shutil.copy(LESSON, tmp_path / "lesson.ipynb")
     config = tmp_path / "config"
     (config / "labconfig").mkdir(parents=True)
-    (config / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
+    (config / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,7 +51,8 @@ def lab(tmp_path):
                "--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyter", "lab", *command], cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=(tmp_path / "server.log").open("w"), env={**os.environ, "JUPYTER_CONFIG_DIR": str(config)},
+        stderr=(tmp_path / "server.log").open("w", encoding="utf-8"),
+        env={**os.environ, "JUPYTER_CONFIG_DIR": str(config)},
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     for _ in range(120):
@@ -62,7 +63,7 @@ def lab(tmp_path):
             time.sleep(0.5)
     else:
         server.kill()
-        pytest.fail("JupyterLab did not start:\n" + (tmp_path / "server.log").read_text()[-2000:])
+        pytest.fail("JupyterLab did not start:\n" + (tmp_path / "server.log").read_text(encoding="utf-8")[-2000:])
     yield address
     server.terminate()
     server.wait()

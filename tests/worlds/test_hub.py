@@ -72,7 +72,7 @@ def test_pairs_are_made_once_and_again_for_another_model_or_seed(hub, cache, wor
     monkeypatch.setenv("PREFCOURSE_CACHE", str(cache))
     other = load_world("gpt2-imdb", **hub, per_type=PER_TYPE, seed=1)
     assert other.pairs != world.pairs and len(list(cache.iterdir())) == 2
-    kept.write_text("{")
+    kept.write_text("{", encoding="utf-8")
     assert load_world("gpt2-imdb", **hub, per_type=PER_TYPE).pairs == world.pairs
     assert "damaged" in capsys.readouterr().out
 

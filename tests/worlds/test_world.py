@@ -40,7 +40,7 @@ def copied(tmp_path):
 def test_the_bundle_is_small_and_every_file_of_it_is_checked():
     files = {p.relative_to(DATA).as_posix(): p.stat().st_size for p in DATA.rglob("*") if p.is_file()}
     assert sum(files.values()) < 40e6
-    listed = set(json.loads((DATA / "checksums.json").read_text()))
+    listed = set(json.loads((DATA / "checksums.json").read_text(encoding="utf-8")))
     results = {name for name in files if name.startswith("results/")}
     assert listed == set(files) - results - {"README.md", "checksums.json", "__init__.py"}
     assert {Path(name).suffix for name in listed} <= {".json", ".jsonl", ".safetensors"}  # nothing is unpickled
@@ -207,6 +207,14 @@ def test_a_damaged_file_is_named(copied, name):
         load_world(folder=copied)
 
 
+def test_line_ends_of_windows_are_called_by_their_name(copied):
+    """Advice to get the file back is of no use while git goes on changing it."""
+    path = copied / "gold.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(ValueError, match=r"gold\.json has CRLF .*core\.autocrlf.*Delete the folder.*git checkout"):
+        load_world(folder=copied)
+
+
 @pytest.mark.parametrize("name", ["unpaired/test.jsonl", "base/model.safetensors"])
 def test_a_missing_file_is_named(copied, name):
     (copied / name).unlink()
@@ -216,12 +224,10 @@ def test_a_missing_file_is_named(copied, name):
 
 def test_a_row_without_its_column_is_named(copied):
     path = copied / "pairs" / "test.jsonl"
-    rows = path.read_text().splitlines()
+    rows = path.read_text(encoding="utf-8").splitlines()
     rows[2] = rows[2].replace('"chosen"', '"choosen"')
-    path.write_text("\n".join(rows))
-    sums = json.loads((copied / "checksums.json").read_text())
-    sums["pairs/test.jsonl"] = module.sha256(path)
-    (copied / "checksums.json").write_text(json.dumps(sums))
+    path.write_text("\n".join(rows), encoding="utf-8")
+    resum(copied, "pairs/test.jsonl")
     with pytest.raises(ValueError, match=r"test\.jsonl, line 3: no column 'chosen'"):
         load_world(folder=copied)
 
