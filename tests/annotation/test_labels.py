@@ -233,7 +233,9 @@ def test_a_full_disk_leaves_a_readable_file(tmp_path, then):
     path = tmp_path / "l.jsonl"
     with LabelFile(path) as file:
         file.append({**PAIR, "label": "skip"})
-    child = subprocess.run([sys.executable, "-S", "-c", FULL, path, root(), then], stdout=subprocess.PIPE, text=True)
+    child = subprocess.run(
+        [sys.executable, "-S", "-c", FULL, path, root(), then], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     assert child.returncode == 0
     told, id_ = child.stdout.splitlines()
     assert f"[Errno {errno.EFBIG}] " in told and "this label was not written, those before it are safe" in told
@@ -368,7 +370,7 @@ def test_a_file_that_cannot_be_merged_is_refused_before_anything_is_written(tmp_
         merge_labels(*two_files, into=into, annotators=("ada",))
     with pytest.raises(FileNotFoundError, match=r"cleo\.jsonl: no such file of labels"):
         merge_labels(*two_files, tmp_path / "cleo.jsonl", into=into)
-    two_files[1].write_text("{\n")
+    two_files[1].write_text("{\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"ben\.jsonl, line 1: not a line of JSON"):
         merge_labels(*two_files, into=into)
     assert not into.exists()

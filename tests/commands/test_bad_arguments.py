@@ -21,17 +21,19 @@ def mine(tmp_path_factory, tiny_gpt2, tokenizer):
     folder = tmp_path_factory.mktemp("mine")
     tiny_gpt2().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     good = [{"prompt": row["prompt"], "completion": row["chosen"], "label": True} for row in ROWS]
-    (folder / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in good))
-    (folder / "zero.jsonl").write_text("")
-    (folder / "half.jsonl").write_text('{"prompt": "a", "chosen": "\\ud800", "rejected": "c"}\n')
-    (folder / "deep.jsonl").write_text("[" * 100_000 + "\n")
-    (folder / "null.jsonl").write_text('{"prompt": "a", "chosen": null, "rejected": "c"}\n')
-    (folder / "twice.jsonl").write_text('{"prompt": "a", "prompt": "b", "chosen": "d", "rejected": "c"}\n')
+    (folder / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in good), encoding="utf-8")
+    (folder / "zero.jsonl").write_text("", encoding="utf-8")
+    (folder / "half.jsonl").write_text('{"prompt": "a", "chosen": "\\ud800", "rejected": "c"}\n', encoding="utf-8")
+    (folder / "deep.jsonl").write_text("[" * 100_000 + "\n", encoding="utf-8")
+    (folder / "null.jsonl").write_text('{"prompt": "a", "chosen": null, "rejected": "c"}\n', encoding="utf-8")
+    (folder / "twice.jsonl").write_text(
+        '{"prompt": "a", "prompt": "b", "chosen": "d", "rejected": "c"}\n', encoding="utf-8"
+    )
     (folder / "cut.parquet").write_bytes(b"PAR1 and no more")
     (folder / "script").mkdir()
-    (folder / "script" / "script.py").write_text("print('run')")
+    (folder / "script" / "script.py").write_text("print('run')", encoding="utf-8")
     (folder / "folder.jsonl").mkdir()
     return folder
 
@@ -136,7 +138,7 @@ def test_labels_of_one_kind_are_warned_of(mine, tmp_path):
 def test_a_finished_model_and_the_one_to_start_from_are_not_overwritten(mine, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(command(mine, out)) == 0
-    record = json.loads((out / "run.json").read_text())
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     from prefcourse.boundary import sha256
 
     assert record["model"] == {"model.safetensors": sha256(out / "model.safetensors")}
@@ -155,7 +157,9 @@ def test_a_finished_model_and_the_one_to_start_from_are_not_overwritten(mine, tm
 def started(mine: Path, out: Path, *more: str, **how) -> subprocess.Popen:
     """The command in a process of its own, once it has trained a step."""
     long = command(mine, out, "--steps", "6000", "--checkpoint-every", "1", *more)
-    process = subprocess.Popen([sys.executable, "-m", "prefcourse", *long], stderr=subprocess.PIPE, text=True, **how)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefcourse", *long], stderr=subprocess.PIPE, text=True, **how, encoding="utf-8"
+    )
     until = time.monotonic() + 60
     while not list(out.glob("checkpoints/step-*")) and time.monotonic() < until:
         assert process.poll() is None, process.stderr.read()
@@ -180,5 +184,7 @@ def test_a_second_run_is_refused_and_ctrl_c_says_how_to_go_on(mine, tmp_path, ca
 @pytest.mark.skipif(os.name != "posix", reason="pipes of a shell")
 def test_who_stops_reading_hears_no_complaint(mine, tmp_path):
     line = " ".join([sys.executable, "-m", "prefcourse", *command(mine, tmp_path / "out", "--every", "1")])
-    found = subprocess.run(["bash", "-c", f"{line} | true"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["bash", "-c", f"{line} | true"], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert found.stderr == ""

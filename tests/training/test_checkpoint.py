@@ -204,7 +204,7 @@ def test_no_file_of_a_checkpoint_is_believed_unread(tiny_gpt2, tokenizer, pairs,
             file.write_bytes(data)
         if file.suffix == ".json":
             for changed in ("[]", "{}", "null", '{"files": {}}'):
-                file.write_text(changed)
+                file.write_text(changed, encoding="utf-8")
                 with pytest.raises(ValueError, match="step-000004 is damaged"):
                     train(tiny_gpt2(), pairs, tokenizer, resume=True, **settings)
                 tried += 1

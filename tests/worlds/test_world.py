@@ -239,21 +239,21 @@ def test_a_folder_without_a_world_is_named(tmp_path):
 
 def resum(folder, name):
     """Give a changed file the checksum that it has now."""
-    sums = json.loads((folder / "checksums.json").read_text())
-    (folder / "checksums.json").write_text(json.dumps(sums | {name: module.sha256(folder / name)}))
+    sums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+    (folder / "checksums.json").write_text(json.dumps(sums | {name: module.sha256(folder / name)}), encoding="utf-8")
 
 
 @pytest.mark.parametrize("text", ['{"gold.json": ', "[]", "{}", '{"gold.json": "0"}', "null", "[" * 100_000])
 def test_damaged_checksums_are_named(copied, text):
-    (copied / "checksums.json").write_text(text)
+    (copied / "checksums.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"checksums\.json is damaged"):
         load_world(folder=copied)
 
 
 def test_checksums_stay_within_their_folder(copied):
-    (copied.parent / "secret").write_text("x")
-    sums = json.loads((copied / "checksums.json").read_text())
-    (copied / "checksums.json").write_text(json.dumps(sums | {"../secret": "0"}))
+    (copied.parent / "secret").write_text("x", encoding="utf-8")
+    sums = json.loads((copied / "checksums.json").read_text(encoding="utf-8"))
+    (copied / "checksums.json").write_text(json.dumps(sums | {"../secret": "0"}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"names \.\./secret, which is not in that folder"):
         load_world(folder=copied)
 
@@ -262,7 +262,7 @@ def test_checksums_stay_within_their_folder(copied):
     "text", ["[]", "{}", '{"bias": 0}', '{"bias": "0", "weights": {}}', '{"bias": NaN, "weights": {}}']
 )
 def test_a_malformed_gold_reward_is_named(copied, text):
-    (copied / "gold.json").write_text(text)
+    (copied / "gold.json").write_text(text, encoding="utf-8")
     resum(copied, "gold.json")
     with pytest.raises(ValueError, match=r"gold\.json: not a gold reward \("):
         load_world(folder=copied)
@@ -284,8 +284,8 @@ MODELS = {  # what is done to the folder of sft → what is said of it
         "is a pickle, which could run",
     ),
     "code": (lambda sft: change_config(sft, model_type="own", auto_map={"AutoConfig": "own.Own"}), "cannot be loaded"),
-    "config": (lambda sft: (sft / "config.json").write_text("{"), "cannot be loaded"),
-    "list": (lambda sft: (sft / "config.json").write_text("[]"), "cannot be loaded"),
+    "config": (lambda sft: (sft / "config.json").write_text("{", encoding="utf-8"), "cannot be loaded"),
+    "list": (lambda sft: (sft / "config.json").write_text("[]", encoding="utf-8"), "cannot be loaded"),
     "no config": (lambda sft: (sft / "config.json").unlink(), "no model there"),
     "another kind": (lambda sft: change_config(sft, model_type="bert"), "sft: "),
 }
@@ -293,7 +293,7 @@ MODELS = {  # what is done to the folder of sft → what is said of it
 
 def change_config(folder, **changes):
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def drop_tensors(folder, part, more=""):
