@@ -40,8 +40,8 @@ def number(name: str, value, *, least=-MOST, most=MOST, above=-math.inf, below=m
     With most=math.inf it may be infinite. Raises ValueError for anything else: nan, a text, an array.
     """
     found = _plain(value)
-    good = isinstance(found, Real) and least <= found <= most and above < found and (below == math.inf or found < below)
-    if not good:
+    good = isinstance(found, Real) and least <= found <= most and (found <= MOST or found == math.inf)
+    if not (good and found > above and (below == math.inf or found < below)):
         kind = "a number" if most == math.inf else "a finite number"
         strict = " and".join(f" {word} {x:g}" for word, x in (("above", above), ("below", below)) if math.isfinite(x))
         ends = "".join(f", {x:g} or {word}" for x, word in ((least, "more"), (most, "less")) if abs(x) < MOST)
@@ -163,7 +163,9 @@ def _refuse_shapes(arrays: dict[str, Tensor]) -> None:
 
 
 def _plain(value):
-    """A tensor or array that holds one number as that number; anything else as it is."""
+    """A tensor, array or NumPy scalar that holds one number as that number; anything else as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Tensor | np.ndarray) and value.ndim == 0 and not getattr(value, "is_meta", False):
         return value.item()
     return value
@@ -171,9 +173,12 @@ def _plain(value):
 
 def _shown(value) -> str:
     """`value` in a few words, whatever it is."""
+    kind = type(value).__name__
+    kind = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
-        return f"a {type(value).__name__} of shape {tuple(value.shape)}, {value.dtype}"
+        kept = f", {value.layout} on {value.device}" if isinstance(value, Tensor) else ""
+        return f"{kind} of shape {tuple(value.shape)}, {value.dtype}{kept}"
     try:
-        return f"{value!r:.60}" if isinstance(value, Real | str | None) else f"a {type(value).__name__}"
-    except Exception:
-        return f"a {type(value).__name__}"
+        return f"{value!r:.60}" if isinstance(value, Real | str | None) else kind
+    except Exception:  # a whole number too long to be written
+        return kind

@@ -10,7 +10,6 @@ reference. Half-precision inputs are computed, and returned, in float32.
 import functools
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,11 +28,17 @@ class Rule:
     allowed: str
 
 
-MOST = sys.float_info.max  # a whole number beyond it is no float either
-POSITIVE = Rule(lambda v: isinstance(v, Real) and 0 < v <= MOST, "a finite number above 0")
-NOT_NEGATIVE = Rule(lambda v: isinstance(v, Real) and 0 <= v <= MOST, "a finite number, 0 or more")
-FLIP_RATE = Rule(lambda v: isinstance(v, Real) and 0 <= v < 0.5, "a number in [0, 0.5)")
-NUMBER = Rule(lambda v: isinstance(v, Real) and abs(v) <= MOST, "a finite number (for a tensor, its .item())")
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+POSITIVE = Rule(lambda v: _is_number(v) and v > 0, "a finite number above 0")
+NOT_NEGATIVE = Rule(lambda v: _is_number(v) and v >= 0, "a finite number, 0 or more")
+FLIP_RATE = Rule(lambda v: _is_number(v) and 0 <= v < 0.5, "a number in [0, 0.5)")
+NUMBER = Rule(_is_number, "a finite number (for a tensor, its .item())")
 _looking = True  # do losses look at the values of their tensors?
 REDUCE = Rule(lambda v: v in ("sum", "mean"), '"sum" or "mean"')
 
@@ -86,6 +91,8 @@ def check_tensors(tensors: Mapping[str, Tensor]) -> None:
     first = next(iter(tensors.values()))
     for name, value in tensors.items():
         require(isinstance(value, Tensor), name, value, "a tensor of shape (B,)")
+        good = value.layout == torch.strided and not value.is_meta and not value.is_complex()
+        require(good, name, f"{value.layout} of {value.dtype}", "a dense tensor of real numbers")
         like = tensors["kl_policy"] if name.startswith("kl_") else first  # the KL batch may have a size of its own
         good = value.ndim == 1 and value.numel() > 0 and value.shape == like.shape
         require(good, name, f"of shape {tuple(value.shape)}", f"one shape (B,) for all, here {tuple(like.shape)}")

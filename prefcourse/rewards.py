@@ -98,8 +98,10 @@ def bradley_terry_loss(policy_chosen: Tensor, policy_rejected: Tensor, *, margin
     Raises ValueError if the shapes differ, a reward is not finite, or a margin is negative or not finite.
     """
     chosen, rejected = together(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
-    margin = margin if isinstance(margin, Tensor) else number("margin", margin)
-    margin = torch.as_tensor(margin, dtype=chosen.dtype, device=chosen.device)
+    if isinstance(margin, Tensor) and margin.ndim:
+        margin = margin.to(chosen.device, chosen.dtype)
+    else:
+        margin = torch.tensor(number("margin", margin), dtype=chosen.dtype, device=chosen.device)
     if margin.shape not in ((), chosen.shape):
         raise ValueError(f"margin has shape {tuple(margin.shape)}; allowed is {tuple(chosen.shape)}, or a number")
     if not bool(((margin >= 0) & margin.isfinite()).all()):
@@ -113,7 +115,7 @@ def log_likelihood(wins: Tensor, reward: Tensor) -> Tensor:
     Only differences enter: reward + c, with any c per row, has the same likelihood. wins_ii counts nothing.
     Raises ValueError where the shapes do not belong together, for numbers that are not finite, and for counts below 0.
     """
-    _check_comparisons(wins, reward)
+    wins, reward = _comparisons(wins, reward)
     off = 1 - torch.eye(wins.shape[-1], dtype=wins.dtype)
     return (off * wins * logsigmoid(reward[..., :, None] - reward[..., None, :])).sum((-2, -1))
 
@@ -125,7 +127,7 @@ def information(wins: Tensor, reward: Tensor) -> Tensor:
     comparisons; so the direction (1, …, 1), which no comparison sees, has information 0. Raises what
     `log_likelihood` raises.
     """
-    _check_comparisons(wins, reward)
+    wins, reward = _comparisons(wins, reward)
     p = (reward[:, None] - reward[None, :]).sigmoid()
     weight = (wins + wins.T) * p * (1 - p)
     weight = weight - weight.diag().diag()
@@ -174,15 +176,14 @@ def fit_bradley_terry(wins: Tensor, *, prior: float = 0.0) -> Tensor:
     return reward - reward.mean()
 
 
-def _check_comparisons(wins: Tensor, reward: Tensor) -> None:
-    """Raise ValueError unless wins (..., Y, Y) are counts, and reward (..., Y) finite and for the same responses."""
-    for name, values, low in (("wins", wins, 0), ("reward", reward, -LARGE)):
-        if not isinstance(values, Tensor):
-            raise ValueError(f"{name} is a {type(values).__name__}; allowed is a tensor")
-        numbers(name, values, ndim=None, low=low)
+def _comparisons(wins: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as floats of one kind: wins (..., Y, Y), counts, and reward (..., Y), finite. Raises ValueError."""
+    [wins], [reward] = together(wins=wins), together(reward=reward)
+    numbers("wins", wins, ndim=None, low=0)
     if wins.ndim < 2 or wins.shape != (*reward.shape, *reward.shape[-1:]):
         had = f"wins {tuple(wins.shape)} and reward {tuple(reward.shape)}"
         raise ValueError(f"the shapes are {had}; allowed are (..., Y, Y) and (..., Y)")
+    return wins.to(reward.dtype), reward
 
 
 def _undefeated(wins: Tensor) -> list[int]:

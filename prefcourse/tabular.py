@@ -25,11 +25,14 @@ from prefcourse.finite import LARGE, number, numbers, together, whole
 from prefcourse.losses import LOSSES
 
 
-def _check(reference: Tensor, *, reward: Tensor | None = None, policy: Tensor | None = None, beta: float = 1.0) -> None:
-    """Refuse anything that is not a finite world, naming the argument, its value and what is allowed."""
+def _check(reference: Tensor, *, reward: Tensor = ..., policy: Tensor = ..., beta: float = 1.0) -> None:
+    """Refuse anything that is not a finite world, naming the argument, its value and what is allowed.
+
+    What is left out (...) is not looked at.
+    """
     number("beta", beta, above=0)
     for name, table in (("reference", reference), ("reward", reward), ("policy", policy)):
-        if table is None:
+        if table is ...:
             continue
         if not isinstance(table, Tensor) or table.dtype != torch.float64 or table.ndim != 2:
             found = f"{table.dtype}, {tuple(table.shape)}" if isinstance(table, Tensor) else type(table).__name__
@@ -99,6 +102,7 @@ def hard_labels(preferences: Tensor) -> Tensor:
 
     Raises ValueError for a number outside 0 to 1.
     """
+    [preferences] = together(preferences=preferences)
     numbers("preferences", preferences, ndim=None, low=0, high=1)
     return (preferences > 0.5).double() + 0.5 * (preferences == 0.5).double()
 

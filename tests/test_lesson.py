@@ -256,3 +256,51 @@ def test_displays_print_plain_text_outside_a_notebook(capsys):
         "[base model] → SFT → preference pairs → objective → ( reward model → policy gradient | DPO ) → evaluation\n"
         "A …\n  after | … b\n[figure: a figure that a script has drawn]\n"
     )
+
+
+# ------------------------------------------------------------------------------------------------ what is no number
+
+
+@pytest.mark.parametrize(
+    "sides", [(0.0, math.inf), (math.inf, -math.inf), (math.nan, math.nan), ([1.0, math.inf], [1.0, 0.0])]
+)
+def test_close_never_takes_infinity_or_nan_for_a_number(sides):
+    with pytest.raises(AssertionError, match="✗ x: left"):
+        close("x", *sides)
+
+
+@pytest.mark.parametrize(
+    "side", [3 + 5j, np.array([3 + 5j]), np.complex128(3), torch.tensor(3 + 5j), "3", None, [3, "a"], [[1], [1, 2]],
+             torch.ones((), device="meta"), np.array(["3"])], ids=str)  # fmt: skip
+def test_close_and_within_refuse_what_is_no_real_number(side):
+    for call in (lambda: close("x", side, 3.0), lambda: close("x", 3.0, side), lambda: within("x", side, 0, 9)):
+        with pytest.raises(ValueError, match=r"^x: a side is no real number"):
+            call()
+
+
+def test_a_tolerance_and_a_band_are_numbers():
+    for tol in (math.nan, math.inf, -1.0, "small", None):
+        with pytest.raises(ValueError, match="tol is"):
+            close("x", 1.0, 2.0, tol)
+    with pytest.raises(AssertionError, match="nan lies outside"):
+        within("x", math.nan, -math.inf, math.inf)
+    with pytest.raises(AssertionError):
+        within("x", 1.0, math.nan, 2.0)
+    with pytest.raises(ValueError, match="one number is needed"):
+        within("x", [1.0, 2.0], 0, 3)
+
+
+def test_check_wants_truth_values_and_at_least_one():
+    for wrong in (math.nan, 1.0, "yes", None, torch.ones(2), [1, 0]):
+        with pytest.raises(ValueError, match="x: give a comparison"):
+            check("x", wrong)
+    for false in ([], torch.zeros(0, dtype=torch.bool), [True, False], torch.tensor([math.nan]) > 0):
+        with pytest.raises(AssertionError, match="does not hold"):
+            check("x", false)
+    check("x", np.bool_(True)), check("x", [True, True]), check("x", torch.ones(2) > 0)
+
+
+def test_a_seed_is_a_whole_number():
+    for seed in (-1, 0.5, math.nan, "0", 2**32):
+        with pytest.raises(ValueError, match="seed is"):
+            setup(seed)

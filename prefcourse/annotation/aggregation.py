@@ -38,8 +38,8 @@ def majority(labels, *, ties: str = "undecided", seed: int = 0) -> np.ndarray:
     """
     if ties not in ("undecided", "coin"):
         raise ValueError(f'ties must be "undecided" or "coin", got {ties!r}')
-    share = vote_share(labels)
-    coin = numpy_generator(seed).integers(0, 2, len(share)) if ties == "coin" else MISSING
+    share, rng = vote_share(labels), numpy_generator(seed)
+    coin = rng.integers(0, 2, len(share)) if ties == "coin" else MISSING
     return np.where(share == 0.5, coin, (share > 0.5).astype(np.int64))
 
 

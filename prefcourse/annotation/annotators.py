@@ -34,11 +34,17 @@ class Questions:
     a_is_chosen: np.ndarray | None = None  # (N,) whether A is the row's `chosen`
 
     def __post_init__(self):
-        rows = len(numbers("difference", self.difference))
-        for name, column in (("length", self.length), ("a_is_chosen", self.a_is_chosen)):
-            shape = () if column is None else tuple(numbers(name, column, ndim=None).shape)
-            if shape not in ((), (rows,)):
-                raise ValueError(f"{name} has shape {shape}; allowed is one for each of {counted(rows, 'question')}")
+        difference = numbers("difference", self.difference).numpy()
+        length = numbers("length", self.length, ndim=None).numpy()
+        sides = (
+            None if self.a_is_chosen is None else numbers("a_is_chosen", self.a_is_chosen, low=0, high=1).numpy() == 1
+        )
+        for name, column in (("length", length), ("a_is_chosen", sides)):
+            if column is not None and column.ndim and column.shape != difference.shape:
+                many = f"{counted(len(difference), 'question')}"
+                raise ValueError(f"{name} has shape {column.shape}; allowed is one for each of {many}")
+        for name, column in (("difference", difference), ("length", length), ("a_is_chosen", sides)):
+            object.__setattr__(self, name, column)  # frozen, but for tensors and lists, which become arrays
 
     def __len__(self) -> int:
         return len(self.difference)
@@ -97,10 +103,9 @@ class Annotator:
     tie: float = 0.0  # nats
 
     def __post_init__(self):
-        for name in ("reliability", "length_bias", "position_bias"):
-            number(name, getattr(self, name), least=-1e15, most=1e15)
-        number("lapse", self.lapse, least=0, most=1)
-        number("tie", self.tie, least=0, most=math.inf)
+        limits = dict.fromkeys(("reliability", "length_bias", "position_bias"), (-1e15, 1e15))
+        for name, (least, most) in (limits | {"lapse": (0, 1), "tie": (0, math.inf)}).items():
+            object.__setattr__(self, name, number(name, getattr(self, name), least=least, most=most))
 
     def logit(self, asked: Questions, a_first) -> np.ndarray:
         """z of each question, (N,). a_first: whether A is shown first, (N,) or one for all."""

@@ -163,7 +163,7 @@ class Exercise(Check):
         answers = []
         for i, case in enumerate(cases):
             answers.append(found := self.outcome(answer, case))
-            if isinstance(found, NotImplementedError):
+            if isinstance(found, NotImplementedError) and not found.args:  # the stub's; torch's have a message
                 return self.not_attempted()
             expected = self.outcome(self.reference, case)
             if isinstance(expected, BaseException):

@@ -192,10 +192,92 @@ def test_unknown_notebooks_are_named():
         ({"a": 1.0}, {"a": 1.0}, True), ({"a": 1.0}, {"b": 1.0}, False), ({"a": 1.0}, {"a": 2.0}, False),
         ((1, "x"), [1, "x"], True), ([1], [1, 2], False), (3, [3], False), (np.array([1, 2]), [1, 2], True),
         (torch.ones(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool), True),
+        (0.0, float("inf"), False), (float("inf"), float("inf"), True), (float("-inf"), float("inf"), False),
+        (float("inf"), 0.0, False), (3 + 5j, 3.0, False), (3 + 0j, 3.0, True), (3.0, 3 + 5j, False),
+        (torch.ones(2).to_sparse(), torch.ones(2), True), (torch.ones(2, device="meta"), torch.ones(2), False),
+        (np.array(["a", "b"]), torch.ones(2), False), ("abc", np.ones(3), False), (np.ones(3), "abc", False),
+        (np.ones(2), {1.0}, False), (np.array([1 + 1j, 2]), np.array([1.0, 2.0]), False),
     ],
 )  # fmt: skip
 def test_difference(found, expected, same):
     assert (difference(found, expected, 1e-5) == "") == same
+
+
+class Rude:
+    """An answer that cannot be looked at: whatever one asks it raises."""
+
+    def __init__(self, error=ValueError):
+        object.__setattr__(self, "error", error)
+
+    def __repr__(self):
+        raise object.__getattribute__(self, "error")("no")
+
+    __str__ = __eq__ = __len__ = __iter__ = __bool__ = __float__ = __getitem__ = lambda self, *a: repr(self)
+    __hash__ = None
+
+
+class RudeError(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+class Named(str):
+    def strip(self, *a):
+        raise RuntimeError("no")
+
+    lower = __repr__ = strip
+
+
+def holds_itself():
+    found = [1.0]
+    found.append(found)
+    return found
+
+
+def raises(error):
+    def answer(*arguments):
+        raise error
+
+    return answer
+
+
+JUNK = {
+    "rude": Rude, "rude that exits": lambda: Rude(SystemExit), "list of rude": lambda: [Rude(), Rude()],
+    "dict of rude": lambda: {"a": Rude()}, "sparse": lambda: torch.ones(3).to_sparse(),
+    "meta": lambda: torch.ones(3, device="meta"), "texts": lambda: np.array(["a", "b", "c"]), "text": lambda: "abc",
+    "objects": lambda: np.array([None, Rude()], dtype=object), "itself": holds_itself, "complex": lambda: 3 + 5j,
+    "bytes": lambda: b"abc", "generator": lambda: (x for x in (1, 2)), "type": lambda: Rude, "error": RudeError,
+    "exit": SystemExit, "named": lambda: Named("a"), "nan": lambda: float("nan"), "set": lambda: {1.0},
+    "ragged": lambda: [[1.0], [1.0, 2.0]], "whole": lambda: torch.arange(2).exp().long().log_softmax(-1),
+}  # fmt: skip
+ERRORS = {
+    "rude": RudeError(), "exit": SystemExit(3), "generator": GeneratorExit(), "memory": MemoryError(),
+    "group": BaseExceptionGroup("two", [SystemExit(), ValueError()]), "recursion": RecursionError(),
+    "named": ValueError(Named("a")), "torch's": NotImplementedError("not implemented for 'Long'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", ALL, ids=named)
+def test_no_answer_makes_a_check_raise(check):
+    for name, make in JUNK.items():
+        assert check.judge(lambda *a, make=make: make(), 0).status == "fail", name
+    for name, error in ERRORS.items():
+        result = check.judge(raises(error), 0)
+        assert result.status == "fail" and result.text, name
+    assert check.judge(Rude(), 0).status == "fail"  # not even a function
+    with pytest.raises(KeyboardInterrupt):
+        check.judge(raises(KeyboardInterrupt()), 0)
+
+
+def test_an_answer_of_another_kind_is_shown_by_its_type_and_an_exit_has_advice():
+    assert "a Rude that cannot be shown" in LAST.judge(lambda *a: Rude(), 0).text
+    assert "do not call exit()" in LAST.judge(raises(SystemExit(1)), 0).hint
+    assert "RudeError" in LAST.judge(raises(RudeError()), 0).text
+    assert "3 numbers" not in shown(np.array(["a", "b"])) and shown(np.array(["a", "b"])) == "['a', 'b']"
+    assert shown(holds_itself()) == "[1, [1, [1, [1, […, …]]]]]"
+    assert len(shown({"a": holds_itself()})) < 120
 
 
 def test_shown_is_one_short_line():
