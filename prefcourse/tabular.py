@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prefcourse.finite import LARGE, number, numbers, together, whole
+from prefcourse.finite import LARGE, counted, number, numbers, together, whole
 from prefcourse.losses import LOSSES
 
 
@@ -129,7 +129,9 @@ def next_token_logits(policy: Tensor, vocabulary: int) -> list[Tensor]:
     V, Y = whole("vocabulary", vocabulary, 0), policy.shape[1]
     T = round(math.log(Y, V)) if V >= 2 and Y >= 1 else 0
     if V**T != Y or T < 1:
-        raise ValueError(f"vocabulary is {V}; allowed is a V >= 2 with V**T = {Y} responses for a whole T >= 1")
+        raise ValueError(
+            f"vocabulary is {V}; allowed is a V >= 2 with V**T = {counted(Y, 'response')} for a whole T >= 1"
+        )
     tables = []
     for t in range(
         1, T + 1

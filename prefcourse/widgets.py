@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefcourse import plots
 from prefcourse.annotation.app import label_pairs
 from prefcourse.checks import progress as kept
+from prefcourse.finite import counted
 from prefcourse.generate import Completion, generate
 from prefcourse.lesson import show, show_samples
 from prefcourse.rewards import GoldReward
@@ -97,7 +98,7 @@ def progress() -> ipywidgets.VBox:
         for number, have, all_, points, worth, left in kept.table():
             bar = ipywidgets.IntProgress(value=points, min=0, max=worth, description=number, layout={"width": "16em"})
             open_ = f"still open: {', '.join(left)}" if left else "done"
-            text = f"{points} of {worth} points, {have} of {all_} checks; {open_}"
+            text = f"{points} of {counted(worth, 'point')}, {have} of {counted(all_, 'check')}; {open_}"
             lines.append(ipywidgets.HBox([bar, ipywidgets.Label(text)]))
         rows.children = lines
 

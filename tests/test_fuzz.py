@@ -24,7 +24,7 @@ from prefcourse.losses import LOSSES, dpo_loss
 from prefcourse.quality.duplicates import jaccard, near_duplicates
 from prefcourse.rewards import GoldReward, bradley_terry_loss
 from prefcourse.rlhf import advantages, calibration
-from prefcourse.rlhf.table_gradients import exact_gradient
+from prefcourse.rlhf.table_gradients import exact_gradient, ppo_path
 
 NAN, INF = float("nan"), float("inf")
 ROWS = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=8)
@@ -221,6 +221,15 @@ def test_the_training_loop_looks_itself():
             kl_k1(spoilt, spoilt[:1])
     with pytest.raises(ValueError, match="rewards: 1 of 2 values is not finite"):
         advantages.rloo_advantages(spoilt)
+
+
+def test_a_clip_range_may_be_so_large_that_nothing_is_clipped():
+    logps = torch.tensor([-1.0, -2.0, -9.0])
+    loss = advantages.ppo_clip_loss(logps, logps - 5, torch.ones(3), eps=1e9)
+    assert loss.tolist() == pytest.approx([-np.exp(5)] * 3)
+    reference, reward = torch.full((1, 4), 0.25).double(), torch.tensor([[9.0, 0.0, 1.0, 3.0]]).double()
+    path = ppo_path(reference, reward, 0.5, eps=1e9, samples=16, epochs=20, lr=2.0, steps=30, vocabulary=2)
+    assert path.shape == (31, 1, 4) and bool(path.isfinite().all())
 
 
 def test_gradients_and_kinds_pass_through():

@@ -17,6 +17,7 @@ import ipywidgets
 from prefcourse.annotation.collector import KEYS, agreement_with, still_open, to_label
 from prefcourse.annotation.labels import LabelFile
 from prefcourse.evaluate import bootstrap
+from prefcourse.finite import counted
 from prefcourse.rewards import GoldReward
 
 BUTTONS = (  # key, words on the button, its help
@@ -71,7 +72,8 @@ def label_pairs(
                 card.value = CARD.format(side=side.upper(), prompt=html.escape(item["prompt"]), text=text)
             report.value = ""
         else:
-            question.value = f"<b>All {len(items)} pairs are labelled.</b> They are in {html.escape(str(path))}."
+            done = counted(len(items), "pair is", "pairs are")
+            question.value = f"<b>All {done} labelled.</b> They are in {html.escape(str(path))}."
             for card in cards.values():
                 card.value = ""
             report.value = summary(file.records, gold)
@@ -112,13 +114,15 @@ def label_pairs(
 def summary(records: Sequence[dict[str, Any]], gold: GoldReward | None = None) -> str:
     """What the labels say about the labeller, as HTML: agreement with the true reward, the place, and the pace."""
     picked = [r["label"] for r in records if r["label"] in ("A", "B")]
-    lines = [f"{len(picked)} choices, {len(records) - len(picked)} ties and skips."]
+    others = counted(len(records) - len(picked), "tie or skip", "ties and skips")
+    lines = [f"{counted(len(picked), 'choice')}, {others}."]
     if gold is not None:
         same, total = agreement_with(gold, records)
         if total > 1:
             rate = bootstrap([1.0] * same + [0.0] * (total - same))
             lines.append(
-                f"The true reward of this world chooses as you did in {same} of {total} pairs: {rate:.0%}. It counts "
+                f"The true reward of this world chooses as you did in {same} of {counted(total, 'pair')}: "
+                f"{rate:.0%}. It counts "
                 "words of praise and blame; where you differ, you may well be right."
             )
     if len(picked) > 1:
@@ -127,5 +131,5 @@ def summary(records: Sequence[dict[str, Any]], gold: GoldReward | None = None) -
         lines.append(f"You chose the text on the left in {left:.0%} of cases, which is {verdict}.")
     times = sorted(r["seconds"] for r in records if "seconds" in r)
     if times:
-        lines.append(f"A choice took you {times[len(times) // 2]:.0f} seconds, in the median.")
+        lines.append(f"A choice took you {counted(round(times[len(times) // 2]), 'second')}, in the median.")
     return "<br>".join(html.escape(line) for line in lines)

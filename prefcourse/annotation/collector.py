@@ -18,6 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.annotation.labels import LabelFile, Record, check_label, preference_rows
+from prefcourse.finite import counted
 from prefcourse.generate import generate
 from prefcourse.preferences import Row
 from prefcourse.rewards import GoldReward
@@ -183,11 +184,11 @@ def label_in_terminal(
             waiting = waiting[1:]
     except (EOFError, KeyboardInterrupt):
         say("")
-    say(f"{len(file.records)} labels in {file.path}.")
+    say(f"{counted(len(file.records), 'label')} in {file.path}.")
     if gold is not None:
         same, total = agreement_with(gold, file.records)
         if total:
-            say(f"You agree with the true reward on {same} of {total} pairs ({same / total:.0%}).")
+            say(f"You agree with the true reward on {same} of {counted(total, 'pair')} ({same / total:.0%}).")
 
 
 def _key(record: Record) -> tuple:

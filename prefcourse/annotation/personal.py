@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from prefcourse.annotation.labels import preference_rows, read_labels
 from prefcourse.evaluate import Estimate, bootstrap, pair_logps, sequence_kl
+from prefcourse.finite import counted
 from prefcourse.generate import Completion, generate
 from prefcourse.preferences import Row, check_rows
 from prefcourse.train import train
@@ -47,7 +48,8 @@ class Personal:
 
     def __str__(self) -> str:
         apart = sum(self.counts.values()) - self.counts["A"] - self.counts["B"]
-        lines = [f"trained on {self.used} labels; {apart} ties and skips are no pairs"]
+        others = counted(apart, "tie or skip is no pair", "ties and skips are no pairs")
+        lines = [f"trained on {counted(self.used, 'label')}; {others}"]
         if self.held_out is not None:
             lines.append(f"on the labels kept back it chooses as you did in {self.held_out:.0%} of cases")
         return "\n".join([*lines, f"it moved {self.kl:.1f} nats (KL) away from the model before"])
@@ -70,7 +72,8 @@ def train_on_my_labels(
         counts = {"A": len(rows), "B": 0, "tie": 0, "skip": 0}
     if len(rows) < ENOUGH:
         raise ValueError(
-            f"{len(rows)} labels say which text is better (of {sum(counts.values())}); training needs at least "
+            f"{counted(len(rows), 'label says', 'labels say')} which text is better (of {sum(counts.values())}); "
+            "training needs at least "
             f"{ENOUGH}, and 50 are better. Label some more: the file goes on where it stopped."
         )
     order = random.Random(seed).sample(rows, len(rows))
@@ -121,4 +124,4 @@ def label_by_taste(rows: Sequence[Row], taste: Callable[[str], float], count: in
         found.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected})
         if len(found) == count:
             return found, skipped
-    raise ValueError(f"only {len(found)} of {len(rows)} pairs differ for this taste, {count} are needed")
+    raise ValueError(f"only {len(found)} of {counted(len(rows), 'pair')} differ for this taste, {count:,} needed")

@@ -2,6 +2,8 @@
 
 import argparse
 
+from prefcourse.finite import counted
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command `collect` with its arguments."""
@@ -40,10 +42,13 @@ def run(args: argparse.Namespace) -> int:
         found = collector.collect([row["prompt"] for row in rows[: args.count]], temperature=args.temperature)
         repeated = sum(pair["metadata"]["duplicates"] for pair in found)
         if repeated:
-            print(f"{repeated} answers came out twice or empty and were drawn again.")
+            print(f"{counted(repeated, 'answer')} came out twice or empty; drawn again.")
         label_in_terminal(found, file, gold=world.gold, seed=args.seed)
         pairs, counts = preference_rows(file.records)
     if args.export:
         write_rows(args.export, pairs)
-        print(f"{len(pairs)} pairs in {args.export} ({counts['tie']} ties and {counts['skip']} skips make none).")
+        print(
+            f"{counted(len(pairs), 'pair')} in {args.export} ({counted(counts['tie'], 'tie')} and "
+            f"{counted(counts['skip'], 'skip')} make none)."
+        )
     return 0

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from prefcourse.commands import output
 from prefcourse.commands.shared import compare, find_device, model_and_tokenizer, print_samples, stored_dtype
 from prefcourse.commands.watch import Watch
+from prefcourse.finite import counted
 
 HELP = """\
 Train a policy on preferences, save it, and show what it writes before and after.
@@ -213,9 +214,9 @@ def _checkpoints(args: argparse.Namespace) -> dict:
 def _what(args: argparse.Namespace, rows: int, arguments: dict) -> str:
     """The run in one line."""
     given = "".join(f", {k} {v}" for k, v in arguments.items())
-    long = f"{args.steps} steps" if args.steps else f"{args.epochs:g} epochs"
+    long = counted(args.steps, "step") if args.steps else f"{args.epochs:g} epochs"
     start = args.model or "sft"
-    return f"{args.loss} from {start} on {rows:,} rows: {long}, lr {args.lr:g}{given}, seed {args.seed}"
+    return f"{args.loss} from {start} on {counted(rows, 'row')}: {long}, lr {args.lr:g}{given}, seed {args.seed}"
 
 
 def _show_own(start, policy, tokenizer, prompts: list[str], history: dict, seed: int) -> dict:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefcourse.finite import counted
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import Batch, collate
 
@@ -131,7 +132,9 @@ def answer_odds(
     ids = [tokenizer(text)["input_ids"] for text in texts]
     for i, row in enumerate(ids):
         if room and len(row) + max(map(len, answers)) > room:
-            raise ValueError(f"text {i} has {len(row)} tokens; with its answer it must fit into {room}: shorten it")
+            raise ValueError(
+                f"text {i} has {counted(len(row), 'token')}; with its answer it must fit into {room}: shorten it"
+            )
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from prefcourse.finite import counted
 from prefcourse.plots.style import (
     AMBER,
     CHOSEN,
@@ -42,7 +43,7 @@ def quality_report(report) -> Figure:
             whole_row = len(panels) == number + 1 and number % 2 == 0
             place = grid[number // 2, 1:] if whole_row else grid[number // 2, 1 + number % 2]
             draw(fig.add_subplot(place), report)
-        title = f"{report.pairs:,} pairs on {report.prompts:,} prompts. {report.summary()}"
+        title = f"{counted(report.pairs, 'pair')} on {counted(report.prompts, 'prompt')}. {report.summary()}"
         fig.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
     return fig
 

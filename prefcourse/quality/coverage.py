@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prefcourse.evaluate import GROUP, distinct_2
+from prefcourse.finite import counted
 from prefcourse.preferences import Row
 from prefcourse.quality.duplicates import SAME, jaccard, near_duplicates, words_of
 from prefcourse.quality.findings import VERDICTS, Finding, _above, _finding, clustered_share
@@ -27,7 +28,7 @@ def pairs(rows: Sequence[Row], prompt: np.ndarray) -> list[Finding]:
         _finding(
             "repeated pairs",
             again,
-            f"{again:.1%}; {both} pairs are labelled both ways",
+            f"{again:.1%}; {counted(both, 'pair is', 'pairs are')} labelled both ways",
             _above(again, 0.005, 0.05),
             fine="No pair counts twice.",
             otherwise="Keep one of each, with the majority's label; otherwise it weighs more than it should.",

@@ -110,7 +110,7 @@ def ppo_clip_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, eps: flo
     the gradient is 0: samples may be used for several steps without running away from the policy that drew them.
     """
     logps, old_logps, advantages = together(logps=logps, old_logps=old_logps, advantages=advantages)
-    eps = number("eps", eps, above=0, below=1)
+    eps = number("eps", eps, above=0)  # a very large one is no clip
     if looking() and not bool((logps - old_logps <= FARTHEST).all()):
         raise ValueError(f"logps lie more than {FARTHEST:g} nats above old_logps; π/π_old is beyond all use there")
     ratio = (logps - old_logps).exp()

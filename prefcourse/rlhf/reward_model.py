@@ -92,7 +92,11 @@ class RewardModel(nn.Module):
         longest = guards.context(self.body)
         for i, (x, y) in enumerate(ids):
             if not x or len(x) + len(y) > longest:
-                what = "the prompt is empty" if not x else f"{len(x) + len(y)} tokens, but the model takes {longest}"
+                what = (
+                    "the prompt is empty"
+                    if not x
+                    else f"{counted(len(x) + len(y), 'token')}, but the model takes {longest}"
+                )
                 raise ValueError(f"text {i} (from 0): {what}. It begins {prompts[i]!r:.60}; change it or leave it out.")
         return self._score_ids(ids, batch_size)
 

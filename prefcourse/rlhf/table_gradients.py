@@ -153,7 +153,8 @@ def ppo_path(
         A = gae(earned, expected, mask, lam=lam)
         for _ in range(epochs):
             tables, values = ([p.detach().requires_grad_() for p in each] for each in (tables, values))
-            policy_loss = ppo_clip_loss(token_logps(tables), old, A, eps).sum(-1).mean(-1).sum()
+            with trusted():  # a path that breaks is refused below
+                policy_loss = ppo_clip_loss(token_logps(tables), old, A, eps).sum(-1).mean(-1).sum()
             value_loss = 0.5 * (look_up(values) - (A + expected)).square().sum(-1).mean(-1).sum()
             grads = torch.autograd.grad(policy_loss + value_loss, [*tables, *values])
             tables = [p - lr * g for p, g in zip(tables, grads[:T], strict=True)]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from prefcourse.finite import counted
 from prefcourse.layout import send
 from prefcourse.preferences import Row, check_rows
 from prefcourse.training.token_ids import Ids, TokenIds, encoded
@@ -43,7 +44,7 @@ class Examples:
 
     def __str__(self) -> str:
         notes = [f"{n:,} {what}" for n, what in ((self.dropped, "dropped"), (self.truncated, "truncated")) if n]
-        return f"{len(self):,} examples" + (f" (too long: {', '.join(notes)})" if notes else "")
+        return counted(len(self), "example") + (f" (too long: {', '.join(notes)})" if notes else "")
 
     def inputs(
         self, rows: Sequence[int], logps: Tensor, lengths: Tensor, reference: Tensor | None
@@ -146,7 +147,9 @@ def encode_rows(
             if unpaired:
                 found.desirable.append(labels[i] if labels else k == 0)
     if not found.sequences:
-        raise ValueError(f"data: none of the {len(rows)} rows fits into {longest} tokens. Shorten them.")
+        raise ValueError(
+            f"data: none of the {counted(len(rows), 'row')} fits into {counted(longest, 'token')}. Shorten them."
+        )
     return replace(found, dropped=dropped, truncated=truncated)
 
 
@@ -160,12 +163,14 @@ def _fit(example: tuple[Ids, ...], longest: float, too_long: str, line: int) -> 
     room = int(longest) - len(example[0][0])
     if room < 1:
         raise ValueError(
-            f"data, line {line}: the prompt alone has {len(example[0][0])} tokens, but the model takes {longest}, "
+            f"data, line {line}: the prompt alone has {counted(len(example[0][0]), 'token')}, but the model takes "
+            f"{longest}, "
             "completion included. Shorten the prompt, leave the row out, or pass too_long='drop'."
         )
     if too_long == "error":
         raise ValueError(
-            f"data, line {line}: {tokens} tokens, but the model takes {longest}. Shorten the row, leave it out, or "
+            f"data, line {line}: {counted(tokens, 'token')}, but the model takes {longest}. Shorten the row, leave "
+            "it out, or "
             "pass too_long='drop' or 'truncate'."
         )
     return tuple((prompt, completion[:room]) for prompt, completion in example)

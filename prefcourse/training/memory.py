@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from prefcourse.finite import counted
+
 FULL = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
@@ -78,7 +80,8 @@ def explained(micro_batch: int, tokens: int, model: nn.Module, processes: int = 
         ways.append("a smaller max_length (--max-length) with too_long='truncate', or LoRA (--lora)")
         weights = sum(p.numel() for p in model.parameters())
         raise MemoryError(
-            f"the memory is full: {micro_batch} examples of up to {tokens:,} tokens at a time in each of {processes} "
+            f"the memory is full: {counted(micro_batch, 'example')} of up to {counted(tokens, 'token')} at a time in "
+            f"each of {processes} "
             f"process{'es' * (processes > 1)}, {weights / 1e6:,.0f} million weights. What helps, the best first: "
             f"{'; '.join(ways)}. ({str(error).splitlines()[0]:.200})"
         ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prefcourse.finite import counted
 from prefcourse.layout import send
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import Row
@@ -87,7 +88,7 @@ class Run:
         say = say or (print if self.progress and watched() else lambda line: None)
         if self.scoring.devices.rank == 0:
             where = f"{self.scoring.devices}, {precision_name(self.scoring.dtype)}"
-            say(f"{where}: {self.examples}; steps {self.start} to {end}, {size} examples each")
+            say(f"{where}: {self.examples}; steps {self.start} to {end}, {counted(size, 'example')} each")
 
     @property
     def examples(self) -> Examples:

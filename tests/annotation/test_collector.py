@@ -117,7 +117,7 @@ def test_a_session_goes_on_where_it_stopped(tmp_path):
     path = tmp_path / "l.jsonl"
     with LabelFile(path) as file:
         said = session(file, ["a", "x", "u", "b", "q"])
-        assert "'x' is none of a, b, t, s, u, q" in said and "Undone" in said and "1 labels" in said
+        assert "'x' is none of a, b, t, s, u, q" in said and "Undone" in said and "1 label in" in said
     with LabelFile(path) as file:
         said = session(file, ["t", "a"], gold=GOLD)
         assert "1 of 3 are labelled already" in said and "[2/3]" in said and "agree with the true reward on" in said
@@ -150,7 +150,7 @@ def test_collect_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "3 of 4 are labelled already" in said and "3 pairs in" in said and "(1 ties and 0 skips make none)" in said
+    assert "3 of 4 are labelled already" in said and "3 pairs in" in said and "(1 tie and 0 skips make none)" in said
     known = {row["prompt"] for row in load_world().prompts["train"][:4]}
     assert {r["prompt"] for r in read_labels(path)} == known
     with LabelFile(path):

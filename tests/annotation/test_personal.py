@@ -35,7 +35,7 @@ def test_the_policy_learns_the_labels_and_says_what_it_did(world, tmp_path):
     first, *_, last = mine.history["loss"]
     assert first == pytest.approx(0.6931, abs=1e-3) and last < first
     assert agrees(mine.policy, world, ROWS).mean() > 0.9 and mine.held_out.value > 0.8
-    assert "trained on 24 labels; 1 ties and skips" in str(mine) and "KL" in str(mine)
+    assert "trained on 24 labels; 1 tie or skip is no pair" in str(mine) and "KL" in str(mine)
     assert mine.prompts == ["The cast", "The story", "I like the film"]  # "This movie" was labelled
     assert len(mine.before) == len(mine.after) == 3 and mine.kl.low <= mine.kl.value <= mine.kl.high
     assert all(torch.equal(before[name], weight) for name, weight in world.sft.state_dict().items())
@@ -92,5 +92,5 @@ def test_a_learner_skips_what_the_taste_cannot_tell():
     rows = [{"prompt": f"{i}", "chosen": " Good!" if i % 2 else " Bad.", "rejected": " Fine."} for i in range(20)]
     found, skipped = label_by_taste(rows, TASTES["no exclamation marks"], count=10, seed=0)
     assert len(found) == 10 and all(row["chosen"] == " Fine." for row in found) and skipped <= 10
-    with pytest.raises(ValueError, match="only 10 of 20 pairs differ for this taste, 11 are needed"):
+    with pytest.raises(ValueError, match="only 10 of 20 pairs differ for this taste, 11 needed"):
         label_by_taste(rows, TASTES["no exclamation marks"], count=11, seed=0)
