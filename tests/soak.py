@@ -158,7 +158,7 @@ def models(folder: Path, tokenizer, rng: random.Random) -> Counter:
     tokenizer.save_pretrained(folder / "model")
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         content = (folder / "model" / name).read_bytes()
-        changes = [b"", content[: len(content) // 2], content[:-1], b"{}", b"[]", b"\x80\x04pickle", None]
+        changes = [b"", content[: len(content) // 2], content[:-3], b"{}", b"[]", b"\x80\x04pickle", None]
         if name == "config.json":
             config = json.loads(content)
             others = [
@@ -220,7 +220,7 @@ def arguments(folder: Path, tokenizer, rng: random.Random) -> Counter:
         given = ["train", "--data", str(folder / "rows.jsonl"), "--model", str(folder / "model"), "--output"]
         given += [str(folder / "out"), *([] if option == "--epochs" else ["--steps", "2"]), "--batch-size", "4"]
         given += [f"--parameter=beta={value}"] if option == "--parameter beta" else [f"{option}={value}"]
-        said = io.StringIO()
+        said, began = io.StringIO(), time.monotonic()
         try:
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
                 code = command_line(given)
@@ -230,6 +230,8 @@ def arguments(folder: Path, tokenizer, rng: random.Random) -> Counter:
             print(f"  {option}={value!a}: {type(error).__name__}: {str(error)[:100]}")
             counts["traceback"] += 1
             continue
+        if time.monotonic() - began > 15:
+            print(f"  {option}={value!a} took {time.monotonic() - began:.0f} s")
         last = said.getvalue().strip().splitlines()[-1:]
         kind = "clear error" if code == 2 and last and "rror" not in last[0][:5] else "silent"
         if kind == "silent":

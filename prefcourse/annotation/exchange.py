@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Messages = Sequence[Mapping[str, str]]
+FOLDER = ("*.parquet", "*/*.parquet", "*.jsonl")  # one of them makes a folder a data set
 ROLES = ("system", "user", "assistant")
 
 
@@ -137,6 +138,9 @@ def _data_set(where: str, split: str) -> list[Row]:
     """The rows of a split of a folder of parquet files, or of a data set on the hub."""
     from datasets import load_dataset
 
+    if (folder := Path(where)).is_dir() and not any(any(folder.glob(name)) for name in FOLDER):
+        # `datasets` would search all that is below, be it the whole disk
+        raise FileNotFoundError(f"{where}: a folder without a file of data, such as train-00000-of-00001.parquet.")
     with told(f"{where} ({split}): cannot be read as a data set"):
         try:
             return load_dataset(where, split=split).to_list()

@@ -47,7 +47,7 @@ def command(mine: Path, out: Path, *more: str) -> list[str]:
 WRONG = {  # arguments → what the line says
     "--data nothing.jsonl": "nothing.jsonl: no such file. Expected JSON lines with",
     "--data HERE/folder.jsonl": "folder.jsonl: a folder, not a file",
-    "--data HERE/script": "cannot be read as a data set (",
+    "--data HERE/script": "a folder without a file of data",
     "--data HERE/zero.jsonl": "no rows",
     "--data HERE/half.jsonl": "line 1: 'chosen': character 1 is half of one",
     "--data HERE/deep.jsonl": "line 1: not JSON (",
