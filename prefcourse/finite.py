@@ -99,7 +99,7 @@ def together(**tensors: Tensor) -> list[Tensor]:
     For functions inside a training loop: within `loss_inputs.trusted` no values are looked at. Raises ValueError.
     """
     for name, value in tensors.items():
-        if not isinstance(value, Tensor) or value.is_complex() or value.is_meta or value.layout != torch.strided:
+        if not isinstance(value, Tensor) or not loss_inputs.holds_reals(value):
             raise ValueError(f"{name} is {_shown(value)}; allowed is a tensor of real numbers")
     _refuse_shapes(tensors)
     found = {n: v if v.dtype in (torch.float32, torch.float64) else v.float() for n, v in tensors.items()}
@@ -123,7 +123,7 @@ def _tensor(name: str, values) -> Tensor:
     """`values` as float64 on the CPU, whatever they are made of. Raises ValueError for what is not real numbers."""
     try:
         if isinstance(values, Tensor):
-            good = not values.is_complex() and values.layout == torch.strided
+            good = loss_inputs.holds_reals(values)
             found = values.detach().cpu().double() if good else None
         else:
             array = np.asarray(values)
@@ -166,8 +166,8 @@ def _plain(value):
     """A tensor, array or NumPy scalar that holds one number as that number; anything else as it is."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0 and not getattr(value, "is_meta", False):
-        return value.item()
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        return value.item() if isinstance(value, np.ndarray) or loss_inputs.holds_reals(value) else value
     return value
 
 

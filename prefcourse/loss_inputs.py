@@ -86,13 +86,21 @@ def checked(**rules: Rule) -> Callable[[Callable[..., Tensor]], Callable[..., Te
     return decorate
 
 
+def holds_reals(value: Tensor) -> bool:
+    """Does a tensor hold real numbers, one after another? A sparse one does not, nor one without any ("meta").
+
+    A kind of tensor of its own, as compilers and simulated devices make them, may say "meta" and hold numbers.
+    """
+    empty = value.is_meta and type(value) in (Tensor, torch.nn.Parameter)
+    return value.layout == torch.strided and not empty and not value.is_complex()
+
+
 def check_tensors(tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless the inputs of a loss, by name, fit together as `checked` says."""
     first = next(iter(tensors.values()))
     for name, value in tensors.items():
         require(isinstance(value, Tensor), name, value, "a tensor of shape (B,)")
-        good = value.layout == torch.strided and not value.is_meta and not value.is_complex()
-        require(good, name, f"{value.layout} of {value.dtype}", "a dense tensor of real numbers")
+        require(holds_reals(value), name, f"{value.layout} of {value.dtype}", "a dense tensor of real numbers")
         like = tensors["kl_policy"] if name.startswith("kl_") else first  # the KL batch may have a size of its own
         good = value.ndim == 1 and value.numel() > 0 and value.shape == like.shape
         require(good, name, f"of shape {tuple(value.shape)}", f"one shape (B,) for all, here {tuple(like.shape)}")
