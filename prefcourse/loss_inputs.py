@@ -100,11 +100,11 @@ def check_tensors(tensors: Mapping[str, Tensor]) -> None:
     first = next(iter(tensors.values()))
     for name, value in tensors.items():
         require(isinstance(value, Tensor), name, value, "a tensor of shape (B,)")
+        require(value.device == first.device, name, f"on {value.device}", f"one device for all, here {first.device}")
         require(holds_reals(value), name, f"{value.layout} of {value.dtype}", "a dense tensor of real numbers")
         like = tensors["kl_policy"] if name.startswith("kl_") else first  # the KL batch may have a size of its own
         good = value.ndim == 1 and value.numel() > 0 and value.shape == like.shape
         require(good, name, f"of shape {tuple(value.shape)}", f"one shape (B,) for all, here {tuple(like.shape)}")
-        require(value.device == first.device, name, f"on {value.device}", f"one device for all, here {first.device}")
         if name == "desirable":
             require(value.dtype == torch.bool, name, f"of {value.dtype}", "torch.bool")
         elif not name.endswith("_lengths"):
