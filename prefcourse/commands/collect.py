@@ -28,17 +28,17 @@ def run(args: argparse.Namespace) -> int:
     """Sample two answers to each prompt, ask in the terminal which is better, and keep the labels."""
     from prefcourse.annotation.collector import PreferenceDataCollector, label_in_terminal
     from prefcourse.annotation.labels import LabelFile, preference_rows
+    from prefcourse.commands.shared import model_and_tokenizer
     from prefcourse.preferences import read_rows, write_rows
     from prefcourse.worlds import bundled
-    from prefcourse.worlds.models import load_model
 
     if args.count < 1:
         raise ValueError(f"--count must be 1 or more, got {args.count}")
     world = bundled.load(args.world)
     rows = read_rows(args.prompts, ["prompt"]) if args.prompts else world.prompts["train"]
-    model = load_model(args.model) if args.model else world.sft
+    model, tokenizer = model_and_tokenizer(args.model) if args.model else (world.sft, world.tokenizer)
     with LabelFile(args.file) as file:
-        collector = PreferenceDataCollector(model, world.tokenizer, name=args.model or "sft", seed=args.seed)
+        collector = PreferenceDataCollector(model, tokenizer, name=args.model or "sft", seed=args.seed)
         found = collector.collect([row["prompt"] for row in rows[: args.count]], temperature=args.temperature)
         repeated = sum(pair["metadata"]["duplicates"] for pair in found)
         if repeated:

@@ -130,6 +130,18 @@ def test_other_commands_answer_in_one_line_too(mine, capsys, words, message):
     assert message in error and error.count("\n") == 1, error
 
 
+def test_collect_samples_a_model_of_your_own_with_its_own_tokenizer(mine, tmp_path, monkeypatch, tokenizer):
+    from prefcourse.annotation import collector
+
+    shown = []
+    monkeypatch.setattr(collector, "label_in_terminal", lambda found, *_, **__: shown.extend(found))
+    (mine / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    given = ["--model", str(mine / "model"), "--prompts", str(mine / "prompts.jsonl"), "--count", "2"]
+    assert main(["collect", *given, "--file", str(tmp_path / "labels.jsonl")]) == 0
+    texts = [text for pair in shown for text in pair["responses"]]
+    assert len(texts) == 4 and all(tokenizer.decode(tokenizer(text)["input_ids"]) == text for text in texts)
+
+
 def test_labels_of_one_kind_are_warned_of(mine, tmp_path):
     with pytest.warns(UserWarning, match="all 24 labels are true"):
         assert main(command(mine, tmp_path / "out", "--data", str(mine / "good.jsonl"), "--loss", "kto")) == 0
