@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from prefcourse.__main__ import main
 
@@ -35,6 +37,17 @@ def mine(tmp_path_factory, tiny_gpt2, tokenizer):
     (folder / "script").mkdir()
     (folder / "script" / "script.py").write_text("print('run')", encoding="utf-8")
     (folder / "folder.jsonl").mkdir()
+    Dataset.from_dict({"prompt": [], "chosen": [], "rejected": []}).to_parquet(folder / "none.parquet")
+    for name in ("cut", "wide", "pickled", "speechless", "other"):
+        shutil.copytree(folder / "model", folder / name)
+    weights = folder / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:999])
+    config = json.loads((folder / "wide" / "config.json").read_text(encoding="utf-8"))
+    (folder / "wide" / "config.json").write_text(json.dumps(config | {"n_embd": 64}), encoding="utf-8")
+    (folder / "pickled" / "model.safetensors").rename(folder / "pickled" / "pytorch_model.bin")
+    for file in (folder / "speechless").glob("tokenizer*"):
+        file.unlink()
+    tiny_gpt2(1).save_pretrained(folder / "other")
     return folder
 
 
@@ -47,6 +60,11 @@ def command(mine: Path, out: Path, *more: str) -> list[str]:
 WRONG = {  # arguments → what the line says
     "--data nothing.jsonl": "nothing.jsonl: no such file. Expected JSON lines with",
     "--data HERE/folder.jsonl": "folder.jsonl: a folder, not a file",
+    "--data HERE/none.parquet": "none.parquet: cannot be read as parquet (",
+    "--model HERE/cut": "cut: the model cannot be loaded (",
+    "--model HERE/wide": "wide: the model cannot be loaded (",
+    "--model HERE/pickled": "pytorch_model.bin is a pickle, which could run any code",
+    "--model HERE/speechless": "speechless: ",
     "--data HERE/script": "a folder without a file of data",
     "--data HERE/zero.jsonl": "no rows",
     "--data HERE/half.jsonl": "line 1: 'chosen': character 1 is half of one",
@@ -140,6 +158,35 @@ def test_collect_samples_a_model_of_your_own_with_its_own_tokenizer(mine, tmp_pa
     assert main(["collect", *given, "--file", str(tmp_path / "labels.jsonl")]) == 0
     texts = [text for pair in shown for text in pair["responses"]]
     assert len(texts) == 4 and all(tokenizer.decode(tokenizer(text)["input_ids"]) == text for text in texts)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+@pytest.mark.parametrize("name", ["pipe", "pipe.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, capsys, name):
+    os.mkfifo(tmp_path / name)
+    assert main(["train", "--data", str(tmp_path / name), "--output", str(tmp_path / "out")]) == 2
+    assert "not a file" in (error := capsys.readouterr().err) or "neither a folder nor a file" in error
+
+
+def test_parquet_needs_no_home(mine, tmp_path):
+    """Where the folder for copies cannot be written, as in a container, a file is read all the same."""
+    from prefcourse.annotation import exchange
+
+    exchange.save(ROWS, tmp_path / "rows.parquet")
+    code = f"from prefcourse.annotation import exchange\nprint(len(exchange.load({str(tmp_path / 'rows.parquet')!r})))"
+    home = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=home | {"HOME": str(mine / "pairs.jsonl"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert found.stdout.strip() == "24", found.stderr
+
+
+def test_a_reference_is_what_the_kl_is_measured_against_also_where_the_loss_needs_none(mine, tmp_path):
+    given = ["--loss", "orpo", "--parameter", "lam=0.1", "--reference", str(mine / "other")]
+    assert main(command(mine, tmp_path / "out", *given)) == 0
+    history = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["history"]
+    assert history["kl"][0] > 1  # another model, not the policy as it began
 
 
 def test_labels_of_one_kind_are_warned_of(mine, tmp_path):
