@@ -5,8 +5,10 @@ leaves what was there before.
 """
 
 import copy
+import errno
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,12 @@ from prefcourse.training import lora
 from prefcourse.training.devices import Devices
 
 LOCK = ".lock"  # in a folder that a run writes
+NO_LOCKS = {
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+}  # say some disks of a network, and a mounted Drive
 
 
 def save_model(
@@ -78,7 +86,14 @@ def alone(folder: str | Path | None, devices: Devices | None = None) -> Iterator
     def hold() -> None:
         require_writable(folder)
         refusal = f"{folder}: another run writes there now. Wait for its end, or choose another folder."
-        held.append(Lock(Path(folder) / LOCK, refusal))
+        try:
+            held.append(Lock(Path(folder) / LOCK, refusal))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            warnings.warn(
+                f"{folder}: files there cannot be locked. Start no second run that writes there.", stacklevel=2
+            )
 
     if folder:
         devices.from_main(hold) if devices else hold()

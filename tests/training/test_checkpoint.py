@@ -244,6 +244,18 @@ def test_other_adapters_are_another_run(tiny_gpt2, tokenizer, pairs, tmp_path, b
         train(policy(after), pairs, tokenizer, resume=True, **settings)
 
 
+def test_a_disk_without_locks_is_warned_of(tiny_gpt2, tokenizer, pairs, tmp_path, monkeypatch):
+    """A mounted Google Drive, say, on which a run on Colab keeps its checkpoints."""
+
+    def none(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr("prefcourse.locks._take", none)
+    with pytest.warns(UserWarning, match=r"files there cannot be locked\. Start no second run"):
+        train(tiny_gpt2(), pairs, tokenizer, **QUICK | {"steps": 4, "checkpoint": tmp_path})
+    assert checkpoint.latest(tmp_path).name == "step-000004"
+
+
 def test_folders_with_other_names_are_neither_read_nor_deleted(tiny_gpt2, tokenizer, pairs, tmp_path):
     settings = QUICK | {"steps": 14, "checkpoint": tmp_path}
     others = [tmp_path / name for name in ("step-final", "step-000002-keep", "step-12", "my-step-000099")]
