@@ -8,7 +8,6 @@ every method can be measured against it.
 """
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -59,9 +58,6 @@ class GoldReward:
         """Read the weights from a JSON file with the keys `bias` and `weights`; ValueError for any other."""
         with told(f"{path}: not a gold reward", 'It has two keys: "bias", a number, and "weights", n-gram → number.'):
             stored = json.loads(Path(path).read_text(encoding="utf-8"))
-            numbers = [stored["bias"], *stored["weights"].values()]
-            if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
-                raise ValueError("not every weight is a finite number")
             return cls(stored["weights"], stored["bias"])
 
     def score(self, text: str) -> float:

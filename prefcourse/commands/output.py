@@ -13,12 +13,14 @@ CHECKPOINTS, RECORD = "checkpoints", "run.json"
 
 def require_free(args: argparse.Namespace) -> None:
     """Raise ValueError if a finished model, or the one to start from, would be overwritten unasked."""
+    from prefcourse.training.checkpoint import latest
+
     out = Path(args.output)
     if args.overwrite or not out.exists():
         return
     if args.model and Path(args.model).exists() and out.samefile(args.model):
         raise ValueError(f"{out} is the model to start from, which would be overwritten. Choose another --output.")
-    goes_on = args.resume and any((out / CHECKPOINTS).glob("step-*"))  # of the same run, as `find` makes sure
+    goes_on = args.resume and latest(out / CHECKPOINTS)  # of the same run, as `find` makes sure
     if (out / "config.json").is_file() and not goes_on:
         raise ValueError(
             f"{out} holds a finished model, which would be overwritten. Choose another --output, or say --overwrite."
@@ -27,7 +29,9 @@ def require_free(args: argparse.Namespace) -> None:
 
 def interrupted(args: argparse.Namespace) -> str:
     """What is kept of a run that was stopped by Ctrl-C, and how to go on."""
-    if args.checkpoint_every and any((Path(args.output) / CHECKPOINTS).glob("step-*")):
+    from prefcourse.training.checkpoint import latest
+
+    if args.checkpoint_every and latest(Path(args.output) / CHECKPOINTS):
         return f"{Path(args.output) / CHECKPOINTS} has what was trained so far; the same line with --resume goes on."
     return "Nothing is kept of this run. With --checkpoint-every STEPS the next one can go on with --resume."
 

@@ -138,6 +138,8 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
     from prefcourse.worlds import bundled
     from prefcourse.worlds.models import load_model
 
+    if args.split and not args.data:
+        raise ValueError("--split is for a dataset from the hub or a folder, named in --data")
     device = find_device()
     world = bundled.load(args.world)
     data = exchange.load(args.data, args.split) if args.data else world.pairs["train"]

@@ -143,7 +143,7 @@ def _verified(place: Path) -> dict[str, Any]:
     """
     with told(f"{place} is damaged", ASIDE):
         if not (place / MANIFEST).is_file():
-            raise ValueError(f"no {MANIFEST}, which every checkpoint has")
+            raise ValueError(f"no {MANIFEST}: it is gone, or an earlier version of this package wrote the rest")
         sums, found = json.loads((place / MANIFEST).read_text(encoding="utf-8")), _sums(place)
         changed = sorted(name for name in {*sums, *found} if sums.get(name) != found.get(name))
         if changed:

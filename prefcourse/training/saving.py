@@ -82,6 +82,7 @@ def alone(folder: str | Path | None, devices: Devices | None = None) -> Iterator
     A folder that was made for the lock, and got nothing else, goes again.
     """
     held: list[Lock] = []
+    there = bool(folder) and Path(folder).exists()
 
     def hold() -> None:
         require_writable(folder)
@@ -102,7 +103,7 @@ def alone(folder: str | Path | None, devices: Devices | None = None) -> Iterator
     finally:
         for lock in held:
             with suppress(OSError):  # Windows deletes no file that is open
-                if os.listdir(folder) == [LOCK]:
+                if not there and os.listdir(folder) == [LOCK]:
                     lock.path.unlink()
                     Path(folder).rmdir()
             lock.release()
