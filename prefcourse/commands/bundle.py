@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", default="data")
     command.add_argument("--work", default="build", help="folder for the corpus, checkpoints and what each step found")
     command.add_argument("--redo", help="run this step and all after it again")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, kept="Steps that are done are kept; the same line goes on.")
 
 
 def run(args: argparse.Namespace) -> int:

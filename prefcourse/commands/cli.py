@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
             quiet()
         return args.run(args)
     except KeyboardInterrupt as stop:
-        print(f"\nprefcourse {args.command}: interrupted. {stop}".rstrip(), file=sys.stderr)
+        kept = str(stop) or getattr(args, "kept", "")
+        print(f"\nprefcourse {args.command}: interrupted. {kept}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end

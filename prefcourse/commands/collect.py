@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the answers and of the order in which they are shown")
     command.add_argument("--export", help="also write the pairs as JSON lines with prompt, chosen, rejected")
     command.add_argument("--world", help="folder of another copy of the bundled world")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, kept="Every label is in its file; the same line goes on.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--share", default="1/1", metavar="K/N", help="run every N-th setting, from the K-th: N processes"
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, kept="Runs that are done are kept; the same line goes on.")
 
 
 def run(args: argparse.Namespace) -> int:

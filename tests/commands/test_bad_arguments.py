@@ -239,6 +239,17 @@ def test_a_second_run_is_refused_and_ctrl_c_says_how_to_go_on(mine, tmp_path, ca
     assert "interrupted." in error and "the same line with --resume goes on" in error and "Traceback" not in error
 
 
+def test_ctrl_c_while_labelling_says_that_labels_are_kept(monkeypatch, capsys):
+    from prefcourse.worlds import bundled
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundled, "load", stop)
+    assert main(["collect"]) == 130
+    assert "interrupted. Every label is in its file; the same line goes on." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes of a shell")
 def test_who_stops_reading_hears_no_complaint(mine, tmp_path):
