@@ -47,15 +47,13 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def require_text(text: str, where: str) -> None:
-    """Raise ValueError for a lone surrogate in `text`: half of a character, which no tokenizer and no UTF-8 takes."""
+def half_of_one(text: str) -> str | None:
+    """Where `text` has half of a character (a lone surrogate), which no tokenizer and no UTF-8 takes, or None."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        raise ValueError(
-            f"{where}: character {error.start + 1} is half of one ({half}). Write the text anew."
-        ) from None
+        return f"character {error.start + 1} is half of one (\\u{ord(text[error.start]):04x}). Write the text anew."
+    return None
 
 
 def sha256(path: Path) -> str:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefcourse.finite import counted, generator, number, numbers, same_shape, whole
 from prefcourse.generate import Completion, generate
 from prefcourse.logprobs import kl_k1, kl_k3, score_all, sequence_logps
-from prefcourse.preferences import Row, collate_pairs
+from prefcourse.preferences import Row, collate_pairs, encode_prompts
 from prefcourse.rewards import words
 from prefcourse.worlds.world import World
 
@@ -133,6 +133,17 @@ def win_rate(rewards: torch.Tensor, others: torch.Tensor) -> Estimate:
     return bootstrap(points(rewards, others))
 
 
+def wilson(hits: Sequence[float] | torch.Tensor) -> Estimate:
+    """A share with its 95 % interval after Wilson (1927), which has a width where all agree; ½ may stand for a tie.
+
+    hits: (N,) from 0 to 1. Raises ValueError for another number, or none.
+    """
+    hits = numbers("hits", hits, low=0, high=1)
+    p, z = hits.mean().item(), 1.96**2 / len(hits)
+    middle, half = (p + z / 2) / (1 + z), math.sqrt(z * (p * (1 - p) + z / 4)) / (1 + z)
+    return Estimate(p, max(0.0, middle - half), min(1.0, middle + half))
+
+
 def sequence_kl(
     policy: PreTrainedModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
     completions: Sequence[Completion], batch_size: int = 128,
@@ -141,7 +152,7 @@ def sequence_kl(
 
     The estimator is k1: unbiased, single values may be negative. It covers the whole completion, EOS included.
     """
-    sequences = [(tokenizer(p)["input_ids"], c.ids) for p, c in zip(prompts, completions, strict=True)]
+    sequences = [(ids, c.ids) for ids, c in zip(encode_prompts(prompts, tokenizer), completions, strict=True)]
     models = (policy, reference)
     return kl_k1(*(score_all(model, sequences, tokenizer.pad_token_id, batch_size=batch_size) for model in models))
 
@@ -218,7 +229,7 @@ def evaluate(
     log_ratios = sequence_kl(policy, reference, world.tokenizer, prompts, completions)  # (N,)
     forgotten = sequence_kl(reference, policy, world.tokenizer, prompts, baseline)  # (N,)
     texts = [p + c.text for p, c in zip(prompts, completions, strict=True)]
-    sequences = [(world.tokenizer(p)["input_ids"], c.ids) for p, c in zip(prompts, completions, strict=True)]
+    sequences = [(ids, c.ids) for ids, c in zip(encode_prompts(prompts, world.tokenizer), completions, strict=True)]
     estimates = {
         "gold_reward": bootstrap(rewards),
         "win_rate": win_rate(rewards, others),

@@ -18,11 +18,13 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from prefcourse.chat import end_of_turn
 from prefcourse.finite import counted, number, whole
 from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
 from prefcourse.layout import lay_out
 from prefcourse.packing import can_pack
-from prefcourse.preferences import encode
+from prefcourse.preferences import encode, encode_prompts
+from prefcourse.worlds.models import config_ends, context
 
 FILLER = -1  # stands before the tokens of a shorter prompt
 FEW = 16  # calls of the model; to save no more than that, nothing is gained by fillers
@@ -91,7 +93,7 @@ def sample_ids(
     max_new_tokens, batch_size = whole("max_new_tokens", max_new_tokens), whole("batch_size", batch_size)
     temperature, seed = number("temperature", temperature, least=0), whole("seed", seed, -(2**63), 2**63 - 1)
     top_k, top_p = whole("top_k", top_k, 0), number("top_p", top_p, above=0, most=1)
-    room = model.config.max_position_embeddings - max_new_tokens
+    room = context(model) - max_new_tokens
     for i, prompt in enumerate(prompts):
         if not 1 <= len(prompt) <= room:
             raise ValueError(
@@ -276,11 +278,10 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     """All token ids that end a completion: the tokenizer's EOS, and those in the model's configurations.
 
     A chat model often has several, one for the end of a turn and one for the end of a text; `model.generate` stops at
-    those of its generation_config.
+    those of its generation_config. The mark with which the chat template ends a turn is one, too.
     """
-    places = (tokenizer, getattr(model, "generation_config", None), model.config)
-    named = [getattr(place, "eos_token_id", None) for place in places]
-    return sorted({i for ids in named if ids is not None for i in ([ids] if isinstance(ids, int) else ids)})
+    named = (tokenizer.eos_token_id, end_of_turn(tokenizer), *config_ends(model))
+    return sorted({i for i in named if i is not None})
 
 
 def generate(
@@ -291,7 +292,7 @@ def generate(
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"prompt {i} is {prompt!r}; each prompt must be text that is not empty")
     ends = eos_ids(model, tokenizer)
-    ids = sample_ids(model, [tokenizer(p)["input_ids"] for p in prompts], eos_id=ends, **settings)
+    ids = sample_ids(model, encode_prompts(prompts, tokenizer), eos_id=ends, **settings)
     finished = [bool(row) and row[-1] in ends for row in ids]
     texts = [tokenizer.decode(row[:-1] if end else row) for row, end in zip(ids, finished, strict=True)]
     return [Completion(t, row, end) for t, row, end in zip(texts, ids, finished, strict=True)]

@@ -4,6 +4,7 @@ A pair is a dict with the columns `prompt, chosen, rejected` (TRL's names); an u
 `prompt, completion, label`. Files are JSON lines, one row a line. `collate_pairs` turns rows into a `Batch`.
 """
 
+import gzip
 import json
 import random
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from prefcourse.boundary import require_text, told
+from prefcourse.boundary import half_of_one, told
+from prefcourse.chat import special_ids
 from prefcourse.layout import Layout, lay_out, send
 
 Row = dict[str, Any]
@@ -67,13 +69,29 @@ def read_rows(path: str | Path, columns: Sequence[str] = PAIRED) -> list[Row]:
         expected = f"with the columns {', '.join(columns)}" if columns else "with a row a line"
         found = "a folder, not a file" if path.is_dir() else "not a file" if path.exists() else "no such file"
         raise FileNotFoundError(f"{path}: {found}. Expected JSON lines {expected}.")
+    rows = json_lines(path)
+    for number, row in rows:
+        if isinstance(row, ValueError):
+            raise ValueError(f"{path}, line {number}: {row}") from row
+    return check_rows([row for _, row in rows], columns, where=str(path))
+
+
+def json_lines(path: Path) -> list[tuple[int, Any]]:
+    """The numbers of the lines of a file, from 1, and the row of each, or the ValueError that says why there is none.
+
+    Blank lines at the end are none; the file may be compressed by gzip.
+    """
     with told(f"{path}: cannot be read"):
-        lines = path.read_bytes().splitlines()  # str.splitlines would cut at U+2028 too
-    rows = []
+        data = path.read_bytes()
+        lines = (gzip.decompress(data) if path.suffix.lower() == ".gz" else data).rstrip().splitlines()
+    rows = []  # (str.splitlines would cut at U+2028 too)
     for number, line in enumerate(lines, start=1):
-        with told(f"{path}, line {number}: not JSON", "Each line holds one row."):
-            rows.append(json.loads(line, object_pairs_hook=_each_key_once))
-    return check_rows(rows, columns, where=str(path))
+        try:
+            with told("not JSON", "Each line holds one row."):
+                rows.append((number, json.loads(line, object_pairs_hook=_each_key_once)))
+        except ValueError as error:
+            rows.append((number, error))
+    return rows
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -96,26 +114,31 @@ def check_rows(rows: Iterable[Row], columns: Sequence[str] = PAIRED, where: str 
     if not rows:
         raise ValueError(f"{where}: no rows. Give at least one.")
     for number, row in enumerate(rows, start=1):
-        place = f"{where}, line {number}"
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{place}: expected a dict of columns{': ' * bool(columns)}{', '.join(columns)}, got {row!r:.80}."
-            )
-        for column in columns:
-            if column not in row:
-                raise ValueError(f"{place}: no column '{column}' (it has {', '.join(row)}). Add or rename it.")
-            if column == "label":
-                continue
-            if not isinstance(row[column], str):
-                raise ValueError(f"{place}: '{column}' must be text, got {row[column]!r:.80}.")
-            require_text(row[column], f"{place}: '{column}'")
-            if not row[column].strip():
-                raise ValueError(f"{place}: '{column}' is empty. Remove the row or fill it in.")
-        if "completion" in columns and not isinstance(row.get("label", True), bool):
-            raise ValueError(f"{place}: 'label' must be true or false, got {row['label']!r:.80}.")
-        if "rejected" in columns and row["chosen"] == row["rejected"]:
-            raise ValueError(f"{place}: chosen and rejected are the same text: {row['chosen']!r:.80}. Remove the row.")
+        if said := fault(row, columns):
+            raise ValueError(f"{where}, line {number}: {said}")
     return rows
+
+
+def fault(row: Any, columns: Sequence[str] = PAIRED) -> str | None:
+    """What is wrong with a row, as `check_rows` asks for it, or None."""
+    if not isinstance(row, dict):
+        return f"expected a dict of columns{': ' * bool(columns)}{', '.join(columns)}, got {row!r:.80}."
+    for column in columns:
+        if column not in row:
+            return f"no column '{column}' (it has {', '.join(map(str, row))}). Add or rename it."
+        if column == "label":
+            continue
+        if not isinstance(row[column], str):
+            return f"'{column}' must be text, got {row[column]!r:.80}."
+        if half := half_of_one(row[column]):
+            return f"'{column}': {half}"
+        if not row[column].strip():
+            return f"'{column}' is empty. Remove the row or fill it in."
+    if "completion" in columns and not isinstance(row.get("label", True), bool):
+        return f"'label' must be true or false, got {row['label']!r:.80}."
+    if "rejected" in columns and row["chosen"] == row["rejected"]:
+        return f"chosen and rejected are the same text: {row['chosen']!r:.80}. Remove the row."
+    return None
 
 
 def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
@@ -161,8 +184,48 @@ def encode(prompt: str, completion: str, tokenizer: PreTrainedTokenizerBase) -> 
     """
     if not prompt or not completion:
         raise ValueError(f"prompt and completion must not be empty, got {prompt!r} and {completion!r:.80}")
-    ids = tokenizer(completion, add_special_tokens=False)["input_ids"]  # some tokenizers would put a BOS in the middle
-    return tokenizer(prompt)["input_ids"], [*ids, tokenizer.eos_token_id]
+    return encode_prompts([prompt], tokenizer)[0], encode_completions([completion], tokenizer)[0]
+
+
+def encode_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of each prompt: after the BOS, once, if the tokenizer puts one before a text, and never with an EOS.
+
+    A chat template may have written the BOS already; some tokenizers would end the prompt.
+    """
+    if not prompts:
+        return []
+    text = "a"
+    bare, whole = (tokenizer(text, add_special_tokens=adds)["input_ids"] for adds in (False, True))
+    starts = [k for k in range(len(whole) - len(bare) + 1) if whole[k : k + len(bare)] == bare]
+    first = whole[: starts[0]] if starts else []  # what it puts before a text
+    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    return [ids if ids[: len(first)] == first else [*first, *ids] for ids in rows]
+
+
+def encode_completions(completions: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of each completion, with one token at the end that ends it.
+
+    That is the mark with which the text ends, if it ends with one, as after a chat template; what a template writes
+    behind it is left out. Otherwise it is the tokenizer's EOS. Raises ValueError for a text that goes on after its EOS.
+    """
+    if not completions:
+        return []
+    return [_ended(ids, tokenizer) for ids in tokenizer(list(completions), add_special_tokens=False)["input_ids"]]
+
+
+def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    marks = special_ids(tokenizer)
+    if marks.isdisjoint(ids):
+        return [*ids, tokenizer.eos_token_id]
+    last = max(k for k, i in enumerate(ids) if i in marks)
+    ends = not tokenizer.decode(ids[last + 1 :]).strip()  # nothing but space behind it
+    body = ids[:last] if ends else ids
+    if tokenizer.eos_token_id in body:
+        raise ValueError(
+            f"a completion goes on after its end, {tokenizer.eos_token}: {tokenizer.decode(ids)!r:.120}. A model would "
+            "learn to stop there. Cut it, or make two rows of it."
+        )
+    return ids[: last + 1] if ends else [*ids, tokenizer.eos_token_id]
 
 
 def collate(sequences: Sequence[tuple[list[int], list[int]]], pad_id: int = 0) -> Batch:

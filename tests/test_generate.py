@@ -11,6 +11,7 @@ import torch
 from prefcourse.comparison.costs import Meter
 from prefcourse.generate import Completion, _at_once, _Reader, eos_ids, generate, next_token, sample_ids, usable
 from prefcourse.gpt2_step import Gpt2Reader, is_plain_gpt2
+from prefcourse.worlds.models import context
 
 
 @pytest.fixture(scope="module")
@@ -506,3 +507,20 @@ def test_lengths_decide_how_prompts_are_read(model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prefcourse.generate.is_plain_gpt2", lambda _: True)
         assert _at_once(gpu, [2] * 100 + [40] * 8)
+
+
+@pytest.mark.parametrize("kind", ["Bloom", "Mpt"])
+def test_models_that_name_their_context_otherwise_or_have_none_can_write(kind, tokenizer):
+    import transformers
+
+    small = {"Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+             "Mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 20}}[kind]  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, pad_token_id=0, **small
+    )
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    assert context(model) == (20 if kind == "Mpt" else math.inf)
+    assert 1 <= len(generate(model, tokenizer, ["The film", "I"], max_new_tokens=4)[0].ids) <= 4
+    if kind == "Mpt":
+        with pytest.raises(ValueError, match="with max_new_tokens=19 this model takes 1 to 1"):
+            generate(model, tokenizer, ["The film was"], max_new_tokens=19)

@@ -21,14 +21,14 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedToken
 
 from prefcourse.finite import counted, number, numbers
 from prefcourse.logprobs import last_states, score_all
-from prefcourse.preferences import PAIRED, Batch, Row, check_rows
+from prefcourse.preferences import PAIRED, Batch, Row, check_rows, encode_completions, encode_prompts
 from prefcourse.rewards import bradley_terry_loss
 from prefcourse.train import train
 from prefcourse.training import guards
 from prefcourse.training.batches import Ids, encode_rows
 from prefcourse.training.history import History
 from prefcourse.training.saving import save_model
-from prefcourse.worlds.models import load_tokenizer
+from prefcourse.worlds.models import context, load_tokenizer
 
 KIND, VERSION = "prefcourse reward model", 1
 SIDES = ("policy_chosen", "policy_rejected")
@@ -86,10 +86,9 @@ class RewardModel(nn.Module):
             raise ValueError(f"got {had}; give one for each")
         if not len(prompts):
             return torch.zeros(0)
-        starts = self.tokenizer(list(prompts))["input_ids"]
-        ends = self.tokenizer(list(completions), add_special_tokens=False)["input_ids"]
-        ids = [(x, [*y, self.tokenizer.eos_token_id]) for x, y in zip(starts, ends, strict=True)]
-        longest = guards.context(self.body)
+        sides = encode_prompts(prompts, self.tokenizer), encode_completions(completions, self.tokenizer)
+        ids = list(zip(*sides, strict=True))
+        longest = context(self.body)
         for i, (x, y) in enumerate(ids):
             if not x or len(x) + len(y) > longest:
                 what = (
@@ -177,7 +176,7 @@ def train_reward_model(
     loss: dict = {"loss": _own_margins} if own else {"loss": bradley_terry_loss, "margin": margin}
     history = train(model, rows, tokenizer, score=RewardModel.score, lr=lr, epochs=epochs, batch_size=batch_size,
                     seed=seed, **loss, **arguments)  # fmt: skip
-    longest = guards.context(model, arguments.get("max_length"))
+    longest = context(model, arguments.get("max_length"))
     seen = encode_rows(rows, tokenizer, needs=SIDES, longest=longest, too_long=arguments.get("too_long", "error"))
     model.shift(-model._score_ids([sequence for group in seen.sequences for sequence in group]).mean().item())
     return model, history

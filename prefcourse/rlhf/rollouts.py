@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefcourse.finite import number, whole
 from prefcourse.generate import generate
 from prefcourse.loss_inputs import trusted
-from prefcourse.preferences import Batch, collate
+from prefcourse.preferences import Batch, collate, encode_prompts
 from prefcourse.rlhf.advantages import masked_mean
 from prefcourse.train import lr_factor
 
@@ -51,7 +51,7 @@ def rollout(
     completions = generate(policy, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed)
     texts = [c.text for c in completions]
     rewards = score(reward, prompts, texts, where=f"step {step}").to(policy.device)
-    ids = [(tokenizer(prompt)["input_ids"], c.ids) for prompt, c in zip(prompts, completions, strict=True)]
+    ids = [(start, c.ids) for start, c in zip(encode_prompts(prompts, tokenizer), completions, strict=True)]
     finished = torch.tensor([c.finished for c in completions], device=policy.device)
     return Rollout(collate(ids, tokenizer.pad_token_id).to(policy.device), rewards, finished, texts)
 

@@ -1,17 +1,14 @@
 """What `train` refuses, or warns of, before it spends your time: each in one sentence that says what to do."""
 
 import math
-import warnings
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from prefcourse.losses import Loss
 from prefcourse.training import lora
+from prefcourse.worlds.models import config_ends, context
 
-SANE_LR, AT_WIDTH = 1.5e-4, 256  # the rate of the course's main job, and the width of its model
-FAR = 10
 MOST_EPOCHS = 1_000  # over the data
 
 
@@ -25,10 +22,11 @@ def check_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, what: str)
             f"{what}: its vocabulary has {rows} tokens and the tokenizer {len(tokenizer)}, so they do not belong "
             "together. Load the tokenizer that was saved with the model."
         )
-    ends = model.config.eos_token_id
-    if ends is not None and tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
+    ends = config_ends(lora.plain(model))
+    if ends and tokenizer.eos_token_id not in ends:
         raise ValueError(
-            f"{what}: it ends a text with token {ends}, the tokenizer with {tokenizer.eos_token_id}. Load the "
+            f"{what}: it ends a text with token {' or '.join(map(str, ends))}, the tokenizer with "
+            f"{tokenizer.eos_token_id}. Load the "
             "tokenizer that was saved with the model, or set model.config.eos_token_id if you mean to change it."
         )
     for name, weight in model.named_parameters():
@@ -103,32 +101,6 @@ def check_numbers(epochs: float, warmup: float, max_grad_norm: float, seed: int)
         raise ValueError(f"max_grad_norm must be above 0 (math.inf: no clipping), got {max_grad_norm}")
     if not (isinstance(seed, int) and 0 <= seed < 2**63):
         raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed}")
-
-
-def warn_of_lr(policy: nn.Module, lr: float, loss: Loss) -> None:
-    """Warn if `lr` is more than ten times what full fine-tuning on preferences takes.
-
-    Adam moves every weight by about lr a step, whatever the gradient's size, and the sum over a row of n weights moves
-    by up to n times that. So the rate that a model stands falls as 1/width (Yang et al. 2022, Tensor Programs V). Our
-    anchor is the main job, 1.5e-4 at width 256; ten times that took the KL out of every healthy range in a few steps
-    (lesson 07). Supervised fine-tuning and LoRA stand about ten times more.
-    """
-    width = lora.plain(policy).get_input_embeddings().weight.shape[1]
-    supervised = not {"policy_rejected", "policy"} & set(loss.inputs())
-    sane = SANE_LR * AT_WIDTH / width * (10 if supervised or lora.has_adapters(policy) else 1)
-    if lr > 1.001 * FAR * sane:
-        warnings.warn(
-            f"lr={lr:g} is {lr / sane:.0f} times what a model of width {width} takes in this kind of training (about "
-            f"{sane:.1g}): Adam moves every weight by about lr a step, so expect a KL out of bounds, repetition, or "
-            "nan within a few steps.",
-            stacklevel=3,
-        )
-
-
-def context(model: nn.Module, max_length: int | None = None) -> float:
-    """The most tokens that a sequence may have: the model's context, or `max_length` if that is less."""
-    longest = getattr(model.config, "max_position_embeddings", None) or math.inf
-    return longest if max_length is None else min(longest, max_length)
 
 
 def check_reference(

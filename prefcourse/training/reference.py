@@ -31,6 +31,7 @@ from prefcourse.training import guards, lora
 from prefcourse.training.batches import Feed, encode_rows, mismatch, visits
 from prefcourse.training.devices import Devices, precision_name, progress_bar
 from prefcourse.training.scoring import Forward, Scoring
+from prefcourse.worlds.models import context
 
 MEANING = {
     "data": "the rows are others",
@@ -125,7 +126,7 @@ def reference_logps(
     are those of `train`, and must be the same there.
     Raises ValueError if the file at `path` belongs to other data, another reference, tokenizer or precision.
     """
-    needs, longest = LOSSES[loss].inputs(), guards.context(reference, max_length)
+    needs, longest = LOSSES[loss].inputs(), context(reference, max_length)
     examples = encode_rows(data, tokenizer, needs=needs, longest=longest, too_long=too_long)
     guards.check_head(reference.eval(), "reference")
     scoring = Scoring(reference, sequence_logps, Devices(reference.device), precision, tokenizer.pad_token_id)

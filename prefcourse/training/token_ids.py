@@ -20,7 +20,7 @@ from hashlib import blake2b
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from prefcourse.preferences import Row
+from prefcourse.preferences import Row, encode_completions, encode_prompts
 
 Ids = tuple[list[int], list[int]]  # one sequence: prompt ids, completion ids with EOS
 SLICE = 256  # rows a call of the tokenizer: enough for many cores, and its output is small beside the ids
@@ -109,7 +109,7 @@ def encoded(
         with all_cores(len(rows) > SLICE):
             texts = _encoded_slice(rows[begin : begin + SLICE], columns, tokenizer)
         for prompt, *completions in texts:
-            yield tuple((prompt, [*ids, tokenizer.eos_token_id]) for ids in completions)
+            yield tuple((prompt, list(ids)) for ids in completions)
 
 
 def _encoded_slice(
@@ -117,9 +117,9 @@ def _encoded_slice(
 ) -> Iterator[tuple[list[int], ...]]:
     """For each row the ids of its prompt and of each of `columns`. The pairs of a prompt repeat texts: each once."""
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-    prompt_ids = dict(zip(prompts, tokenizer(prompts)["input_ids"], strict=True))
+    prompt_ids = dict(zip(prompts, encode_prompts(prompts, tokenizer), strict=True))
     texts = list(dict.fromkeys(row[column] for row in rows for column in columns))
-    ids = dict(zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
+    ids = dict(zip(texts, encode_completions(texts, tokenizer), strict=True))
     return ((prompt_ids[row["prompt"]], *(ids[row[column]] for column in columns)) for row in rows)
 
 

@@ -1,16 +1,20 @@
 """Models and tokenizers from a folder or the hub, as the course uses them; and the libraries' chatter switched off."""
 
+import json
+import math
 import os
 import sys
 import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.boundary import told
 
 SAFE = {"use_safetensors": True, "trust_remote_code": False}  # pickles can run code, and so can a model's own files
+ADAPTERS = "adapter_config.json"  # marks a folder of adapters, as config.json marks a model
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -22,6 +26,8 @@ def load_model(
     settings: more arguments of `from_pretrained`. Raises FileNotFoundError if there is none, and ValueError if its
     weights are not those that its config.json asks for, are pickled, or need code of the model's own.
     """
+    if base_of(folder) != str(folder):
+        return _with_adapters(Path(folder), kind, **settings)
     require_folder(folder, "config.json", "model")
     if Path(folder).is_dir() and not any((Path(folder) / name).is_file() for name in WEIGHTS):
         pickled = ", ".join(file.name for file in sorted(Path(folder).glob("*.bin")))
@@ -38,6 +44,31 @@ def load_model(
         model, found = kind.from_pretrained(folder, output_loading_info=True, **settings)
     require_whole(found, folder)
     return model.eval()
+
+
+def base_of(folder: str | Path) -> str:
+    """The model that the adapters in `folder` were trained on; `folder` itself if it holds no adapters."""
+    place = Path(folder)
+    if not (place / ADAPTERS).is_file() or (place / "config.json").is_file():
+        return str(folder)
+    with told(f"{folder}: {ADAPTERS} cannot be read", "Save the adapters again."):
+        return str(json.loads((place / ADAPTERS).read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def _with_adapters(folder: Path, kind: type, **settings) -> PreTrainedModel:
+    """The model that adapters of peft were trained on, with the adapters merged into it."""
+    base = base_of(folder)
+    with told(f"{folder}: the adapters cannot be loaded", f"Are they whole, and is their base model, {base}, there?"):
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise FileNotFoundError("no adapter_model.safetensors there")
+        from peft import PeftModel
+
+        model = (
+            PeftModel.from_pretrained(load_model(base, kind=kind, **settings), str(folder)).merge_and_unload().eval()
+        )
+    # Adapters that are trained on it name it as their base, and not the model below.
+    model.name_or_path = model.config._name_or_path = str(folder)
+    return model
 
 
 def require_whole(found: dict, where: str | Path) -> None:
@@ -59,7 +90,7 @@ def load_tokenizer(folder: str | Path, revision: str | None = None) -> PreTraine
 
     Raises FileNotFoundError if there is none, ValueError if it cannot be read.
     """
-    require_folder(folder, "config.json", "model")
+    require_folder(folder, "config.json" if base_of(folder) == str(folder) else ADAPTERS, "model")
     with told(f"{folder}: the tokenizer cannot be loaded", "Save it there with tokenizer.save_pretrained."):
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
         ids = tokenizer("The film").input_ids
@@ -68,6 +99,20 @@ def load_tokenizer(folder: str | Path, revision: str | None = None) -> PreTraine
     if tokenizer.pad_token_id is None:  # our masks come from lengths, so any id will do
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def context(model: nn.Module, max_length: int | None = None) -> float:
+    """The most tokens that a sequence may have: the model's context, or `max_length` if that is less."""
+    named = (getattr(model.config, name, None) for name in ("max_position_embeddings", "max_seq_len"))  # MPT's
+    longest = next((size for size in named if size), math.inf)  # Bloom has no limit
+    return longest if max_length is None else min(longest, max_length)
+
+
+def config_ends(model: nn.Module) -> list[int]:
+    """The token ids that end a text by the model's configuration and its generation_config; empty if it names none."""
+    places = (model.config, getattr(model, "generation_config", None))
+    named = [getattr(place, "eos_token_id", None) for place in places]
+    return sorted({i for ids in named if ids is not None for i in ([ids] if isinstance(ids, int) else ids)})
 
 
 def require_folder(name: str | Path, file: str, what: str) -> None:
