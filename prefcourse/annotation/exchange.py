@@ -1,44 +1,212 @@
-"""Preference data from elsewhere and for elsewhere: TRL's formats, parquet, JSON lines, `datasets`, the hub.
+"""Preference data from elsewhere and for elsewhere: TRL's formats, Alpaca's, HH's, files, `datasets`, the hub.
 
     rows = load("trl-lib/ultrafeedback_binarized", split="train")   # a hub name, a folder, a file, or a Dataset
     save(rows, "pairs.parquet")                                     # or .jsonl
     dataset = to_dataset(unpaired(rows))                            # for TRL's KTOTrainer
 
-Inside the course a pair is text: prompt, chosen, rejected. `load` brings other shapes into that form: pairs whose
-prompt is the beginning that both texts share, and conversations, lists of {"role", "content"}. What it cannot use is
-an error that names the line and the field; nothing is dropped in silence.
+Inside the course a pair is text: prompt, chosen, rejected. `load` brings other layouts into that form (`layouts`), and
+messages through a chat template (`prefcourse.chat`). What it cannot use is an error that names the line and the field;
+nothing is dropped in silence.
 """
 
+import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prefcourse.boundary import told
-from prefcourse.preferences import PAIRED, UNPAIRED, Row, check_rows, read_rows, write_rows
+from transformers import PreTrainedTokenizerBase
+
+from prefcourse import chat
+from prefcourse.annotation.layouts import SIDES, Talk, messages_of, renamed, understand
+from prefcourse.annotation.reading import Numbered, Source, read
+from prefcourse.finite import counted
+from prefcourse.preferences import PAIRED, UNPAIRED, Row, check_rows, fault, write_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Messages = Sequence[Mapping[str, str]]
-FOLDER = ("*.parquet", "*/*.parquet", "*.jsonl")  # one of them makes a folder a data set
-ROLES = ("system", "user", "assistant")
+SHOWN = 10  # bad rows that are named one by one
 
 
 def load(
-    source: "str | Path | Dataset | Sequence[Row]", split: str | None = None, *,
-    render: Callable[[Messages], str] | None = None,
+    source: Source, split: str | None = None, *, subset: str | None = None, columns: Mapping[str, str] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None, template: str | None = None, skip_bad: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> list[Row]:  # fmt: skip
-    """Rows with prompt, chosen, rejected, or with prompt, completion, label, from any of these sources:
+    """Rows with prompt, chosen, rejected, or with prompt, completion and perhaps label, as texts.
 
-    a .jsonl or .parquet file, a `datasets.Dataset`, a list of dicts, a folder or hub name (then `split` is read, train
-    by default).
-    render: turns the messages of a conversation into text, for example by a tokenizer's chat template; by default
-    `plain`. Further columns are kept. Raises FileNotFoundError for a missing file, ValueError with line and field.
+    source, split, subset: as `reading.read` takes them. columns: which column is which, {"prompt": "question"}; ""
+    leaves one out. tokenizer: whose chat template makes messages into text. template: "chat", "plain" (lines "User: …")
+    or "none"; by default "chat" for messages where there is one. Further columns are kept.
+    skip_bad: leave out rows that cannot be used. say: told in a line what was recognised, and what was left out.
+
+    Raises FileNotFoundError for a missing file, and ValueError with line and field: for one bad row alone, for several
+    the first ten and how many there are of each kind.
     """
-    rows, where = _read(source, split)
-    return _check([_normal(row, f"{where}, line {n}", render or plain) for n, row in enumerate(rows, start=1)], where)
+    numbered, where = read(source, split, subset)
+    if not numbered:
+        raise ValueError(f"{where}: no rows. Give at least one.")
+    talks, bad = _understood(numbered, columns or {})
+    how = chat.choose(template, bool(talks) and talks[0][1].messages, tokenizer)
+    rows = _as_texts(talks, bad, tokenizer, how)
+    _require_good(bad, where, len(numbered), skip_bad or not bad)
+    if not rows:
+        raise ValueError(f"{where}: none of the {counted(len(numbered), 'row')} can be used.")
+    if say:
+        say(_recognised(talks, how, where, len(rows), len(bad)))
+        for line in oddities(rows):
+            say(line)
+    return rows
+
+
+def load_prompts(
+    source: Source, tokenizer: PreTrainedTokenizerBase, template: str | None = None
+) -> list[str]:  # fmt: skip
+    """The column prompt of `source`, texts or messages, as texts; `template` as in `load`.
+
+    Raises FileNotFoundError, and ValueError that names the line.
+    """
+    numbered, where = read(source)
+    texts = []
+    for number, row in numbered:
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            prompt = row.get("prompt") if isinstance(row, dict) else None
+            how = chat.choose(template, isinstance(prompt, list), tokenizer)
+            if said := fault(row, ["prompt"]) if not isinstance(prompt, list) else None:
+                raise ValueError(said)
+            if how != "none":
+                talk = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt.strip()}]
+                prompt, _ = chat.render(messages_of("prompt", talk), [], tokenizer, how)
+            texts.append(prompt)
+        except ValueError as error:
+            raise ValueError(f"{where}, line {number}: {error}") from None
+    if not texts:
+        raise ValueError(f"{where}: no rows. Give at least one.")
+    return texts
+
+
+def _understood(numbered: Numbered, columns: Mapping[str, str]) -> tuple[list[tuple[int, Talk]], dict[int, str]]:
+    """What the rows mean, by number, and what is wrong with those that cannot be used."""
+    talks, bad, labelled = [], {}, False
+    for number, row in numbered:
+        try:
+            if isinstance(row, ValueError):  # it could not even be read
+                raise row
+            talk = understand(renamed(row, columns) if isinstance(row, dict) else row)
+            kind = set(talks[0][1].answers) if talks else set(talk.answers)
+            if set(talk.answers) != kind:
+                raise ValueError(f"no {' and '.join(map(repr, kind))} as in the rows before")
+            labelled = labelled or "label" in talk.rest
+            if labelled and "completion" in talk.answers and "label" not in talk.rest:
+                raise ValueError("no column 'label', which the rows before have")
+            talks.append((number, talk))
+        except ValueError as error:
+            bad[number] = str(error)
+    return talks, bad
+
+
+def _as_texts(
+    talks: Sequence[tuple[int, Talk]], bad: dict[int, str], tokenizer: PreTrainedTokenizerBase | None, template: str
+) -> list[Row]:
+    """The rows as texts; what is wrong with one goes to `bad`."""
+    rows = []
+    for number, talk in talks:
+        try:
+            row = {"prompt": talk.prompt, **talk.answers} if not talk.messages else None
+            if row and talk.prompt is None:
+                del row["prompt"]
+            columns = PAIRED if "chosen" in talk.answers else (*UNPAIRED, *(["label"] if "label" in talk.rest else []))
+            if row and (said := fault(row | talk.rest, columns)):
+                raise ValueError(said)
+            if not row or template != "none":
+                row = _rendered(talk, tokenizer, "plain" if template == "none" else template)
+            if said := fault(row | talk.rest, columns):
+                raise ValueError(said)
+            if talk.messages != talks[0][1].messages:
+                here, there = ("messages", "text") if talk.messages else ("text", "messages")
+                raise ValueError(f"is {here}, and the rows before are {there}. Make two files of them.")
+            rows.append(row | talk.rest)
+        except ValueError as error:
+            bad[number] = str(error)
+    return rows
+
+
+def _rendered(talk: Talk, tokenizer: PreTrainedTokenizerBase | None, template: str) -> Row:
+    """Prompt and answers of a row through a template. A text becomes the user's turn, a dialogue of HH its turns."""
+    prompt, answers = talk.prompt, talk.answers
+    if not talk.messages:
+        prompt = (chat.dialogue(prompt) or [])[:-1] or [{"role": "user", "content": prompt.strip()}]
+        answers = {side: [{"role": "assistant", "content": text.strip()}] for side, text in answers.items()}
+    tools = talk.rest.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools or None  # TRL takes both
+    text, said = chat.render(prompt, list(answers.values()), tokenizer, template, tools)
+    return {"prompt": text, **dict(zip(answers, said, strict=True))}
+
+
+def _require_good(bad: Mapping[int, str], where: str, count: int, skip: bool) -> None:
+    """Raise ValueError with the first bad rows, and how many there are of each kind."""
+    if skip:
+        return
+    first = [f"line {number}: {bad[number]}" for number in sorted(bad)[:SHOWN]]
+    if len(bad) == 1:
+        raise ValueError(f"{where}, {first[0]}")
+    listed = "\n  ".join(first)
+    raise ValueError(
+        f"{where}: {len(bad):,} of {counted(count, 'row')} cannot be used ({_kinds(bad)}). The first:\n  {listed}\n"
+        "Mend them, or leave them out: --skip-bad-rows (skip_bad=True)."
+    )
+
+
+def _kinds(bad: Mapping[int, str]) -> str:
+    """How many bad rows there are of each kind; what a message says of one row alone is left out."""
+    kinds = Counter(re.split(r", got |: | \(|\. ", said)[0].rstrip(".") for said in bad.values())
+    return "; ".join(f"{n:,} times: {kind}" for kind, n in kinds.most_common())
+
+
+def _recognised(talks: Sequence[tuple[int, Talk]], template: str, where: str, rows: int, bad: int) -> str:
+    """A line on what the rows are, how they become text, and what is left out."""
+    layouts = Counter(talk.layout for _, talk in talks)
+    shapes = " and ".join(layout for layout, _ in layouts.most_common())
+    ways = "through the tokenizer's chat template", "as lines User: and Assistant:", "as they are"
+    how = dict(zip(chat.TEMPLATES, ways, strict=True))
+    skipped = f"; {counted(bad, 'row')} left out that cannot be used" if bad else ""
+    return f"{where}: {counted(rows, 'row')}, layout {shapes}, {how[template]}{skipped}"
+
+
+def oddities(rows: Sequence[Row], test: Sequence[Row] = ()) -> list[str]:
+    """What is odd about good rows, in a sentence each: repeated, contradictory, glued together, one-sided, leaked.
+
+    test: rows that should have none of the prompts of `rows`.
+    """
+    found, pairs = [], "chosen" in rows[0]
+    sides = SIDES if pairs else ("completion", "label")
+    keys = Counter(tuple(row.get(name) for name in ("prompt", *sides)) for row in rows)
+    if again := len(rows) - len(keys):
+        found.append(f"{counted(again, 'row')} repeat{'s' * (again == 1)} an earlier one.")
+    turned = sum(1 for prompt, a, b in keys if (prompt, b if pairs else a, a if pairs else not b) in keys) // 2
+    if turned:
+        found.append(f"{counted(turned, 'pair')} stand{'s' * (turned == 1)} there both ways round: labels contradict.")
+    answers = [row[side] for row in rows for side in sides if side != "label"]
+    prompts = [row["prompt"] for row in rows for side in sides if side != "label"]
+    glued = sum(p[-1].isalnum() and a[0].isalnum() for p, a in zip(prompts, answers, strict=True))
+    if glued:
+        found.append(
+            f"{counted(glued, 'answer')} begin{'s' * (glued == 1)} with a letter right behind the prompt's last, "
+            "without a space or line break between them. Is a chat template meant (--template chat)?"
+        )
+    labels = Counter(row["label"] for row in rows if "label" in row)
+    if labels and max(labels.values()) > 4 * max(min(labels[True], labels[False]), 1):
+        found.append(
+            f"labels: {labels[True]:,} desirable, {labels[False]:,} undesirable. KTO wants their weights in balance: "
+            "--parameter desirable_weight=… or undesirable_weight=…"
+        )
+    if shared := len({row["prompt"] for row in rows} & {row["prompt"] for row in test}):
+        found.append(f"{counted(shared, 'prompt')} of the test rows {'is' if shared == 1 else 'are'} trained on, too.")
+    return found
 
 
 def save(rows: Sequence[Row], path: str | Path) -> None:
@@ -65,9 +233,7 @@ def unpaired(rows: Iterable[Row]) -> list[Row]:
     """Each pair as two rows, as TRL does it: all chosen ones with label True, then all rejected ones with False."""
     rows = check_rows(list(rows), where="rows")
     return [
-        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
-        for side in ("chosen", "rejected")
-        for row in rows
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for side in SIDES for row in rows
     ]
 
 
@@ -82,128 +248,6 @@ def check_splits(splits: Mapping[str, Sequence[Row]]) -> None:
                     f"{name}, line {number}: the prompt {row['prompt']!r:.60} stands in {split}, line {first}, too. "
                     "Split by prompt: `split_by_prompt`."
                 )
-
-
-def shared_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Prompt, chosen, rejected of a pair whose prompt is the beginning that both texts share.
-
-    We cut before the last space or line break of that beginning, so that no word is cut in two and neither rest is
-    empty; TRL's `extract_prompt` cuts at the first character that differs. Both agree where whole words differ.
-    Raises ValueError if nothing is shared.
-    """
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
-    cut = max(chosen.rfind(" ", 0, same), chosen.rfind("\n", 0, same))
-    if cut <= 0 or not chosen[:cut].strip():
-        raise ValueError("there is no 'prompt', and chosen and rejected share no beginning that could be one")
-    return chosen[:cut], chosen[cut:], rejected[cut:]
-
-
-def plain(messages: Messages) -> str:
-    """Messages as text: a line "User: …", "Assistant: …" or "System: …" each."""
-    return "\n".join(f"{m['role'].capitalize()}: {m['content'].strip()}" for m in messages)
-
-
-def _read(source, split: str | None) -> tuple[list[Row], str]:
-    if isinstance(source, str | Path):
-        path, where = Path(source), str(source)
-        if not where.strip():
-            raise FileNotFoundError("the name of the data is empty. Give a file, a folder, or a name on the hub.")
-        if path.suffix in (".jsonl", ".parquet") and split is not None:
-            raise ValueError(f"{path}: a file has no splits, so there is no {split!r} in it. Leave the split out.")
-        if path.suffix == ".jsonl":
-            return read_rows(path, ()), where
-        if path.suffix == ".parquet":
-            return _parquet(path), where
-        if path.suffix:
-            raise ValueError(f"{path}: cannot read a file that ends in {path.suffix}; use .jsonl or .parquet")
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path}: neither a folder nor a file that ends in .jsonl or .parquet")
-        split = split or "train"
-        return _data_set(where, split), f"{where} ({split})"
-    rows = source.to_list() if hasattr(source, "to_list") else list(source)
-    return rows, "data"
-
-
-def _parquet(path: Path) -> list[Row]:
-    """The rows of a parquet file, read anew: from its cache, `datasets` may take an earlier file of that name."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}.")
-    from datasets import Dataset
-
-    with told(f"{path}: cannot be read as parquet", "Write it again."), TemporaryDirectory() as cache:
-        return Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True).to_list()
-
-
-def _data_set(where: str, split: str) -> list[Row]:
-    """The rows of a split of a folder of parquet files, or of a data set on the hub."""
-    from datasets import load_dataset
-
-    if (folder := Path(where)).is_dir() and not any(any(folder.glob(name)) for name in FOLDER):
-        # `datasets` would search all that is below, be it the whole disk
-        raise FileNotFoundError(f"{where}: a folder without a file of data, such as train-00000-of-00001.parquet.")
-    with told(f"{where} ({split}): cannot be read as a data set"):
-        try:
-            return load_dataset(where, split=split).to_list()
-        except OSError as error:
-            if error.errno and error.filename:  # not of the data: of the folder where `datasets` keeps its copies
-                raise OSError(f"{error.filename}: {error.strerror}. Name another place for copies in HF_HOME") from None
-            raise
-
-
-def _normal(row: Any, where: str, render: Callable[[Messages], str]) -> Row:
-    """One row of any known shape → a row of texts."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: must be a dict of columns, got {row!r:.80}")
-    sides = ("chosen", "rejected") if "chosen" in row or "rejected" in row else ("completion",)
-    for side in sides:
-        if side not in row:
-            raise ValueError(f"{where}: no '{side}' (there is {', '.join(row) or 'nothing'})")
-        if row[side] is None:
-            raise ValueError(f"{where}: '{side}' is null. Remove the row or fill it in.")
-    row = dict(row)
-    talks = [name for name in ("prompt", *sides) if isinstance(row.get(name), list)]
-    if talks:
-        texts = [name for name in ("prompt", *sides) if isinstance(row.get(name), str)]
-        if texts:
-            raise ValueError(f"{where}: '{talks[0]}' is a conversation and '{texts[0]}' is text; use one form for all")
-        row |= _conversation(row, sides, where, render)
-    elif "prompt" not in row and len(sides) == 2 and all(isinstance(row[side], str) for side in sides):
-        try:
-            row["prompt"], row["chosen"], row["rejected"] = shared_prompt(row["chosen"], row["rejected"])
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-    return row
-
-
-def _conversation(row: Row, sides: Sequence[str], where: str, render: Callable[[Messages], str]) -> Row:
-    """Columns of messages → texts: the prompt ends with "Assistant:", a completion is the assistant's last message."""
-    for name in ("prompt", *sides):
-        for number, message in enumerate(row.get(name) or (), start=1):
-            place = f"{where}: '{name}', message {number}"
-            if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-                raise ValueError(f"{place} must have role and content, got {message!r:.80}")
-            if message["role"] not in ROLES:
-                raise ValueError(f"{place} has the role {message['role']!r}; there are {', '.join(ROLES)}")
-            if not isinstance(message["content"], str):
-                raise ValueError(f"{place}: 'content' must be text, got {message['content']!r:.80}")
-    talks = {side: list(row[side]) for side in sides}
-    prompt = list(row.get("prompt") or ())
-    if not prompt and len(sides) == 2:  # implicit: the messages that both share
-        chosen, rejected = talks.values()
-        prompt = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))]
-        talks = {side: talk[len(prompt) :] for side, talk in talks.items()}
-    if not prompt:
-        raise ValueError(f"{where}: there is no 'prompt', and the conversations share no message that could be one")
-    for side, talk in talks.items():
-        if len(talk) != 1 or talk[0]["role"] != "assistant":
-            raise ValueError(
-                f"{where}: '{side}' must add one message of the assistant to the prompt, got {len(talk)}: "
-                f"{[message['role'] for message in talk]}"
-            )
-        if not talk[0]["content"].strip():
-            raise ValueError(f"{where}: '{side}' is empty. Remove the row or fill it in.")
-    answer = {side: " " + talk[0]["content"].strip() for side, talk in talks.items()}
-    return {"prompt": render(prompt) + "\nAssistant:", **answer}
 
 
 def _check(rows: Sequence[Row], where: str) -> list[Row]:

@@ -6,8 +6,8 @@ import random
 import pytest
 from datasets import Dataset, load_dataset
 
-from prefcourse.annotation import exchange
-from prefcourse.annotation.exchange import check_splits, load, save, shared_prompt, to_dataset, unpaired
+from prefcourse.annotation.exchange import check_splits, load, save, to_dataset, unpaired
+from prefcourse.annotation.layouts import shared_prompt
 from prefcourse.preferences import read_rows
 
 ROWS = [
@@ -79,8 +79,6 @@ def test_conversations_become_text():
     assert load([TALK]) == load([implicit]) == load(Dataset.from_list([TALK])) == want
     liked = load([{"prompt": [USER], "completion": [SAYS], "label": True}])
     assert liked == [{"prompt": want[0]["prompt"], "completion": " Blue.", "label": True}]
-    shout = load([TALK], render=lambda messages: messages[-1]["content"].upper())
-    assert shout[0]["prompt"] == "WHAT COLOUR IS THE SKY?\nAssistant:"
 
 
 def test_implicit_conversations_share_the_prompt_that_trl_finds():
@@ -104,7 +102,7 @@ MALFORMED = [  # a row (put second), and what the error says about it
     ({"prompt": "p", "rejected": "a"}, "line 2: no 'chosen'"),
     ({**PAIR, "chosen": None}, "line 2: 'chosen' is null"),
     ({**PAIR, "rejected": None}, "line 2: 'rejected' is null"),
-    ({**PAIR, "prompt": None}, "line 2: 'prompt' must be text"),
+    ({**PAIR, "prompt": None}, "line 2: 'prompt' is null"),
     ({**PAIR, "prompt": 3}, "line 2: 'prompt' must be text, got 3"),
     ({**PAIR, "chosen": 3}, "line 2: 'chosen' must be text, got 3"),
     ({**PAIR, "rejected": {"a": 1}}, "line 2: 'rejected' must be text"),
@@ -126,7 +124,7 @@ MALFORMED = [  # a row (put second), and what the error says about it
     ({**TALK, "chosen": ["Blue."]}, "line 2: 'chosen', message 1 must have role and content"),
     ({**TALK, "chosen": [{"role": "assistant"}]}, "line 2: 'chosen', message 1 must have role and content"),
     ({**TALK, "prompt": [{"content": "x"}]}, "line 2: 'prompt', message 1 must have role and content"),
-    ({**TALK, "prompt": [USER, {"role": "human", "content": "x"}]}, "line 2: 'prompt', message 2 has the role 'human'"),
+    ({**TALK, "prompt": [USER, {"role": "human", "content": "x"}]}, "line 2: the role 'human' has no line in 'plain'"),
     ({**TALK, "chosen": [{"role": "assistant", "content": 4}]}, "line 2: 'chosen', message 1: 'content' must be text"),
     ({**TALK, "chosen": [{"role": "assistant", "content": " "}]}, "line 2: 'chosen' is empty"),
     ({**TALK, "rejected": [SAYS]}, "line 2: chosen and rejected are the same text"),
@@ -138,7 +136,7 @@ MALFORMED = [  # a row (put second), and what the error says about it
 MALFORMED_UNPAIRED = [
     ({"prompt": "p", "completion": "a"}, "line 2: no column 'label'"),
     ({"prompt": "p", "completion": "a", "label": "yes"}, "line 2: 'label' must be true or false, got 'yes'"),
-    ({"prompt": "p", "completion": "a", "label": 1}, "line 2: 'label' must be true or false, got 1"),
+    ({"prompt": "p", "completion": "a", "label": 2}, "line 2: 'label' must be true or false, got 2"),
     ({"prompt": "p", "completion": "a", "label": None}, "line 2: 'label' must be true or false, got None"),
     ({"prompt": "p", "completion": "", "label": True}, "line 2: 'completion' is empty"),
     ({"prompt": "p", "completion": 5, "label": True}, "line 2: 'completion' must be text"),
@@ -176,8 +174,9 @@ def test_malformed_files_are_named(tmp_path):
     for name in ("none.jsonl", "none.parquet"):
         with pytest.raises(FileNotFoundError, match="no such file"):
             load(tmp_path / name)
-    with pytest.raises(ValueError, match=r"cannot read a file that ends in \.csv"):
-        load(tmp_path / "rows.csv")
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"cannot read a file that ends in \.xlsx; use \.jsonl"):
+        load(tmp_path / "rows.xlsx")
     with pytest.raises(ValueError, match=r"the name must end in \.jsonl or \.parquet"):
         save([PAIR], tmp_path / "rows.csv")
     with pytest.raises(ValueError, match="there are no rows"):
@@ -205,4 +204,3 @@ def test_the_shared_prompt_and_the_rests_make_the_texts_again():
         texts = ["It is " + "".join(rng.choice("ab \n") for _ in range(8)) for _ in range(2)]
         prompt, chosen, rejected = shared_prompt(*texts)
         assert prompt.strip() and [prompt + chosen, prompt + rejected] == texts
-        assert exchange.shared_prompt(*texts) == (prompt, chosen, rejected)
