@@ -21,15 +21,16 @@ from prefcourse.generate import Completion
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import Vec
 from prefcourse.preferences import Batch, Row
-from prefcourse.training import guards, memory, saving
+from prefcourse.training import guards, memory, rates, saving
 from prefcourse.training.batches import Feed, encode_rows
 from prefcourse.training.devices import find_devices
 from prefcourse.training.history import History
-from prefcourse.training.looking import Looking, default_prompts
+from prefcourse.training.looking import Looking, looking_at
 from prefcourse.training.objective import Objective
 from prefcourse.training.reference import ReferenceLogps
 from prefcourse.training.run import Run
 from prefcourse.training.scoring import Scoring
+from prefcourse.worlds.models import context
 
 
 def train(
@@ -41,8 +42,8 @@ def train(
     score: Callable[[nn.Module, Batch], Tensor] = sequence_logps,
     measure: Callable[[PreTrainedModel], dict[str, float]] | None = None, every: int = 25,
     prompts: Sequence[str] = (), on_samples: Callable[[int, list[Completion]], None] | None = None,
-    max_kl: float | None = None, checkpoint: str | Path | None = None, checkpoint_every: int = 50,
-    resume: bool = False, progress: bool = True, say: Callable[[str], None] | None = None,
+    sample_tokens: int = 48, max_kl: float | None = None, checkpoint: str | Path | None = None,
+    checkpoint_every: int = 50, resume: bool = False, progress: bool = True, say: Callable[[str], None] | None = None,
     on_step: Callable[[dict[str, float], int], None] | None = None, **loss_arguments,
 ) -> History:  # fmt: skip
     """Train `policy` in place and return its history.
@@ -59,12 +60,12 @@ def train(
         "linear") or stays ("constant").
     precision: "fp32", "bf16", "fp16" (with loss scaling) or "auto": what is fast on the device and safe. By default
         fp32 on a CPU, for which the course's numbers speak, and "auto" on a GPU.
-    too_long: "error", "drop" or "truncate", for sequences above the model's context or `max_length` tokens.
+    too_long: "error", "drop", "truncate" or "left", for sequences above the model's context or `max_length` tokens.
     score: model and batch → one number per sequence, (N,). The losses in LOSSES expect log-probs.
     measure: called with the policy before the first step, every `every` steps and at the end; the numbers it returns
         become columns of the history, nan at the steps between.
-    prompts: just as often the policy completes these, and kl, eos_rate and length become columns; `on_samples` gets
-        the step and the completions. max_kl: stop at the first such kl above this many nats.
+    prompts: just as often the policy completes these in `sample_tokens`, and kl, eos_rate and length become columns;
+        `on_samples` gets step and completions. max_kl: stop at the first such kl above this many nats.
     checkpoint: a folder in which everything is saved every `checkpoint_every` steps and at the end. resume: go on from
         its newest checkpoint, bit for bit as if nothing had happened, or begin if there is none. All other arguments
         must be those of the run that stopped, the policy it began with included.
@@ -72,16 +73,15 @@ def train(
         row of the history as it is written, and the number of steps; after a resumption from the first new row on.
     loss_arguments: the loss's own parameters, such as beta=0.1; one that it does not take is an error.
 
-    Raises ValueError for bad rows or arguments or another run's checkpoint, OSError if a checkpoint cannot be written,
-    FloatingPointError if the loss or the gradient stops being finite, MemoryError if a step does not fit. What was
-    saved before is whole and finite.
+    Raises ValueError for bad rows or arguments or another run's checkpoint, OSError if none can be written,
+    MemoryError if a step is too large, FloatingPointError if loss or gradient stops being finite; what was saved is.
     """
     # Everything is checked before any time is spent.
     policy.eval()  # no dropout: the margin must be 0 when policy and reference are the same
     objective, devices = Objective.find(loss, loss_arguments), find_devices(policy)
     guards.check_model(policy, tokenizer, "policy")
     memory.check_recomputing(policy)
-    longest = guards.context(policy, max_length)
+    longest = context(policy, max_length)
     examples = encode_rows(data, tokenizer, needs=objective.needs, longest=longest, too_long=too_long)
     guards.check_numbers(epochs, warmup, max_grad_norm, seed)
     steps = math.ceil(epochs * len(examples) / max(batch_size, 1)) if steps is None else steps
@@ -89,14 +89,15 @@ def train(
     guards.check_sizes(
         len(examples), steps, batch_size, micro_batch, lr, every, checkpoint_every, devices.count, objective.needs
     )
-    guards.warn_of_lr(policy, lr, objective.spec)
-    rates = [lr * lr_factor(step, steps, warmup, schedule) for step in range(steps)]
+    rates.warn(policy, lr, objective.spec)
+    prompts = looking_at(prompts, data, tokenizer, max_kl, room=context(policy) - sample_tokens)
+    lrs = [lr * lr_factor(step, steps, warmup, schedule) for step in range(steps)]
     plan = {"batch_size": batch_size, "steps": steps, "seed": seed}
     feed = Feed.plan(examples, **plan, mismatched=objective.mismatched, longest=longest)
     scoring = Scoring(policy, score, devices, precision, tokenizer.pad_token_id)
     looking = Looking(
-        scoring, tokenizer, measure=measure, every=every, prompts=prompts or default_prompts(data, max_kl),
-        on_samples=on_samples, max_kl=max_kl, seed=seed,
+        scoring, tokenizer, measure=measure, every=every, prompts=prompts,
+        on_samples=on_samples, max_kl=max_kl, seed=seed, sample_tokens=sample_tokens,
     )  # fmt: skip
     settings = plan | {
         "loss": objective.name, "loss_arguments": loss_arguments, "lr": lr, "micro_batch": micro_batch,
@@ -105,7 +106,7 @@ def train(
     explained = memory.explained(micro_batch, max(examples.lengths), policy, devices.count)
     with explained, saving.alone(checkpoint, devices):
         run = Run.begin(
-            data, objective, feed, looking, reference, rates, settings, folder=checkpoint, save_every=checkpoint_every,
+            data, objective, feed, looking, reference, lrs, settings, folder=checkpoint, save_every=checkpoint_every,
             resume=resume, progress=progress, on_step=on_step,
         )  # fmt: skip
         if not run.done:

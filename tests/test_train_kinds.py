@@ -298,8 +298,34 @@ def test_too_long_rows_are_counted(policy, tokenizer, pairs):
     for too_long, words in (("drop", "36 examples (too long: 1 dropped)"), ("truncate", "37 examples (too long: 1 tr")):
         train(copy.deepcopy(policy), rows, tokenizer, too_long=too_long, say=lines.append, **QUICK)
         assert words in lines[-1] and "fp32" in lines[-1] and "steps 0 to 4" in lines[-1]
-    with pytest.raises(ValueError, match="too_long must be one of error, drop, truncate, got 'cut'"):
+    with pytest.raises(ValueError, match="too_long must be one of error, drop, truncate, left, got 'cut'"):
         train(policy, rows, tokenizer, too_long="cut", **QUICK)
+
+
+def test_long_prompts_are_cut_from_the_left_and_keep_their_bos(tokenizer, pairs):
+    long = {"prompt": "This film " * 40 + "was", "chosen": " wonderful.", "rejected": " a waste of time."}
+    own = copy.copy(tokenizer)
+    prompt, chosen = encode(long["prompt"], long["chosen"], tokenizer)
+    for bos in (None, prompt[0]):
+        own.bos_token_id = bos
+        found = encode_rows([pairs[0], long], own, needs=LOSSES["dpo"].inputs(), longest=40, too_long="left")
+        (cut, kept), (again, rejected) = found.sequences[1]
+        assert cut == again and len(cut) + len(rejected) == 40 and kept == chosen and found.truncated == 2
+        assert cut == (prompt[-len(cut) :] if bos is None else [bos, *prompt[1 - len(cut) :]])
+        assert found.sequences[0][0] == encode(pairs[0]["prompt"], pairs[0]["chosen"], tokenizer)  # it fits: untouched
+    endless = pairs[0] | {"chosen": " and so on" * 40}
+    with pytest.raises(ValueError, match=r"data, line 1: a completion alone has .* and the model takes 40"):
+        encode_rows([endless], tokenizer, needs=LOSSES["dpo"].inputs(), longest=40, too_long="left")
+
+
+def test_a_prompt_without_room_to_be_completed_is_named_before_the_reference_pass(policy, tokenizer, pairs):
+    long = {"prompt": "This film " * 12, "chosen": " good.", "rejected": " bad."}
+    with pytest.raises(ValueError, match=r"prompts: prompt 1 \(from 0\) has \d+ tokens, and to complete it"):
+        train(policy, pairs, tokenizer, prompts=["This film", long["prompt"]], **QUICK)
+    history = train(policy, [*pairs, long], tokenizer, max_kl=1e3, **QUICK)  # its own prompts are those that fit
+    assert history["kl"][0] == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match="prompt 0"):
+        train(policy, pairs, tokenizer, prompts=["This film"], sample_tokens=64, **QUICK)
     with pytest.raises(ValueError, match=r"line 37: the prompt alone has \d+ tokens, but the model takes 64"):
         train(policy, [*pairs, pairs[0] | {"prompt": "so on " * 60}], tokenizer, too_long="truncate", **QUICK)
 

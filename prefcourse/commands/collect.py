@@ -14,7 +14,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "pair appears; the same command goes on where you stopped.",
     )
     command.add_argument("--file", default="runs/my-labels.jsonl", help="where the labels go (default: %(default)s)")
-    command.add_argument("--prompts", help="JSON lines with the column prompt (default: the bundled training prompts)")
+    command.add_argument(
+        "--prompts", help="a file or data set with the column prompt (default: the bundled training prompts)"
+    )
+    command.add_argument(
+        "--template", help="how a prompt becomes text: chat, plain or none (default: chat for messages, else none)"
+    )
     command.add_argument("--count", type=int, default=40, help="how many prompts to use (default: %(default)s)")
     command.add_argument("--model", help="folder of the model that answers (default: the bundled sft)")
     command.add_argument("--temperature", type=float, default=1.0)
@@ -26,20 +31,24 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample two answers to each prompt, ask in the terminal which is better, and keep the labels."""
+    from prefcourse.annotation import exchange
     from prefcourse.annotation.collector import PreferenceDataCollector, label_in_terminal
     from prefcourse.annotation.labels import LabelFile, preference_rows
     from prefcourse.commands.shared import model_and_tokenizer
-    from prefcourse.preferences import read_rows, write_rows
+    from prefcourse.preferences import write_rows
     from prefcourse.worlds import bundled
 
     if args.count < 1:
         raise ValueError(f"--count must be 1 or more, got {args.count}")
     world = bundled.load(args.world)
-    rows = read_rows(args.prompts, ["prompt"]) if args.prompts else world.prompts["train"]
     model, tokenizer = model_and_tokenizer(args.model) if args.model else (world.sft, world.tokenizer)
+    if args.prompts:
+        prompts = exchange.load_prompts(args.prompts, tokenizer, args.template)
+    else:
+        prompts = [row["prompt"] for row in world.prompts["train"]]
     with LabelFile(args.file) as file:
         collector = PreferenceDataCollector(model, tokenizer, name=args.model or "sft", seed=args.seed)
-        found = collector.collect([row["prompt"] for row in rows[: args.count]], temperature=args.temperature)
+        found = collector.collect(prompts[: args.count], temperature=args.temperature)
         repeated = sum(pair["metadata"]["duplicates"] for pair in found)
         if repeated:
             print(f"{counted(repeated, 'answer')} came out twice or empty; drawn again.")

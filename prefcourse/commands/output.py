@@ -14,6 +14,7 @@ CHECKPOINTS, RECORD = "checkpoints", "run.json"
 def require_free(args: argparse.Namespace) -> None:
     """Raise ValueError if a finished model, or the one to start from, would be overwritten unasked."""
     from prefcourse.training.checkpoint import latest
+    from prefcourse.worlds.models import ADAPTERS
 
     out = Path(args.output)
     if args.overwrite or not out.exists():
@@ -21,7 +22,7 @@ def require_free(args: argparse.Namespace) -> None:
     if args.model and Path(args.model).exists() and out.samefile(args.model):
         raise ValueError(f"{out} is the model to start from, which would be overwritten. Choose another --output.")
     goes_on = args.resume and latest(out / CHECKPOINTS)  # of the same run, as `find` makes sure
-    if (out / "config.json").is_file() and not goes_on:
+    if any((out / name).is_file() for name in ("config.json", ADAPTERS)) and not goes_on:
         raise ValueError(
             f"{out} holds a finished model, which would be overwritten. Choose another --output, or say --overwrite."
         )
@@ -42,6 +43,7 @@ def write(out: Path, args: argparse.Namespace, settings: dict, results: dict, hi
 
     record = {
         "command": shlex.join(["python", "-m", "prefcourse", *args.argv]),
+        "start": {name: getattr(args, name) for name in ("model", "reference", "template", "columns", "max_length")},
         "settings": settings,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         "model": {file.name: sha256(file) for file in sorted(out.glob("*.safetensors"))},

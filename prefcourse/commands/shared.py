@@ -3,6 +3,17 @@
 import os
 
 
+def first_process() -> bool:
+    """Is this the process that speaks and writes? Of several under accelerate, one is."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(line: str) -> None:
+    """Print `line`, once where several processes would."""
+    if first_process():
+        print(line, flush=True)
+
+
 def model_and_tokenizer(name: str) -> tuple:
     """A model and its tokenizer from a folder or the hub. Raises what `load_model` and `load_tokenizer` raise."""
     from prefcourse.worlds.models import load_model, load_tokenizer
@@ -15,7 +26,9 @@ def stored_dtype(name: str | None):
     import torch
     from transformers import AutoConfig
 
-    return (AutoConfig.from_pretrained(name).dtype if name else None) or torch.float32
+    from prefcourse.worlds.models import base_of
+
+    return (AutoConfig.from_pretrained(base_of(name)).dtype if name else None) or torch.float32
 
 
 def find_device() -> str:
@@ -40,7 +53,7 @@ def print_samples(prompts, completions: dict[str, list], rewards: dict, count: i
     """Completions of the same prompts before and after, with the gold reward where there is one."""
     print()
     for i, prompt in enumerate(prompts[:count]):
-        print(f"{prompt} ...")
+        print(f"{prompt.rstrip()} ...")
         for label, side in completions.items():
             reward = f" {rewards[label][i]:+5.1f}" if label in rewards else ""
             print(f"  {label:>5}{reward}  {side[i].text.strip()}{'' if side[i].finished else ' ...'}")

@@ -9,7 +9,7 @@ from prefcourse.training import optional
 
 SHOWN = {  # column → how a line shows it
     "loss": "loss {:.3f}", "rewards/margins": "margin {:+.2f}", "rewards/accuracies": "ranked right {:.0%}",
-    "kl": "KL {:.2f}", "grad_norm": "gradient {:.2f}",
+    "kl": "KL {:.2f}", "eval_accuracy": "held out {:.0%}", "grad_norm": "gradient {:.2f}",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from prefcourse.preferences import Row, check_rows
 from prefcourse.training.token_ids import Ids, TokenIds, encoded
 
 MEGABATCH = 16  # batches within which examples are sorted by length
-TOO_LONG = ("error", "drop", "truncate")
+TOO_LONG = ("error", "drop", "truncate", "left")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Examples:
     rows: list[int]  # the row of the data, from 0, that each example comes from
     desirable: list[bool]  # the label of each example, for losses on unpaired data; else empty
     dropped: int = 0  # examples left out because they are too long
-    truncated: int = 0  # sequences cut to fit; each of them lost its EOS
+    truncated: int = 0  # sequences cut to fit; each of them lost its EOS, or the beginning of its prompt
     margins: list[float] = field(default_factory=list)  # the column margin of each example, for losses that ask for it
 
     def __len__(self) -> int:
@@ -111,7 +111,8 @@ def encode_rows(
     Losses on pairs read prompt, chosen, rejected. `sft` reads chosen, or completion where there is no chosen. Losses on
     unpaired data read prompt, completion, label; given pairs, each pair becomes a desirable and an undesirable example.
     too_long: what happens to a sequence of more than `longest` tokens. "error" names it; "drop" leaves its example out;
-        "truncate" cuts the completion's end, EOS included (a prompt that leaves no room stays an error).
+        "truncate" cuts the completion's end, EOS included (a prompt that leaves no room stays an error); "left" cuts
+        the prompt's beginning behind its BOS (completions that leave no room stay an error).
 
     Raises ValueError for a bad row, with its number from 1, or when no example is left.
     """
@@ -126,7 +127,7 @@ def encode_rows(
     labels = [_label(row, i) for i, row in enumerate(rows, start=1)] if unpaired and not has_chosen else None
     if labels and len(set(labels)) == 1:
         warnings.warn(
-            f"data: all {len(labels)} labels are {str(labels[0]).lower()}. What is to be told apart needs both kinds.",
+            f"data: every label is {str(labels[0]).lower()}. What is to be told apart needs both kinds.",
             stacklevel=3,
         )
     margins = [_margin(row, i) for i, row in enumerate(rows, start=1)] if "margin" in needs else None
@@ -135,7 +136,7 @@ def encode_rows(
     dropped = truncated = 0
     for i, group in enumerate(encoded(rows, columns, tokenizer)):
         for k, example in enumerate([(one,) for one in group] if unpaired else [group]):
-            fitted = _fit(example, longest, too_long, i + 1)
+            fitted = _fit(example, longest, too_long, i + 1, tokenizer.bos_token_id)
             if fitted is None or (len(fitted) == 2 and fitted[0] == fitted[1]):  # cut to the same text: no preference
                 dropped += 1
                 continue
@@ -153,27 +154,43 @@ def encode_rows(
     return replace(found, dropped=dropped, truncated=truncated)
 
 
-def _fit(example: tuple[Ids, ...], longest: float, too_long: str, line: int) -> tuple[Ids, ...] | None:
+def _fit(
+    example: tuple[Ids, ...], longest: float, too_long: str, line: int, bos: int | None
+) -> tuple[Ids, ...] | None:  # fmt: skip
     """`example` in `longest` tokens or fewer: as it is, cut, or None to drop it."""
     tokens = max(len(prompt) + len(completion) for prompt, completion in example)
     if tokens <= longest:
         return example
     if too_long == "drop":
         return None
+    if too_long == "left":
+        return _cut_left(example, int(longest), line, bos)
     room = int(longest) - len(example[0][0])
     if room < 1:
         raise ValueError(
             f"data, line {line}: the prompt alone has {counted(len(example[0][0]), 'token')}, but the model takes "
-            f"{longest}, "
-            "completion included. Shorten the prompt, leave the row out, or pass too_long='drop'."
+            f"{longest}, completion included. Shorten it, or say what to do with such rows: too_long (--too-long) drop "
+            "leaves them out, left keeps the prompt's end."
         )
     if too_long == "error":
         raise ValueError(
-            f"data, line {line}: {counted(tokens, 'token')}, but the model takes {longest}. Shorten the row, leave "
-            "it out, or "
-            "pass too_long='drop' or 'truncate'."
+            f"data, line {line}: {counted(tokens, 'token')}, but the model takes {longest}. Shorten the row, or say "
+            "what to do with such rows: too_long (--too-long) drop, truncate, or left."
         )
     return tuple((prompt, completion[:room]) for prompt, completion in example)
+
+
+def _cut_left(example: tuple[Ids, ...], longest: int, line: int, bos: int | None) -> tuple[Ids, ...]:
+    """`example` with the end of its prompt alone, the same for all its completions, and the BOS if there was one."""
+    prompt, answer = example[0][0], max(len(completion) for _, completion in example)
+    first = prompt[:1] if prompt[0] == bos else []
+    room = longest - answer - len(first)
+    if room < 1:
+        raise ValueError(
+            f"data, line {line}: a completion alone has {counted(answer, 'token')}, and the model takes {longest}, "
+            "prompt included. Shorten it, or take too_long (--too-long) drop."
+        )
+    return tuple(([*first, *prompt[len(prompt) - room :]], completion) for _, completion in example)
 
 
 def _label(row: Row, number: int) -> bool:

@@ -87,7 +87,7 @@ def save(folder: str | Path, state: State, policy: nn.Module, tokenizer: PreTrai
     if last == place:
         return place  # a run that goes on from here has come by once more
     there = f"The last whole checkpoint is {last}" if last else "There is no earlier checkpoint"
-    into_place(place, write, there, "call train again with resume=True")
+    into_place(place, write, there, "go on with resume=True (--resume)")
     for old in complete(folder)[:-KEEP]:
         if (old / MANIFEST).is_file():  # else it is not one of ours
             shutil.rmtree(old, ignore_errors=True)
@@ -107,7 +107,7 @@ def find(folder: str | Path, run: dict[str, Any], machine: dict[str, Any], resum
         return None
     if not resume:
         raise ValueError(
-            f"{folder} has checkpoints of a run. Pass resume=True to go on with it, or name another folder."
+            f"{folder} has checkpoints of a run. Go on with resume=True (--resume), or name another folder."
         )
     record = _verified(place)
     if other := _differences(record["run"], run):

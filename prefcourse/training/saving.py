@@ -21,6 +21,7 @@ from prefcourse.boundary import disk_full, reason
 from prefcourse.locks import Lock
 from prefcourse.training import lora
 from prefcourse.training.devices import Devices
+from prefcourse.worlds.models import ADAPTERS
 
 LOCK = ".lock"  # in a folder that a run writes
 NO_LOCKS = {
@@ -32,23 +33,29 @@ NO_LOCKS = {
 
 
 def save_model(
-    folder: str | Path, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype | None = None
-) -> Path:
+    folder: str | Path, policy: nn.Module, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype | None = None,
+    merge: bool = True,
+) -> Path:  # fmt: skip
     """Write policy and tokenizer to `folder` as `from_pretrained` reads them, config.json last.
 
-    So a folder with a config.json holds a whole model. Adapters are merged into the weights, so that the result needs
-    no peft. dtype: what the weights are cast to, in place, after that. Raises OSError if it cannot be written.
+    So a folder with a config.json holds a whole model. merge: adapters become a part of the weights, and the result
+    needs no peft; else they are written alone, adapter_config.json last. dtype: what the weights are cast to, in place,
+    after that. Raises OSError if it cannot be written.
     """
-    folder = Path(folder)
+    folder, alone = Path(folder), not merge and lora.has_adapters(policy)
+    last = ADAPTERS if alone else "config.json"
 
     def write(part: Path) -> None:
-        whole = copy.deepcopy(policy).merge_and_unload() if lora.has_adapters(policy) else policy
-        (whole if dtype is None else whole.to(dtype)).save_pretrained(part)
+        whole = copy.deepcopy(policy).merge_and_unload() if lora.has_adapters(policy) and not alone else policy
+        more = {"save_embedding_layers": False} if alone else {}
+        (whole if dtype is None else whole.to(dtype)).save_pretrained(part, **more)
         tokenizer.save_pretrained(part)
 
     into_place(folder / ".model", write, "What was there has not changed", "save again, or choose another folder")
-    for file in sorted((folder / ".model").iterdir(), key=lambda file: file.name == "config.json"):  # config.json last
+    for file in sorted((folder / ".model").iterdir(), key=lambda file: file.name == last):
         file.replace(folder / file.name)
+    for other in {ADAPTERS, "config.json"} - {last}:  # of a model that was there before
+        (folder / other).unlink(missing_ok=True)
     (folder / ".model").rmdir()
     return folder
 

@@ -58,8 +58,8 @@ def command(mine: Path, out: Path, *more: str) -> list[str]:
 
 
 WRONG = {  # arguments → what the line says
-    "--data nothing.jsonl": "nothing.jsonl: no such file. Expected JSON lines with",
-    "--data HERE/folder.jsonl": "folder.jsonl: a folder, not a file",
+    "--data nothing.jsonl": "nothing.jsonl: no such file. Give one of",
+    "--data HERE/folder.jsonl": "folder.jsonl: a folder without a file of data",
     "--data HERE/none.parquet": "none.parquet: cannot be read as parquet (",
     "--model HERE/cut": "cut: the model cannot be loaded (",
     "--model HERE/wide": "wide: the model cannot be loaded (",
@@ -88,7 +88,7 @@ WRONG = {  # arguments → what the line says
     "--max-kl 0": "max_kl must be above 0 nats",
     "--checkpoint-every 0": "checkpoint_every of 1 or more",
     "--checkpoint-every -3": "checkpoint_every of 1 or more",
-    "--every 0": "every and checkpoint_every of 1 or more",
+    "--every -1": "every and checkpoint_every of 1 or more",
     "--micro-batch 0": "need micro_batch",
     "--steps 0": "need steps >= 1",
     "--steps -1": "need steps >= 1",
@@ -137,7 +137,7 @@ def test_epochs_that_cannot_be_meant(mine, tmp_path, capsys, epochs):
 @pytest.mark.parametrize(("words", "message"), [
     ("collect --count -1", "--count must be 1 or more"), ("collect --count 0", "--count must be 1 or more"),
     ("collect --prompts HERE/deep.jsonl", "line 1: not JSON"), ("collect --file=", "--file is empty"),
-    ("evaluate HERE/nothing", "no model there"), ("evaluate HERE/model --split test", "--split is for a dataset"),
+    ("evaluate HERE/nothing", "no model there"), ("evaluate HERE/model --split test", "--split says how rows are read"),
     ("evaluate HERE/model --data HERE/cut.parquet", "cannot be read as parquet"),
     ("evaluate HERE/model --data HERE/pairs.jsonl --reference /nonexistent", "/nonexistent: no model there"),
     ("train --world HERE", "no checksums.json"), ("results nothing", "there is no grid"),
@@ -190,7 +190,7 @@ def test_a_reference_is_what_the_kl_is_measured_against_also_where_the_loss_need
 
 
 def test_labels_of_one_kind_are_warned_of(mine, tmp_path):
-    with pytest.warns(UserWarning, match="all 24 labels are true"):
+    with pytest.warns(UserWarning, match="every label is true"):
         assert main(command(mine, tmp_path / "out", "--data", str(mine / "good.jsonl"), "--loss", "kto")) == 0
 
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from two_processes import DDP, launch
 
 from prefcourse.__main__ import main
-from prefcourse.preferences import write_rows
+from prefcourse.preferences import read_rows, write_rows
 from prefcourse.train import train
 from prefcourse.worlds.models import load_model
 
@@ -69,13 +69,126 @@ def test_evaluate_on_pairs(mine, tmp_path, capsys):
     capsys.readouterr()
     data = ["--data", str(mine / "pairs.jsonl"), "--reference", str(mine / "model")]
     assert main(["evaluate", str(tmp_path / "out"), *data]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == [
-        "pairs ranked right", "log-ratio chosen, nats", "log-ratio rejected, nats", "KL to the reference, nats",
+    found = numbers_of(capsys.readouterr().out)
+    assert list(found) == [
+        "pairs ranked right (a tie is ½)", "log-ratio chosen, nats", "log-ratio rejected, nats", "margin h, nats",
+        "KL to the reference, nats", *(f"{name}, {side}" for name in ("length, tokens", "ends with EOS", "repetition")
+                                       for side in ("before", "after")),
     ]  # fmt: skip
-    assert all(re.search(r"-?\d+\.\d\d \[", line) for line in lines)
-    assert main(["evaluate", str(mine / "model"), *data]) == 0  # a model against itself
-    assert capsys.readouterr().out.splitlines()[3].split()[-3:-2] in (["0.00"], ["-0.00"], ["nats"])
+    assert main(["evaluate", str(mine / "model"), *data]) == 0  # a model against itself: all pairs are ties
+    same = numbers_of(capsys.readouterr().out)
+    assert same["pairs ranked right (a tie is ½)"][0] == 0.5 and same["KL to the reference, nats"] == [0, 0, 0]
+    assert same["length, tokens, before"] == same["length, tokens, after"]
+
+
+def numbers_of(out: str) -> dict[str, list[float]]:
+    """The numbers that `evaluate` prints behind its samples: name → value, low, high."""
+    lines = [re.match(r"(.{32}) (-?\d+\.\d\d) \[(-?\d+\.\d\d), (-?\d+\.\d\d)\]$", line) for line in out.splitlines()]
+    return {line[1].strip(): [float(line[k]) for k in (2, 3, 4)] for line in lines if line}
+
+
+def test_evaluate_takes_the_reference_from_the_run_and_never_another(mine, tmp_path, capsys, tiny_gpt2, tokenizer):
+    assert main(command(mine, tmp_path / "out")) == 0
+    data = ["--data", str(mine / "pairs.jsonl")]
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "out"), *data]) == 0
+    silent = capsys.readouterr().out
+    assert f"reference: {mine / 'model'} (from {tmp_path / 'out' / 'run.json'})" in silent
+    assert main(["evaluate", str(tmp_path / "out"), *data, "--reference", str(mine / "model")]) == 0
+    assert numbers_of(capsys.readouterr().out) == numbers_of(silent)
+    (tmp_path / "out" / "run.json").unlink()
+    assert main(["evaluate", str(tmp_path / "out"), *data]) == 2
+    assert (
+        "no run.json there that says which model training began with. Name it: --reference" in capsys.readouterr().err
+    )
+    tiny_gpt2(vocab_size=300, bos_token_id=0, eos_token_id=0).save_pretrained(tmp_path / "small")
+    tokenizer.save_pretrained(tmp_path / "small")
+    assert main(["evaluate", str(tmp_path / "out"), *data, "--reference", str(tmp_path / "small")]) == 2
+    assert "reference: its vocabulary has 300 tokens" in capsys.readouterr().err
+
+
+def test_evaluate_reads_unpaired_rows_and_long_ones(mine, tmp_path, capsys):
+    assert main(command(mine, tmp_path / "out", "--loss", "kto", data="unpaired.jsonl")) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "out"), "--data", str(mine / "unpaired.jsonl")]) == 0
+    assert list(numbers_of(capsys.readouterr().out))[:2] == ["log-ratio desirable, nats", "log-ratio undesirable, nats"]
+    long = [{"prompt": "The film " * 80, "chosen": " good", "rejected": " bad"}]
+    rows = read_rows(mine / "pairs.jsonl")
+    write_rows(tmp_path / "long.jsonl", rows + long)
+    line = ["evaluate", str(tmp_path / "out"), "--data", str(tmp_path / "long.jsonl")]
+    assert main(line) == 2 and "too_long (--too-long) drop" in capsys.readouterr().err
+    assert main([*line, "--too-long", "drop"]) == 0
+    assert f"{len(rows)} examples (too long: 1 dropped)" in capsys.readouterr().out
+
+
+def test_eval_data_is_ranked_on_the_way(mine, tmp_path, capsys):
+    assert main(command(mine, tmp_path / "out", "--eval-data", str(mine / "pairs.jsonl"))) == 0
+    out = capsys.readouterr().out
+    assert "of the test rows are trained on, too." in out and re.search(
+        r"^eval_accuracy +0\.50 before +[01]\.\d\d after", out, re.M
+    )
+    history = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["history"]
+    assert history["eval_margin"][0] == 0 and history["eval_margin"][-1] > 0 and history["eval_margin"][1] is None
+
+
+def test_a_dry_run_shows_what_the_loss_sees_and_writes_nothing(mine, tmp_path, capsys, tokenizer, pairs):
+    assert main(command(mine, tmp_path / "out", "--dry-run", "--show-batch")) == 0
+    out = capsys.readouterr().out
+    assert (
+        "36 examples" in out and "steps      6 of 6 examples: 1.00 epochs" in out and "GB before the first step" in out
+    )
+    end = tokenizer.decode([tokenizer.eos_token_id])
+    shown = {row["prompt"] + "⟦" + row["chosen"] + end + "⟧" for row in pairs}
+    assert sum(text in out for text in shown) == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_samples_with_every_0_and_shorter_ones_on_demand(mine, tmp_path, capsys):
+    line = command(mine, tmp_path / "out")
+    line[line.index("--every") + 1] = "0"
+    assert main([*line, "--max-kl", "1"]) == 2 and "--every 0 switches off" in capsys.readouterr().err
+    assert main(line) == 0
+    out = capsys.readouterr().out
+    assert " ...\n" not in out and "kl " not in out and "step 5/6: loss" in out
+    assert main(command(mine, tmp_path / "short", "--sample-tokens", "5")) == 0
+    history = json.loads((tmp_path / "short" / "run.json").read_text(encoding="utf-8"))["history"]
+    assert 1 <= history["length"][0] <= 5
+
+
+def test_defaults_for_a_model_of_ones_own_and_a_warning_far_above(mine, tmp_path, capsys):
+    line = ["train", "--data", str(mine / "pairs.jsonl"), "--model", str(mine / "model"), "--dry-run"]
+    assert main(line) == 0
+    out = capsys.readouterr().out
+    width = load_model(mine / "model").config.n_embd
+    assert f"1 epoch, lr {1.5e-4 * 256 / width:.3g}" in out and "warning" not in out
+    assert main([*line, "--lr", "0.1"]) == 0
+    assert re.search(r"warning: lr 0\.1 is \d+ times what is usual", capsys.readouterr().out)
+
+
+def test_adapters_are_kept_and_merged_on_demand(mine, tmp_path, capsys):
+    assert main(command(mine, tmp_path / "kept", "--lora", "4")) == 0
+    assert main(command(mine, tmp_path / "merged", "--lora", "4", "--merge")) == 0
+    assert (tmp_path / "kept" / "adapter_model.safetensors").is_file() and not (
+        tmp_path / "kept" / "config.json"
+    ).exists()
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert max(gaps(tmp_path / "kept", tmp_path / "merged").values()) < 1e-6
+    capsys.readouterr()
+    numbers = []
+    names = ("kept", "merged")
+    for name in names:
+        assert main(["evaluate", str(tmp_path / name), "--data", str(mine / "pairs.jsonl")]) == 0
+        numbers.append(numbers_of(capsys.readouterr().out))
+    assert numbers[0] == numbers[1]
+    lines = [
+        ["--model", str(tmp_path / name), "--lora", "2", "--output", str(tmp_path / f"on {name}")] for name in names
+    ]
+    for line in lines:  # adapters on a model that is itself one with adapters
+        assert main([*command(mine, tmp_path / "unused"), *line]) == 0
+    assert max(gaps(tmp_path / "on kept", tmp_path / "on merged").values()) < 1e-6
+    assert max(gaps(tmp_path / "on kept", tmp_path / "kept").values()) > 1e-4
+    assert main(command(mine, tmp_path / "kept", "--lora", "4")) == 2
+    assert "holds a finished model" in capsys.readouterr().err
 
 
 def test_lora_parameters_and_resume(mine, tmp_path, capsys):

@@ -172,7 +172,7 @@ def test_another_run_is_refused_by_name(tiny_gpt2, tokenizer, pairs, tmp_path, c
 def test_a_folder_with_checkpoints_is_not_overwritten(tiny_gpt2, tokenizer, pairs, tmp_path):
     settings = QUICK | {"steps": 4, "checkpoint": tmp_path}
     train(tiny_gpt2(), pairs, tokenizer, **settings)
-    with pytest.raises(ValueError, match=r"has checkpoints of a run\. Pass resume=True"):
+    with pytest.raises(ValueError, match=r"has checkpoints of a run\. Go on with resume=True \(--resume\)"):
         train(tiny_gpt2(), pairs, tokenizer, **settings)
 
 
@@ -330,7 +330,7 @@ def test_a_disk_that_is_really_full(tiny_gpt2, tokenizer, pairs, tmp_path):
         process.join(60)
         last = checkpoint.latest(tmp_path)
         assert "cannot be written (" in message and f"The last whole checkpoint is {last}. Make room there" in message
-        assert "File too large" in message and message.endswith("then call train again with resume=True.")
+        assert "File too large" in message and message.endswith("then go on with resume=True (--resume).")
         assert not list(tmp_path.glob(".*.part")) and len(checkpoint.complete(tmp_path)) == 1, (
             part
         )  # nothing half-written
