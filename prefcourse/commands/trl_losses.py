@@ -14,6 +14,9 @@ from prefcourse.losses import LOSSES
 TRL = "1.16.0"
 ELSEWHERE = {"simpo": "CPO", "cpo": "CPO", "orpo": "ORPO", "kto": "KTO", "sft": "SFT"}  # all others: DPOTrainer
 NAMES = {"eps": "label_smoothing", "tau": "beta", "lam": "beta"}  # parameters that TRL calls otherwise
+SUM = "nll = -chosen.mean()"
+MEAN = """lengths = (batch["chosen_labels"][:, 1:] != -100).sum(1).to(chosen.device)
+        nll = -(chosen / lengths).mean()"""
 APART = (
     "a mean over all tokens of a batch, where ours is a mean of each text's mean: in TRL a long text counts more. The "
     "same where all completions are equally long"
@@ -27,7 +30,7 @@ class Translation:
     trainer: str
     settings: Mapping[str, Any]
     differences: Sequence[str] = ()
-    nll: str = ""  # how CPO and ORPO must compute their NLL, as an expression; "" for TRL's own
+    nll: str = ""  # lines of code that compute the NLL of CPO and ORPO as ours do; "" where there is none
 
 
 def translate(loss: str, arguments: Mapping[str, Any]) -> Translation:
@@ -60,16 +63,15 @@ def translate(loss: str, arguments: Mapping[str, Any]) -> Translation:
         settings |= {"cpo_alpha": 0.0}
     elif loss == "cpo":
         settings |= {"loss_type": "sigmoid", "cpo_alpha": settings.pop("alpha")}
-        lengths = '(batch["chosen_labels"][:, 1:] != -100).sum(1).to(chosen.device)'
-        nll = "-chosen.mean()" if reduce == "sum" else f"-(chosen / {lengths}).mean()"
+        nll = SUM if reduce == "sum" else MEAN
     elif loss == "orpo":
-        nll = "-chosen.mean()"
+        nll = SUM  # of what are means per token here
     elif loss == "kto":
         settings |= {"loss_type": "kto"}
         differences.append(
             "z0 of kto: TRL pairs each prompt with the completion before it in its micro-batch, and takes the mean "
-            "there; we pair with another prompt of the whole data, and take the mean over the batch. The same at step "
-            "0, where z0 is 0."
+            "there; we pair with another prompt of the whole data, and take the mean over the batch. Both are 0 at "
+            "step 0 if the policy begins as the reference."
         )
     elif loss == "sft":
         settings |= {"completion_only_loss": True, "packing": False}

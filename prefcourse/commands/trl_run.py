@@ -132,7 +132,10 @@ def _row(data: Sequence[Row], examples: Examples, i: int, needs: tuple[str, ...]
 
 def _differences(args: argparse.Namespace, options: Options, count: int) -> list[str]:
     """What is not the same whatever the loss."""
-    found, batch, micro = [], options.batch_size, options.micro_batch
+    batch, micro = options.batch_size, options.micro_batch
+    found = [
+        "what our run refuses on the way, such as rewards that are not 0 at step 0: TRL's goes on, and so with nan."
+    ]
     if options.steps * batch > count:
         found.append(
             "the order of the rows from the second epoch on: ours draws a new one and puts rows of similar length side "

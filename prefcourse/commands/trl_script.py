@@ -78,9 +78,10 @@ OWN_IDS = '''
 '''
 OWN_NLL = '''
     def concatenated_forward(self, model, batch):
-        """The NLL of the completion alone, text by text. TRL's own is a mean over all tokens of the batch$too."""
+        """The NLL of the completion, text by text. TRL's is a mean over all tokens of the batch$too."""
         chosen, rejected, chosen_logits, rejected_logits, _, *rest = super().concatenated_forward(model, batch)
-        return chosen, rejected, chosen_logits, rejected_logits, $nll, *rest
+        $nll
+        return chosen, rejected, chosen_logits, rejected_logits, nll, *rest
 '''
 SCRIPT = '''\
 $head

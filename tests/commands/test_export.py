@@ -70,6 +70,7 @@ CASES = {  # options of the line, and the same for `train`
     "hinge": ([], {}),
     "dpo_norm": ([], {}),
     "cpo": (["--parameter", "alpha=0.5"], {"alpha": 0.5}),
+    "cpo (mean)": (["--parameter", "reduce=mean"], {"reduce": "mean"}),
     "apo_zero": ([], {}),
     "apo_down": ([], {}),
     "nca": ([], {}),
@@ -87,8 +88,13 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("loss", CASES)
 def test_the_script_and_ours_agree_for_three_steps(mine, tmp_path, loss):
     """The same 12 of 36 pairs in each step, so losses, rates and gradients must be the same."""
-    options, arguments = CASES[loss]
+    (options, arguments), loss = CASES[loss], loss.split()[0]
     assert_same(theirs(exported(mine, tmp_path, "--loss", loss, *options)), ours(mine, loss=loss, **arguments)[0])
+    code = (tmp_path / "trl" / "train_trl.py").read_text(encoding="utf-8")
+    assert not re.search(r"^ *(import|from) prefcourse", code, re.M)
+    assert all(
+        len(line) <= 120 for line in code.splitlines() if "prefcourse train" not in line and "MODEL = " not in line
+    )
 
 
 def test_kto_agrees_where_there_is_one_mismatch_only(mine, tmp_path):
@@ -253,6 +259,9 @@ def test_what_is_left_out_is_named(mine, tmp_path, capsys):
         "the last batch of an epoch: ours fills it with rows of the next; TRL's has the 4 left.",
     ):  # fmt: skip
         assert sentence in out and sentence in code, sentence
+    in_order = sorted(read_rows(folder / "rows.jsonl"), key=str)
+    keys = ("prompt", "chosen", "rejected")
+    assert in_order == sorted(({k: row[k] for k in keys} for row in read_rows(mine / "pairs.jsonl")), key=str)
     assert 'save_strategy="steps"' in code and "save_steps=2" in code and "'bf16': True" in code
 
 
