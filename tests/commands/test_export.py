@@ -307,6 +307,7 @@ def test_losses_that_trl_lacks_are_refused():
 
 WRONG = {  # arguments → what the line says
     "nothing/there": "nothing/there: no such folder. Name the --output of a finished run.",
+    "HERE/file.safetensors": "no such folder",
     "HERE": "no run.json there, so no run of `train` has ended there",
     "HERE/broken": "run.json: not the record of a run that can be exported (",
     "HERE/empty": "run.json: not the record of a run that can be exported (",
