@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             f"{into / SCRIPT} is there, and may have been changed. Choose another --into, or say --overwrite."
         )
     saving.require_writable(into)
-    arguments = train.loss_arguments(asked)
+    arguments = train._loss_arguments(asked)
     Objective.find(asked.loss, arguments)  # refuses what `train` would
     loss = translate(asked.loss, arguments)
     try:

@@ -145,7 +145,7 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
     data = exchange.load(args.data, args.split) if args.data else world.pairs["train"]
     start, tokenizer = model_and_tokenizer(args.model) if args.model else (world.sft, world.tokenizer)
     reference = _reference(args, world, device)
-    arguments = loss_arguments(args)
+    arguments = _loss_arguments(args)
     settings = {name: getattr(args, name) for name in SETTINGS}
 
     policy = copy.deepcopy(start).to(device)
@@ -180,7 +180,7 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
     return 0
 
 
-def loss_arguments(args: argparse.Namespace) -> dict:
+def _loss_arguments(args: argparse.Namespace) -> dict:
     """The loss's own parameters. Raises ValueError for one that is given twice."""
     given = [*map(_parameter, args.parameter), *([] if args.beta is None else [("beta", args.beta)])]
     names = [name for name, _ in given]
