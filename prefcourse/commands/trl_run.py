@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from prefcourse import train as loop
 from prefcourse.annotation import exchange
 from prefcourse.commands.shared import stored_dtype
-from prefcourse.commands.trl_script import RATES, Options
+from prefcourse.commands.trl_script import RATES, WITH_OWN_IDS, Options
 from prefcourse.finite import counted
 from prefcourse.losses import LOSSES
 from prefcourse.preferences import Row
@@ -29,6 +29,7 @@ from prefcourse.training.batches import Examples, encode_rows
 from prefcourse.training.batches import plan as plan_batches
 from prefcourse.training.devices import choose_precision
 from prefcourse.training.stepping import BETAS, EPSILON, WEIGHT_DECAY
+from prefcourse.training.token_ids import Ids
 from prefcourse.worlds import bundled
 from prefcourse.worlds.models import load_tokenizer
 
@@ -67,10 +68,15 @@ def plan(args: argparse.Namespace, trainer: str) -> Plan:
     if trainer == "KTO" and options.micro_batch < 2:
         raise ValueError("kto in TRL takes z0 from each micro-batch by itself: --micro-batch must be 2 or more for it")
     batches = plan_batches(examples.lengths, args.batch_size, -(-len(examples) // args.batch_size), args.seed)
-    rows = [_row(data, examples, i, needs) for i in dict.fromkeys(i for batch in batches for i in batch)]
+    order = list(dict.fromkeys(i for batch in batches for i in batch))
+    rows = [_row(data, examples, i, needs) for i in order]
     differences = _differences(args, options, len(rows))
-    if trainer not in ("CPO", "ORPO"):  # whose token ids are ours
-        differences += _of_tokens(rows, tokenizer)
+    odd = _odd_tokens(rows, [examples.sequences[i] for i in order], tokenizer, trainer, options.max_length)
+    if odd:
+        differences.append(
+            f"the tokens of {counted(len(odd), 'row')} of {len(rows):,}, such as line {odd[0] + 1} of rows.jsonl: TRL "
+            "tokenises prompt and completion in one go, ours each by itself, and where they meet, or end, they differ."
+        )
     return Plan(rows, options, differences)
 
 
@@ -161,20 +167,30 @@ def _differences(args: argparse.Namespace, options: Options, count: int) -> list
     return found
 
 
-def _of_tokens(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A sentence if TRL, which tokenises prompt and completion in one go, would get other ids than ours for a row."""
-    end, odd = tokenizer.eos_token, set()
-    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
-    for side in {"chosen", "rejected", "completion"} & rows[0].keys():
-        texts = [row[side] for row in rows]
-        apart = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        whole = [row["prompt"] + row[side] + ("" if row[side].endswith(end) else end) for row in rows]
-        for i, ids in enumerate(tokenizer(whole)["input_ids"]):
-            if ids != [*prompts[i], *apart[i], tokenizer.eos_token_id]:
+def _odd_tokens(
+    rows: Sequence[Row], ours: Sequence[tuple[Ids, ...]], tokenizer: PreTrainedTokenizerBase, trainer: str,
+    longest: int | None,
+) -> list[int]:  # fmt: skip
+    """The rows for which the script has other token ids than our run. ours: the sequences of each row."""
+    sides = [side for side in ("chosen", "rejected", "completion") if side in rows[0]]
+    prompts, odd = [row["prompt"] for row in rows], set()
+    for k, side in enumerate(sides):
+        theirs = _their_tokens(prompts, [row[side] for row in rows], tokenizer, trainer)
+        for i, ids in enumerate(theirs):
+            prompt, completion = ours[i][k]
+            if ids[:longest] != [*prompt, *completion]:
                 odd.add(i)
-    if not odd:
-        return []
-    return [
-        f"the tokens of {counted(len(odd), 'row')} of {len(rows):,}, such as line {min(odd) + 1} of rows.jsonl: TRL "
-        "tokenises prompt and completion in one go, ours each by itself, and where they meet the tokens differ."
-    ]
+    return sorted(odd)
+
+
+def _their_tokens(
+    prompts: Sequence[str], texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, trainer: str
+) -> list[list[int]]:
+    """The ids of each prompt with its completion, as TRL's trainer makes them, or the script itself (`OWN_IDS`)."""
+    end = tokenizer.eos_token
+    if trainer not in WITH_OWN_IDS:
+        ended = (text if text.endswith(end) else text + end for text in texts)
+        return tokenizer([prompt + text for prompt, text in zip(prompts, ended, strict=True)])["input_ids"]
+    rest = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    pairs = zip(tokenizer(list(prompts))["input_ids"], rest, strict=True)
+    return [[*prompt, *completion, tokenizer.eos_token_id] for prompt, completion in pairs]

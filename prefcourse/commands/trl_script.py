@@ -14,6 +14,7 @@ from typing import Any
 from prefcourse.commands.trl_losses import Translation
 
 HOMES = {"DPO": "trl", "KTO": "trl", "SFT": "trl", "CPO": "trl.experimental.cpo", "ORPO": "trl.experimental.orpo"}
+WITH_OWN_IDS = ("CPO", "ORPO")  # whose trainers get our token ids, by OWN_IDS below
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ if __name__ == "__main__":
 def text(loss: Translation, options: Options, head: str) -> str:
     """The script, as Python code. head: its first lines, comments."""
     trainer = loss.trainer
-    own = OWN_IDS if trainer in ("CPO", "ORPO") else ""
+    own = OWN_IDS if trainer in WITH_OWN_IDS else ""
     if loss.nll:
         own += Template(OWN_NLL).substitute(nll=loss.nll, too=", prompts included" if trainer == "ORPO" else "")
     falls, factor = RATES[options.schedule]
