@@ -1,4 +1,4 @@
-"""What every loss refuses, and how it reads its inputs: the decorator `checked`.
+"""What every loss refuses, and how it reads its inputs: the decorator `checked`, and `Loss`, a row of the table.
 
     @checked(beta=POSITIVE)
     def my_loss(policy_chosen, policy_rejected, *, beta=0.1): ...
@@ -38,6 +38,7 @@ def _is_number(value: Any) -> bool:
 POSITIVE = Rule(lambda v: _is_number(v) and v > 0, "a finite number above 0")
 NOT_NEGATIVE = Rule(lambda v: _is_number(v) and v >= 0, "a finite number, 0 or more")
 FLIP_RATE = Rule(lambda v: _is_number(v) and 0 <= v < 0.5, "a number in [0, 0.5)")
+SMOOTHING = Rule(lambda v: _is_number(v) and 0 < v < 0.5, "a number in (0, 0.5): its logarithm is taken")
 NUMBER = Rule(_is_number, "a finite number (for a tensor, its .item())")
 _looking = True  # do losses look at the values of their tensors?
 REDUCE = Rule(lambda v: v in ("sum", "mean"), '"sum" or "mean"')
@@ -156,3 +157,35 @@ def _ready(name: str, value: Tensor) -> Tensor:
     """`value` as a loss computes with it: references detached, halves as float32."""
     value = value.detach() if name.startswith(("reference", "kl_")) else value
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One row of `losses.LOSSES`. What a function needs is read from its signature, so the two cannot disagree."""
+
+    function: Callable[..., Tensor]
+    formula: str
+    reduce: str  # how token log-probs enter: "sum", "mean" or "sum + mean"
+    paper: str
+    equation: str
+    data: str = "paired"  # or "unpaired"
+    trl: str | None = None  # TRL's loss_type, or several with a plus; None where it has none. `commands.export` uses it
+
+    def inputs(self, **arguments) -> tuple[str, ...]:
+        """Names of what a batch must supply: what has no default, and the lengths if `arguments` have reduce="mean"."""
+        parameters = inspect.signature(self.function).parameters.values()
+        mean = arguments.get("reduce") == "mean"
+        return tuple(p.name for p in parameters if p.default is p.empty or (p.default is None and mean))
+
+    @property
+    def defaults(self) -> dict[str, float | str]:
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty and p.default is not None}
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(name.startswith("reference") for name in self.inputs())
+
+    @property
+    def needs_lengths(self) -> bool:
+        return any(name.endswith("_lengths") for name in self.inputs())

@@ -13,15 +13,24 @@ We write the formulas in these letters. Log-probabilities are in nats, summed ov
 function takes only what it uses: `sft_loss` has no place for a rejected text, `simpo_loss` none for a reference.
 """
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prefcourse.loss_inputs import FLIP_RATE, NOT_NEGATIVE, NUMBER, POSITIVE, REDUCE, checked, require, require_all
+from prefcourse.loss_inputs import (
+    FLIP_RATE,
+    NOT_NEGATIVE,
+    NUMBER,
+    POSITIVE,
+    REDUCE,
+    SMOOTHING,
+    Loss,
+    checked,
+    require,
+    require_all,
+)  # fmt: skip
 
 Vec = Tensor  # one number per example: shape (B,)
 
@@ -114,6 +123,41 @@ def bco_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, re
     """
     a, b = policy_chosen - reference_chosen, policy_rejected - reference_rejected
     return -logsigmoid(beta * a - delta) - logsigmoid(-(beta * b - delta))
+
+
+@checked(beta=POSITIVE)
+def nca_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+             beta: float = 0.1) -> Vec:
+    """Noise contrastive alignment: ℓ(βa) + ½ℓ(-βa) + ½ℓ(-βb). Chen et al. 2024, Sec. 4.
+
+    What it changes: the chosen text is held by itself, at βa = log 2, whatever the margin; the rejected one falls.
+    """
+    a, b = policy_chosen - reference_chosen, policy_rejected - reference_rejected
+    return -logsigmoid(beta * a) - logsigmoid(-beta * a) / 2 - logsigmoid(-beta * b) / 2
+
+
+@checked(beta=POSITIVE)
+def sppo_hard_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+                   beta: float = 0.1) -> Vec:
+    """IPO's square, a target for each side: (a - 1/(2β))² + (b + 1/(2β))². Wu et al. 2024, Eq. 4.7, P of 1 and 0.
+
+    What it changes: h alone does not say which side moves; here both must. Repeated on new samples it is self-play.
+    """
+    a, b = policy_chosen - reference_chosen, policy_rejected - reference_rejected
+    return (a - 1 / (2 * beta)) ** 2 + (b + 1 / (2 * beta)) ** 2
+
+
+@checked(beta=POSITIVE, eps=SMOOTHING)
+def exo_loss(policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
+             beta: float = 0.1, eps: float = 0.1) -> Vec:
+    """Efficient exact optimisation, for a pair: KL((σ(βh), σ(-βh)) ‖ (1-ε, ε)). Ji et al. 2024, Eq. 16.
+
+    What it changes: cDPO's KL, turned round. It is 0 at the same margin, βh = log((1-ε)/ε), but lets go of a pair that
+    is ranked far wrong. At ε = 0 the KL would be infinite.
+    """
+    h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+    p, q = torch.sigmoid(beta * h), torch.sigmoid(-beta * h)
+    return p * (logsigmoid(beta * h) - math.log1p(-eps)) + q * (logsigmoid(-beta * h) - math.log(eps))
 
 
 @checked(beta=POSITIVE, alpha=NOT_NEGATIVE)
@@ -219,54 +263,26 @@ def kto_loss(policy: Vec, reference: Vec, desirable: Vec, *, kl_policy: Vec, kl_
 # ------------------------------------------------------------ the table
 
 
-@dataclass(frozen=True)
-class Loss:
-    """One row of `LOSSES`. What a function needs is read from its signature, so the two cannot disagree."""
-
-    function: Callable[..., Vec]
-    formula: str
-    reduce: str  # how token log-probs enter: "sum", "mean" or "sum + mean"
-    paper: str
-    equation: str
-    data: str = "paired"  # or "unpaired"
-
-    def inputs(self, **arguments) -> tuple[str, ...]:
-        """Names of what a batch must supply: what has no default, and the lengths if `arguments` have reduce="mean"."""
-        parameters = inspect.signature(self.function).parameters.values()
-        mean = arguments.get("reduce") == "mean"
-        return tuple(p.name for p in parameters if p.default is p.empty or (p.default is None and mean))
-
-    @property
-    def defaults(self) -> dict[str, float | str]:
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty and p.default is not None}
-
-    @property
-    def needs_reference(self) -> bool:
-        return any(name.startswith("reference") for name in self.inputs())
-
-    @property
-    def needs_lengths(self) -> bool:
-        return any(name.endswith("_lengths") for name in self.inputs())
-
-
 _KTO = "desirable λ_D(1-σ(β(k-z0))), undesirable λ_U(1-σ(β(z0-k)))"
 LOSSES: dict[str, Loss] = {
-    "dpo": Loss(dpo_loss, "ℓ(βh)", "sum", "Rafailov et al. 2023", "Eq. 7"),
-    "cdpo": Loss(cdpo_loss, "(1-ε)ℓ(βh) + εℓ(-βh)", "sum", "Mitchell 2023", "Eq. 3"),
-    "rdpo": Loss(rdpo_loss, "[(1-ε)ℓ(βh) - εℓ(-βh)] / (1-2ε)", "sum", "Chowdhury et al. 2024", "Sec. 3"),
-    "hinge": Loss(hinge_loss, "relu(1-βh)", "sum", "Liu et al. 2023", "Sec. 3"),
-    "ipo": Loss(ipo_loss, "(h - 1/(2τ))²", "sum", "Azar et al. 2023", "Eq. 17"),
-    "dpo_norm": Loss(dpo_norm_loss, "ℓ(β(a/Lc - b/Lr))", "mean", "Lambert et al. 2024", "Eq. 6"),
-    "simpo": Loss(simpo_loss, "ℓ(β(mc - mr - γ/β))", "mean", "Meng et al. 2024", "Eq. 6"),
-    "orpo": Loss(orpo_loss, "-mc + λℓ(LO)", "mean", "Hong et al. 2024", "Eq. 6, 7"),
-    "cpo": Loss(cpo_loss, "ℓ(β(c-r)) - αc", "sum", "Xu et al. 2024", "Eq. 3"),
-    "kto": Loss(kto_loss, _KTO, "sum", "Ethayarajh et al. 2024", "Sec. 4", data="unpaired"),
-    "apo_zero": Loss(apo_zero_loss, "1 - σ(βa) + σ(βb)", "sum", "D'Oosterlinck et al. 2024", "Eq. 7"),
-    "apo_down": Loss(apo_down_loss, "σ(βa) + 1 - σ(βh)", "sum", "D'Oosterlinck et al. 2024", "Eq. 8"),
-    "bco": Loss(bco_loss, "ℓ(βa-δ) + ℓ(-(βb-δ))", "sum", "Jung et al. 2024", "Sec. 4"),
-    "dpo_nll": Loss(dpo_nll_loss, "ℓ(βh) - αmc", "sum + mean", "Pang et al. 2024", "Eq. 1"),
+    "dpo": Loss(dpo_loss, "ℓ(βh)", "sum", "Rafailov et al. 2023", "Eq. 7", trl="sigmoid"),
+    "cdpo": Loss(cdpo_loss, "(1-ε)ℓ(βh) + εℓ(-βh)", "sum", "Mitchell 2023", "Eq. 3", trl="sigmoid + robust"),
+    "rdpo": Loss(rdpo_loss, "[(1-ε)ℓ(βh) - εℓ(-βh)] / (1-2ε)", "sum", "Chowdhury et al. 2024", "Sec. 3", trl="robust"),
+    "hinge": Loss(hinge_loss, "relu(1-βh)", "sum", "Liu et al. 2023", "Sec. 3", trl="hinge"),
+    "ipo": Loss(ipo_loss, "(h - 1/(2τ))²", "sum", "Azar et al. 2023", "Eq. 17", trl="ipo"),
+    "dpo_norm": Loss(dpo_norm_loss, "ℓ(β(a/Lc - b/Lr))", "mean", "Lambert et al. 2024", "Eq. 6", trl="sigmoid_norm"),
+    "simpo": Loss(simpo_loss, "ℓ(β(mc - mr - γ/β))", "mean", "Meng et al. 2024", "Eq. 6", trl="simpo"),
+    "orpo": Loss(orpo_loss, "-mc + λℓ(LO)", "mean", "Hong et al. 2024", "Eq. 6, 7", trl="orpo"),
+    "cpo": Loss(cpo_loss, "ℓ(β(c-r)) - αc", "sum", "Xu et al. 2024", "Eq. 3", trl="sigmoid"),
+    "kto": Loss(kto_loss, _KTO, "sum", "Ethayarajh et al. 2024", "Sec. 4", data="unpaired", trl="kto"),
+    "apo_zero": Loss(apo_zero_loss, "1 - σ(βa) + σ(βb)", "sum", "D'Oosterlinck et al. 2024", "Eq. 7", trl="apo_zero"),
+    "apo_down": Loss(apo_down_loss, "σ(βa) + 1 - σ(βh)", "sum", "D'Oosterlinck et al. 2024", "Eq. 8", trl="apo_down"),
+    "bco": Loss(bco_loss, "ℓ(βa-δ) + ℓ(-(βb-δ))", "sum", "Jung et al. 2024", "Sec. 4", trl="bco_pair"),
+    "nca": Loss(nca_loss, "ℓ(βa) + ½ℓ(-βa) + ½ℓ(-βb)", "sum", "Chen et al. 2024", "Sec. 4", trl="nca_pair"),
+    "sppo_hard": Loss(sppo_hard_loss, "(a-1/(2β))² + (b+1/(2β))²", "sum", "Wu et al. 2024", "Eq. 4.7", trl="sppo_hard"),
+    "exo": Loss(exo_loss, "KL((σ(βh), σ(-βh)) ‖ (1-ε, ε))", "sum", "Ji et al. 2024", "Eq. 16", trl="exo_pair"),
+    "dpo_nll": Loss(dpo_nll_loss, "ℓ(βh) - αmc", "sum + mean", "Pang et al. 2024", "Eq. 1", trl="sigmoid + sft"),
     "dpop": Loss(dpop_loss, "ℓ(β(h - λ relu(C-c)))", "sum", "Pal et al. 2024", "Eq. 3"),
     "unlikelihood": Loss(unlikelihood_loss, "-mc + αmr", "mean", "Rafailov et al. 2023", "Sec. 6"),
-    "sft": Loss(sft_loss, "-mc", "mean", "Rafailov et al. 2023", "Sec. 6"),
+    "sft": Loss(sft_loss, "-mc", "mean", "Rafailov et al. 2023", "Sec. 6", trl="nll"),
 }

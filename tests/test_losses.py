@@ -55,6 +55,9 @@ GOLDEN = [
     ("apo_zero", {}, (0.962523, 1.012497, 1.099668, 0.646482, 1)),
     ("apo_down", {}, (0.987549, 1.012497, 1.048854, 0.804885, 1)),
     ("bco", {"delta": 0.0}, (1.312856, 1.411607, 1.596278, 0.787339, 1.386294)),
+    ("nca", {}, (1.350825, 1.398951, 1.496278, 1.117746, 1.386294)),
+    ("sppo_hard", {}, (36.25, 55.25, 98, 25, 50)),
+    ("exo", {"eps": 0.1}, (0.431388, 0.538598, 0.747272, 0.031139, 0.510826)),
 ]
 
 
@@ -72,6 +75,7 @@ def test_golden_gradient_of_dpo():
 STEP_0 = {
     **dict.fromkeys(("dpo", "cdpo", "rdpo", "dpo_norm", "dpop"), 0.693147),
     **{"hinge": 1, "ipo": 25, "apo_zero": 1, "apo_down": 1, "bco": 1.386294},
+    **{"nca": 1.386294, "sppo_hard": 50, "exo": 0.510826},
 }
 logps = st.lists(st.floats(-300, -0.01), min_size=2, max_size=6)
 
@@ -136,6 +140,26 @@ def test_bco_delta_moves_both_sides():
     torch.testing.assert_close(call("bco", delta=0.3), vec(*expected))
 
 
+def test_the_gradients_of_nca_sppo_and_exo_by_hand():
+    """In c and r, derived on paper; sides are told apart, so a sign or a factor on one of them shows."""
+    sigma = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    expected = {
+        "nca": lambda a, b: (0.1 * (1.5 * sigma(0.1 * a) - 1), 0.05 * sigma(0.1 * b)),
+        "sppo_hard": lambda a, b: (2 * (a - 5), 2 * (b + 5)),
+        "exo": lambda a, b: tuple(
+            sign * 0.1 * sigma(0.1 * (a - b)) * sigma(0.1 * (b - a)) * (0.1 * (a - b) - math.log(9)) for sign in (1, -1)
+        ),
+    }
+    a = (PAIRS["policy_chosen"] - PAIRS["reference_chosen"]).tolist()
+    b = (PAIRS["policy_rejected"] - PAIRS["reference_rejected"]).tolist()
+    for name, slopes in expected.items():
+        sides = {side: PAIRS[side].clone().requires_grad_() for side in ("policy_chosen", "policy_rejected")}
+        call(name, PAIRS | sides).sum().backward()
+        rows = [slopes(x, y) for x, y in zip(a, b, strict=True)]
+        for side, column in zip(sides.values(), zip(*rows, strict=True), strict=True):
+            torch.testing.assert_close(side.grad, vec(*column), atol=1e-14, rtol=1e-12)
+
+
 # ------------------------------------------------------------------------------------------ identities
 
 
@@ -150,6 +174,45 @@ def test_special_cases_coincide():
     torch.testing.assert_close(call("dpo_norm", single, beta=0.1), call("dpo"))
     torch.testing.assert_close(call("ipo", single, reduce="mean"), call("ipo"))
     torch.testing.assert_close(call("simpo", single, beta=0.1, gamma_over_beta=0.0), call("cpo", alpha=0.0))
+
+
+def test_what_nca_sppo_and_exo_change():
+    """NCA holds the chosen text at βa = log 2, SPPO each side at its target; EXO is cDPO's KL, turned round."""
+    zero = torch.zeros(5, dtype=F64)
+    at = {"reference_chosen": zero, "reference_rejected": zero}
+    # NCA: the chosen text rests at its target, with any margin
+    c = torch.full((5,), math.log(2) / 0.1, dtype=F64).requires_grad_()
+    call("nca", at | {"policy_chosen": c, "policy_rejected": vec(-50, -5, 0, 5, 50)}).sum().backward()
+    torch.testing.assert_close(c.grad, zero, atol=1e-15, rtol=0)
+    # SPPO: 0 where both sides are at their targets, h = 1/β; IPO's minimum needs half of that
+    there = at | {"policy_chosen": zero + 5, "policy_rejected": zero - 5}
+    torch.testing.assert_close(call("sppo_hard", there), zero)
+    torch.testing.assert_close(call("ipo", there | {"policy_rejected": zero}), zero)
+    # EXO: 0 at cDPO's minimum, and no pull from a pair that is ranked far wrong, where cDPO pulls hardest
+    margin = math.log(0.7 / 0.3) / 0.1
+    torch.testing.assert_close(
+        call("exo", at | {"policy_chosen": zero + margin, "policy_rejected": zero}, eps=0.3), zero
+    )
+    for name, least, most in (("exo", 0, 1e-3), ("cdpo", 0.08, 0.1)):
+        c = (zero - 100).requires_grad_()
+        call(name, at | {"policy_chosen": c, "policy_rejected": zero}).sum().backward()
+        assert ((-c.grad > least) & (-c.grad < most)).all()
+
+
+def test_exo_turns_the_kl_of_cdpo():
+    """cDPO is KL(label ‖ policy) and the label's entropy; EXO is KL(policy ‖ label)."""
+    h = PAIRS["policy_chosen"] - PAIRS["reference_chosen"] - PAIRS["policy_rejected"] + PAIRS["reference_rejected"]
+    policy = torch.stack([torch.sigmoid(0.1 * h), torch.sigmoid(-0.1 * h)])
+    label = vec(0.8, 0.2)[:, None].expand(2, 5)
+    kl = lambda p, q: (p * (p / q).log()).sum(0)  # noqa: E731
+    torch.testing.assert_close(call("exo", eps=0.2), kl(policy, label))
+    torch.testing.assert_close(call("cdpo", eps=0.2), kl(label, policy) - (label * label.log()).sum(0))
+
+
+def test_exo_refuses_a_rate_of_0():
+    for eps in (0, 0.0):
+        with pytest.raises(ValueError, match=r"^eps is 0.*; allowed is a number in \(0, 0.5\): its logarithm is taken"):
+            call("exo", eps=eps)
 
 
 def test_rdpo_is_unbiased_under_label_flips():
@@ -208,6 +271,17 @@ def test_gradients_point_the_right_way_and_never_into_the_reference(name, values
         h = batch["policy_chosen"] - batch["reference_chosen"] - batch["policy_rejected"] + batch["reference_rejected"]
         off = (0.1 * h - math.log(9)).abs() > 1e-9
         assert torch.equal(gc.sign()[off], (0.1 * h - math.log(9)).sign()[off])
+    elif name == "exo":  # cDPO's target, and a pull that fades on both sides: β σ(βh) σ(-βh) (βh - log((1-ε)/ε))
+        h = batch["policy_chosen"] - batch["reference_chosen"] - batch["policy_rejected"] + batch["reference_rejected"]
+        p = torch.sigmoid(0.1 * h.detach())
+        torch.testing.assert_close(gc, 0.1 * p * (1 - p) * (0.1 * h.detach() - math.log(9)), atol=1e-14, rtol=1e-9)
+        torch.testing.assert_close(gr, -gc)
+    elif name in ("nca", "sppo_hard"):  # a target for the chosen text itself: βa = log 2, a = 1/(2β)
+        a, b = (batch[f"policy_{side}"] - batch[f"reference_{side}"] for side in ("chosen", "rejected"))
+        target = math.log(2) / 0.1 if name == "nca" else 5.0
+        off = (a - target).abs() > 1e-9
+        assert torch.equal(gc.sign()[off], (a - target).sign()[off])
+        assert (gr > 0).all() if name == "nca" else torch.equal(gr.sign(), (b + 5).sign())
     elif name == "rdpo":  # down for every margin: -β[(1-ε)σ(-βh) + εσ(βh)]/(1-2ε)
         assert (gc < 0).all() and (gr > 0).all()
     else:
@@ -235,9 +309,9 @@ def test_a_constant_per_prompt_cancels_where_only_the_margin_counts(name, values
     batch = random_batch(values)
     moved = batch | {n: batch[n] - shift for n in ("policy_chosen", "policy_rejected")}
     same = (call(name, moved) - call(name, batch)).abs().max() < 1e-8
-    if name in ("dpo", "cdpo", "rdpo", "hinge", "ipo"):
+    if name in ("dpo", "cdpo", "rdpo", "hinge", "ipo", "exo"):
         assert same
-    elif name in ("sft", "cpo", "dpo_nll"):  # they price the chosen text itself
+    elif name in ("sft", "cpo", "dpo_nll", "sppo_hard"):  # they price the chosen text itself
         assert not same
 
 
@@ -482,6 +556,19 @@ def test_the_table_has_every_loss_of_the_module():
     functions = {f for name, f in vars(losses).items() if name.endswith("_loss")}
     assert functions == {loss.function for loss in LOSSES.values()}
     assert all(loss.function.__name__ == f"{name}_loss" for name, loss in LOSSES.items())
+
+
+def test_the_table_names_the_losses_of_trl():
+    without = {name for name, loss in LOSSES.items() if loss.trl is None}
+    assert without == {"dpop", "unlikelihood"}  # `python -m prefcourse export` says so
+    names = {
+        "dpo": "sigmoid",
+        "dpo_norm": "sigmoid_norm",
+        "nca": "nca_pair",
+        "sppo_hard": "sppo_hard",
+        "exo": "exo_pair",
+    }
+    assert {name: LOSSES[name].trl for name in names} == names
 
 
 def test_the_table_tells_what_a_loss_needs():

@@ -132,6 +132,8 @@ AGREE = [
     ("apo_zero", {}, "apo_zero", {}),
     ("apo_down", {}, "apo_down", {}),
     ("bco", {"delta": 0.0}, "bco_pair", {}),
+    ("nca", {}, "nca_pair", {}),
+    ("sppo_hard", {}, "sppo_hard", {}),
 ]
 
 
@@ -141,6 +143,23 @@ def test_pairwise_losses_agree(batch, averaged, name, arguments, loss_type, attr
     expected = trl_dpo(batch, averaged, loss_type, beta=beta, **attributes)
     assert len(expected[0]) == N
     assert_same(ours(name, batch, beta=beta, **arguments), expected)
+
+
+@pytest.mark.parametrize("beta", [0.05, 0.5, 2.0])
+@pytest.mark.parametrize("eps", [1e-3, 0.1, 0.4])
+def test_exo_agrees(batch, averaged, eps, beta):
+    """To 1e-7: TRL keeps ε in float32."""
+    expected = trl_dpo(batch, averaged, "exo_pair", beta=beta, label_smoothing=eps)
+    assert_same(ours("exo", batch, beta=beta, eps=eps), expected, atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1, 0.3])
+def test_cdpo_is_two_of_trls_losses(batch, averaged, eps):
+    """`label_smoothing` of sigmoid is gone, but 2(1-ε) sigmoid - (1-2ε) robust is (1-ε)ℓ(βh) + εℓ(-βh)."""
+    both = {"loss_types": ["sigmoid", "robust"], "loss_weights": [2 * (1 - eps), 2 * eps - 1], "label_smoothing": eps}
+    mixed = trl_dpo(batch, averaged, "sft", beta=0.1, **both)  # "sft" here: the mean of all, not the first one's values
+    mine = ours("cdpo", batch, eps=eps)
+    assert_same((mine[0].mean(), *mine[1:]), mixed)
 
 
 @pytest.mark.parametrize("tau", [0.05, 0.1, 1.0])

@@ -56,7 +56,8 @@ def test_step_0_of_dpo_is_ln_2_with_a_margin_of_exactly_0(policy, tokenizer, pai
 
 
 STEP_0 = {"cdpo": math.log(2), "rdpo": math.log(2), "dpo_norm": math.log(2), "hinge": 1, "ipo": 25, "apo_zero": 1,
-          "apo_down": 1}  # fmt: skip
+          "apo_down": 1, "nca": 2 * math.log(2), "sppo_hard": 50,
+          "exo": -math.log(0.36) / 2}  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", [name for name, spec in LOSSES.items() if spec.data == "paired" and name != "bco"])

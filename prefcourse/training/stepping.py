@@ -9,6 +9,8 @@ from torch import Tensor
 
 from prefcourse.training.scoring import Scoring
 
+BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.99), 1e-8, 0.0  # of AdamW
+
 
 class Stepper:
     """AdamW on what trains, with the learning rate of each step in `rates`, `lr` at its peak."""
@@ -17,7 +19,9 @@ class Stepper:
         self.scoring, self.devices = scoring, scoring.devices
         self.rates, self.lr, self.max_grad_norm = rates, lr, max_grad_norm
         self.parameters = [p for p in scoring.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True
+        )
         self.scaler = torch.amp.GradScaler(self.devices.device.type, enabled=scoring.dtype == torch.float16)
 
     def plan(self, step: int) -> float:

@@ -359,3 +359,14 @@ def test_the_widget_shows_a_bar_for_each_notebook():
     again.click()
     after = next(row.children[0].value for row in rows.children if row.children[0].description == "06")
     assert after - before == LAST.points
+
+
+def test_the_slope_of_the_discovered_loss_is_autograds_and_wrong_where_every_run_begins():
+    h = torch.linspace(-40, 40, 81, dtype=torch.float64, requires_grad=True)
+    x, logsigmoid = 0.1 * h, torch.nn.functional.logsigmoid
+    m = torch.sigmoid(x / 0.05)
+    loss = -(1 - m) * logsigmoid(x) + m * torch.exp(-x)
+    assert loss[40].item() == pytest.approx(0.846574, abs=1e-6)
+    slope = checks.ex09.discovered_slope.reference(h.detach(), 0.1, 0.05)
+    torch.testing.assert_close(slope, torch.autograd.grad(loss.sum(), h)[0])
+    assert slope[40].item() == pytest.approx(0.078426, abs=1e-6)
