@@ -27,11 +27,15 @@ SCRIPT, ROWS = "train_trl.py", "rows.jsonl"
 TRANSLATED = {  # options of `train` that the script or its data follows
     "loss", "beta", "parameter", "data", "split", "model", "reference", "lora", "world", "lr", "epochs", "steps",
     "batch_size", "micro_batch", "gradient_checkpointing", "schedule", "precision", "max_length", "too_long", "log_dir",
-    "seed", "checkpoint_every",
+    "seed", "checkpoint_every", "merge", "subset", "columns", "template", "skip_bad_rows",
 }  # fmt: skip
 OURS = {"output", "overwrite"}  # where our run writes; here, where the script goes and whether it may be replaced
 LEFT_OUT = {  # options for which TRL has nothing, each with the reason
     "every": "a look at samples and their KL every so many steps. TRL's trainer draws none; it logs every step's loss.",
+    "sample_tokens": "the length of those samples.",
+    "eval_data": "rows that are ranked on the way. TRL's trainer takes such as eval_dataset; the script only trains.",
+    "dry_run": "a word beforehand. The script has none; this command has said how many rows and steps there are.",
+    "show_batch": "a look at the first batch. TRL's trainer shows none.",
     "max_kl": "a stop at a KL. TRL's trainer does not measure the KL of samples.",
     "resume": "TRL cannot read our checkpoints, so the script begins anew.",
 }

@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
     if args.gradient_checkpointing:
         memory.recompute(policy)
     own = bool(args.data or args.model)
-    settings = _settings(args, policy, own, len(data))
+    settings = settle(args, policy, own, len(data))
     prompts = _prompts(args, policy, tokenizer, data if own else world.prompts["validation"])
     if first:
         print(_what(args, len(data), settings, parameters), flush=True)
@@ -134,7 +134,7 @@ def _checkpoints(args: argparse.Namespace) -> dict:
     return {}
 
 
-def _settings(args: argparse.Namespace, policy, own: bool, rows: int) -> dict:
+def settle(args: argparse.Namespace, policy, own: bool, rows: int) -> dict:
     """What `train` is told, with the defaults that depend on model and data; warns of a rate far above them."""
     from prefcourse.training import rates
 

@@ -13,25 +13,28 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from prefcourse import train as loop
-from prefcourse.annotation import exchange
+from prefcourse.commands import rows as own_rows
+from prefcourse.commands import train
 from prefcourse.commands.shared import stored_dtype
 from prefcourse.commands.trl_script import RATES, WITH_OWN_IDS, Options
 from prefcourse.finite import counted
 from prefcourse.losses import LOSSES
 from prefcourse.preferences import Row
-from prefcourse.training import guards
+from prefcourse.training import guards, lora
 from prefcourse.training.batches import Examples, encode_rows
 from prefcourse.training.batches import plan as plan_batches
 from prefcourse.training.devices import choose_precision
 from prefcourse.training.stepping import BETAS, EPSILON, WEIGHT_DECAY
 from prefcourse.training.token_ids import Ids
 from prefcourse.worlds import bundled
-from prefcourse.worlds.models import load_tokenizer
+from prefcourse.worlds.models import base_of, context, load_tokenizer
+from prefcourse.worlds.world import World
 
 START = "start"  # the folder beside the script that gets the bundled model
 LOOP = {name: p.default for name, p in inspect.signature(loop.train).parameters.items()}  # what `train` is not told
@@ -52,16 +55,18 @@ def plan(args: argparse.Namespace, trainer: str) -> Plan:
     Raises ValueError and FileNotFoundError for what `train` would refuse before its first step, but does not look at
     the weights.
     """
-    if args.split and not args.data:
-        raise ValueError("--split is for a dataset from the hub or a folder, named in --data")
+    own_rows.require_data(args)
+    if args.model and base_of(args.model) != str(args.model):
+        raise ValueError(f"{args.model} holds adapters, and the script cannot begin there. Train them with --merge.")
     if args.schedule not in RATES:
         raise ValueError(f"schedule must be one of {', '.join(RATES)}, got {args.schedule!r}")
     choose_precision(args.precision, "cpu")  # refuses other names
     world = None if args.data and args.model else bundled.load(args.world)
-    data = exchange.load(args.data, args.split) if args.data else world.pairs["train"]
     tokenizer = load_tokenizer(args.model) if args.model else world.tokenizer
-    config = AutoConfig.from_pretrained(args.model) if args.model else world.sft.config
-    longest = guards.context(SimpleNamespace(config=config), args.max_length)
+    data = own_rows.load(args, tokenizer) if args.data else world.pairs["train"]
+    shape = _shape(args, world)
+    args = argparse.Namespace(**{**vars(args), **train.settle(args, shape, bool(args.data or args.model), len(data))})
+    longest = context(shape, args.max_length)
     needs = LOSSES[args.loss].inputs()
     examples = encode_rows(data, tokenizer, needs=needs, longest=longest, too_long=args.too_long)
     options = _options(args, len(examples), needs, longest)
@@ -80,13 +85,21 @@ def plan(args: argparse.Namespace, trainer: str) -> Plan:
     return Plan(rows, options, differences)
 
 
+def _shape(args: argparse.Namespace, world: World | None) -> nn.Module:
+    """The model of the run without its weights, adapters included: its sizes decide rate and length."""
+    config = AutoConfig.from_pretrained(args.model) if args.model else world.sft.config
+    with torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(config)
+        return shape if args.lora is None else lora.add_lora(shape, args.lora)
+
+
 def _options(args: argparse.Namespace, count: int, needs: tuple[str, ...], longest: float) -> Options:
     """The numbers of the run on `count` examples."""
     guards.check_numbers(args.epochs, LOOP["warmup"], LOOP["max_grad_norm"], args.seed)
     steps = math.ceil(args.epochs * count / max(args.batch_size, 1)) if args.steps is None else args.steps
     micro = args.batch_size if args.micro_batch is None else args.micro_batch
     every = 1 if args.checkpoint_every is None else args.checkpoint_every
-    guards.check_sizes(count, steps, args.batch_size, micro, args.lr, args.every, every, 1, needs)
+    guards.check_sizes(count, steps, args.batch_size, micro, args.lr, 1, every, 1, needs)
     settings = {
         "learning_rate": args.lr, "optim": "adamw_torch_fused", "adam_beta1": BETAS[0], "adam_beta2": BETAS[1],
         "adam_epsilon": EPSILON, "weight_decay": WEIGHT_DECAY, "max_grad_norm": LOOP["max_grad_norm"],
@@ -98,8 +111,8 @@ def _options(args: argparse.Namespace, count: int, needs: tuple[str, ...], longe
         model=_code(args.model), reference=_reference(args, needs), batch_size=args.batch_size,
         micro_batch=min(micro, args.batch_size), steps=steps, warmup=round(LOOP["warmup"] * steps),
         schedule=args.schedule, precision=args.precision, max_length=int(longest) if longest < math.inf else None,
-        dtype=str(stored_dtype(args.model)).removeprefix("torch."), lora=args.lora, log_dir=args.log_dir,
-        settings=settings | saves,
+        dtype=str(stored_dtype(args.model)).removeprefix("torch."), lora=args.lora, merge=args.merge,
+        log_dir=args.log_dir, settings=settings | saves,
     )  # fmt: skip
 
 
@@ -151,6 +164,8 @@ def _differences(args: argparse.Namespace, options: Options, count: int) -> list
             found.append(
                 f"the last batch of an epoch: ours fills it with rows of the next; TRL's has the {count % batch} left."
             )
+    if args.too_long == "left":
+        found.append("--too-long left: ours cuts the beginning of a long prompt; TRL cuts the end of its completion.")
     if batch % micro:
         size = max(n for n in range(1, micro + 1) if batch % n == 0)
         found.append(
@@ -193,4 +208,5 @@ def _their_tokens(
         return tokenizer([prompt + text for prompt, text in zip(prompts, ended, strict=True)])["input_ids"]
     rest = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     pairs = zip(tokenizer(list(prompts))["input_ids"], rest, strict=True)
-    return [[*prompt, *completion, tokenizer.eos_token_id] for prompt, completion in pairs]
+    last = tokenizer.eos_token_id
+    return [[*prompt, *completion, *([] if completion[-1:] == [last] else [last])] for prompt, completion in pairs]

@@ -32,6 +32,7 @@ class Options:
     max_length: int | None
     dtype: str  # in which the trained model is stored
     lora: int | None  # rank
+    merge: bool  # save the whole model, adapters merged into it?
     log_dir: str | None
     settings: Mapping[str, Any]  # of the config, besides those of the loss and those that the script computes
 
@@ -72,7 +73,8 @@ OWN_IDS = '''
         row = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
         for side in ("chosen", "rejected"):
             completion = tokenizer(feature[side], add_special_tokens=False)["input_ids"]
-            ids = [*prompt, *completion, tokenizer.eos_token_id][:MAX_LENGTH]
+            end = [] if completion[-1:] == [tokenizer.eos_token_id] else [tokenizer.eos_token_id]
+            ids = [*prompt, *completion, *end][:MAX_LENGTH]
             row |= {f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids)}
             row[f"{side}_labels"] = [-100] * len(prompt) + ids[len(prompt) :]
         return row
@@ -185,7 +187,7 @@ def text(loss: Translation, options: Options, head: str) -> str:
             "precision": precision, "settings": _arguments(settings), "math": "import math\n" * ("math." in factor),
             "dropout": DROPOUT if trainer == "SFT" else "", "reference": REFERENCE if options.reference else "",
             "peft": "from peft import LoraConfig\n" if options.lora else "", "lora": LORA if options.lora else "",
-            "merge": ".merge_and_unload()" if options.lora else "",
+            "merge": ".merge_and_unload()" if options.lora and options.merge else "",
         }
     )  # fmt: skip
 

@@ -142,7 +142,7 @@ def test_bco_agrees_at_step_0_and_names_delta(mine, tmp_path, capsys):
 
 
 OPTIONS = {
-    "LoRA": (["--lora", "4"], {}),
+    "LoRA": (["--lora", "4", "--merge"], {}),
     "micro-batches": (["--micro-batch", "4"], {"micro_batch": 4}),
     "uneven micro-batches": (["--micro-batch", "5"], {"micro_batch": 5}),
     "a longer warm-up, a line": (["--steps", "12", "--schedule", "linear"], {"steps": 12, "schedule": "linear"}),
@@ -187,6 +187,18 @@ def test_options_are_translated(mine, tmp_path, tiny_gpt2, case):
         # Adam divides by the size of a gradient, so where that is rounding alone a weight may go either way
         a, b, start = (parameters_to_vector(m.parameters()) for m in (load_model(folder / "model"), policy, begin))
         assert (a - b).norm() < 0.02 * (b - start).norm()
+
+
+def test_the_rate_is_by_default_that_of_train(mine, tmp_path):
+    """Without --lr and --epochs: by the model's size, and more for adapters. These are saved as adapters."""
+    for more in ([], ["--lora", "4"]):
+        given = ["--data", str(mine / "pairs.jsonl"), "--model", str(mine / "model"), "--batch-size", "12", *more]
+        assert main(["export", "--to", "trl", *given, "--output", str(tmp_path / "a"), "--overwrite"]) == 0
+        assert main(["train", *given, "--output", str(tmp_path / "b"), "--overwrite", "--precision", "fp32"]) == 0
+        record = json.loads((tmp_path / "b" / "run.json").read_text(encoding="utf-8"))
+        _, rates, _ = theirs(tmp_path / "a" / "trl")
+        assert rates == pytest.approx(record["history"]["lr"][:3]) and len(rates) == 3
+    assert (tmp_path / "a" / "trl" / "model" / "adapter_config.json").is_file()
 
 
 def test_a_bos_that_the_tokenizer_does_not_set_is_not_set(mine, tmp_path, tokenizer):
@@ -323,6 +335,7 @@ WRONG = {  # arguments → what the line says
     "--beta 1 --parameter beta=2": "beta is given twice",
     "--schedule zigzag": "schedule must be one of constant, linear, cosine, got 'zigzag'",
     "--precision fp8": "precision must be one of auto",
+    "--model HERE/adapters": "holds adapters, and the script cannot begin there",
     "--steps 0": "need steps >= 1",
     "--lr nan": "a finite lr > 0",
     "--loss kto --micro-batch 1": "--micro-batch must be 2 or more",
@@ -343,6 +356,9 @@ def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     (folder / "file.safetensors").write_bytes(b"")
     train_line = "python -m prefcourse train"
+    (folder / "adapters").mkdir()
+    adapters = {"base_model_name_or_path": "gpt2"}
+    (folder / "adapters" / "adapter_config.json").write_text(json.dumps(adapters), encoding="utf-8")
     for name, content in {
         "broken": "{", "empty": "[]", "other": json.dumps({"command": "python x.py", "settings": {}}),
         "newer": json.dumps({"command": f"{train_line} --from-the-future", "settings": {}}),
