@@ -178,7 +178,7 @@ def _recognised(talks: Sequence[tuple[int, Talk]], template: str, where: str, ro
 
 
 def oddities(rows: Sequence[Row], test: Sequence[Row] = ()) -> list[str]:
-    """What is odd about good rows, in a sentence each: repeated, contradictory, glued together, one-sided, leaked.
+    """What is odd about good rows, in a sentence each: repeated, contradictory, glued, doubled, one-sided, leaked.
 
     test: rows that should have none of the prompts of `rows`.
     """
@@ -197,6 +197,12 @@ def oddities(rows: Sequence[Row], test: Sequence[Row] = ()) -> list[str]:
         found.append(
             f"{counted(glued, 'answer')} begin{'s' * (glued == 1)} with a letter right behind the prompt's last, "
             "without a space or line break between them. Is a chat template meant (--template chat)?"
+        )
+    doubled = sum(a.startswith(p) for p, a in zip(prompts, answers, strict=True))
+    if doubled:
+        found.append(
+            f"{counted(doubled, 'answer')} begin{'s' * (doubled == 1)} with the whole prompt, which then comes twice. "
+            "Do the answers hold it already? Then leave the column out (--columns prompt=)."
         )
     labels = Counter(row["label"] for row in rows if "label" in row)
     if labels and max(labels.values()) > 4 * max(min(labels[True], labels[False]), 1):

@@ -13,7 +13,6 @@ from prefcourse.finite import counted
 from prefcourse.preferences import Row
 
 SHOWN = 3  # examples of the first batch that are shown
-GB = 1e9
 
 
 def show(args: argparse.Namespace, policy, rows: Sequence[Row], tokenizer, settings: dict) -> None:
@@ -32,7 +31,7 @@ def show(args: argparse.Namespace, policy, rows: Sequence[Row], tokenizer, setti
     print(f"examples   {examples}")
     for name, found in (("prompt", sizes[:, 0]), ("completion", sizes[:, 1:]), ("both", totals)):
         half, most = np.percentile(found, [50, 95])
-        print(f"{name:10} {half:.0f} tokens in the middle, 95 % up to {most:.0f}, at most {found.max()}")
+        print(f"{name:10} median {half:.0f} tokens, 95 % have at most {most:.0f}, the longest {found.max()}")
     print(
         f"context    {longest:g} tokens; {int(totals.sum()):,} tokens an epoch, the prompt counted for each completion"
     )
@@ -51,11 +50,14 @@ def _print_memory(policy, needs: Sequence[str]) -> None:
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     copy = 0 if lora.has_adapters(policy) or not any(name.startswith("reference") for name in needs) else whole
     parts = {"weights": 4 * whole, "gradients": 4 * trained, "Adam": 8 * trained, "reference": 4 * copy}
-    listed = ", ".join(f"{name} {size / GB:.2f}" for name, size in parts.items() if size)
+    listed = ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
     print(
-        f"memory     {sum(parts.values()) / GB:.2f} GB before the first step ({listed}), float32; activations come on "
-        "top"
+        f"memory     {_size(sum(parts.values()))} before the first step ({listed}), in float32; activations come on top"
     )
+
+
+def _size(bytes_: float) -> str:
+    return f"{bytes_ / 1e9:.2f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e6:.1f} MB"
 
 
 def _print_batch(groups: Sequence, tokenizer, size: int) -> None:

@@ -199,6 +199,10 @@ def test_what_is_odd_is_counted():
     assert oddities([PAIR, turned]) == ["1 pair stands there both ways round: labels contradict."]
     glued = {"prompt": "2+2", "chosen": "four", "rejected": "five"}
     assert oddities([glued])[0].startswith("2 answers begin with a letter right behind the prompt's last")
+    whole = {"prompt": "The sky is", "chosen": "The sky is blue.", "rejected": "The sky is green."}
+    assert any(line.startswith("2 answers begin with the whole prompt") for line in oddities([whole]))
+    del whole["prompt"]
+    assert oddities(load([whole])) == []  # without the column, the prompt is what they share
     liked = [{"prompt": f"Q{n}", "completion": " x", "label": n > 0} for n in range(9)]
     assert "labels: 8 desirable, 1 undesirable" in oddities(liked)[0]
     contradiction = [{"prompt": "Q", "completion": " x", "label": flag} for flag in (True, False)]

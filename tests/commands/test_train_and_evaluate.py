@@ -135,7 +135,7 @@ def test_a_dry_run_shows_what_the_loss_sees_and_writes_nothing(mine, tmp_path, c
     assert main(command(mine, tmp_path / "out", "--dry-run", "--show-batch")) == 0
     out = capsys.readouterr().out
     assert (
-        "36 examples" in out and "steps      6 of 6 examples: 1.00 epochs" in out and "GB before the first step" in out
+        "36 examples" in out and "steps      6 of 6 examples: 1.00 epochs" in out and "MB before the first step" in out
     )
     end = tokenizer.decode([tokenizer.eos_token_id])
     shown = {row["prompt"] + "⟦" + row["chosen"] + end + "⟧" for row in pairs}
