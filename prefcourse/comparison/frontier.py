@@ -5,8 +5,9 @@
     gain_at(runs["ipo"], 5.0)                                                 # its gain at 5 nats, over seeds
     gain_at(runs["ipo"], 5.0, less=runs["dpo"])                               # and what it has over DPO there
 
-Two methods may only be compared at the same KL, or on the whole curve: a larger step along the same curve is not a
-better method (Rafailov et al. 2023, Fig. 2; Gao et al. 2023).
+Two methods are compared at the same KL, or on the whole curve: a larger step along the same curve is not a better
+method (Rafailov et al. 2023, Fig. 2). KL is the price that the objective names, and no measure of how much was
+optimised: by Gao et al. (2023, Sec. 4.1) it cannot compare that between best-of-n and RL.
 """
 
 import math
@@ -76,7 +77,7 @@ def curves(stored: Mapping, by: str = "method") -> dict[str, dict[int, list[tupl
 
 
 def fit_gain(points: Points) -> tuple[float, float]:
-    """a and b of gain = d (a - b d) with d = √KL, by least squares: 0 at the reference (Gao et al. 2023, Sec. 3.2).
+    """a and b of gain = d (a - b d) with d = √KL, by least squares: 0 at the reference (Gao et al. 2023, Sec. 1).
 
     A measured KL below 0 counts as 0. Raises ValueError for points that are not finite, and where fewer than two have
     KLs above 0 that differ: any number of curves passes through those.

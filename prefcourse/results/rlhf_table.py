@@ -72,7 +72,7 @@ def gain_at_kl(stored: Mapping, method: str, kl: float, less: str | None = None)
     """The gain in gold reward at `kl` nats, over the seeds that go so far; with `less`, minus another method's.
 
     For each seed, the points of its tuned run and of both other β are fitted by the form that Gao et al. (2023, Sec.
-    3.2) found for best-of-n, gain = d (a - b d) with d = √KL, which is 0 at the reference. There is no extrapolation:
+    1) found for best-of-n, gain = d (a - b d) with d = √KL, which is 0 at the reference. There is no extrapolation:
     raises ValueError if fewer than three seeds have a point as far as `kl`.
     """
     runs = [run for run in stored["runs"]

@@ -25,7 +25,7 @@ FARTHEST = 30.0  # nats: the square of a ratio of e^30 is still finite in float3
 def rloo_advantages(rewards: Tensor) -> Tensor:
     """A_i = r_i - the mean of the other K - 1 rewards of the same prompt, (..., K) → (..., K).
 
-    "REINFORCE leave-one-out" (Kool et al. 2019; Ahmadian et al. 2024, §3.2). The baseline of sample i does not depend
+    "REINFORCE leave-one-out" (Kool et al. 2019; Ahmadian et al. 2024). The baseline of sample i does not depend
     on sample i, so the gradient stays unbiased. Raises ValueError for K < 2: then there are no others.
     """
     [rewards] = together(rewards=rewards)

@@ -52,7 +52,7 @@ def rloo(
     advantages: Callable[[Tensor], Tensor] = rloo_advantages, seed: int = 0,
     measure: Callable[[PreTrainedModel], dict[str, float]] | None = None, every: int = 25, progress: bool = True,
 ) -> History:  # fmt: skip
-    """Train `policy` in place by REINFORCE leave-one-out (Ahmadian et al. 2024, §3.2) and return its history.
+    """Train `policy` in place by REINFORCE leave-one-out (Ahmadian et al. 2024) and return its history.
 
     Each step samples k completions of each of `batch_size` prompts and makes one optimiser step with all of them.
 
