@@ -5,9 +5,9 @@ import os
 import sys
 
 from prefcourse import streams
-from prefcourse.commands import bundle, collect, doctor, evaluate, export, progress, results, train
+from prefcourse.commands import bundle, collect, doctor, evaluate, export, progress, questions, results, train
 
-COMMANDS = (doctor, train, evaluate, export, bundle, collect, progress, results)  # in the order of the help
+COMMANDS = (doctor, train, evaluate, export, bundle, collect, progress, questions, results)  # in the order of the help
 
 
 def main(argv: list[str] | None = None) -> int:
