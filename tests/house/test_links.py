@@ -55,9 +55,11 @@ def test_a_notebook_opens_on_colab_and_installs_from_the_same_repository(path):
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     colab = re.escape("in Colab](https://colab.research.google.com/github/")
     (found,) = re.findall(rf"\[Open (?:the exercises )?{colab}(.*?)\)", text)
-    repository, _, place = found.partition("/blob/main/")
+    repository, _, rest = found.partition("/blob/")
+    (tag,) = re.findall(r'REPOSITORY, TAG = "[^"]*", "([^"]+)"', text)
+    place = rest.removeprefix(f"{tag}/")
     assert place == path.relative_to(ROOT).as_posix().replace("/solutions/", "/")
-    assert f'REPOSITORY, TAG = "https://github.com/{repository}", "main"' in text
+    assert f'REPOSITORY, TAG = "https://github.com/{repository}", "{tag}"' in text
 
 
 LESSONS = sorted(ROOT.glob("notebooks/*.ipynb"))
