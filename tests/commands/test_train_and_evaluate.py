@@ -1,6 +1,9 @@
 """`train` and `evaluate` on the command line with one's own data and model, in one process and in two."""
 
+import copy
+import gzip
 import json
+import math
 import re
 
 import pytest
@@ -247,3 +250,61 @@ def test_two_processes_are_one(mine, tmp_path):
     for name, gap in gaps(tmp_path / "one", tmp_path / "two").items():
         if not name.endswith("c_attn.bias"):  # the gradient of a key's bias is 0 but for rounding, which AdamW blows up
             assert gap < 1e-5, name
+
+
+@pytest.fixture(scope="module")
+def chat_model(tiny_gpt2, tokenizer, tmp_path_factory):
+    """A folder with a model whose tokenizer has a chat template, marks for turns, and the end of a turn as EOS."""
+    own = copy.deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    own.eos_token = "<|im_end|>"
+    own.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    tiny_gpt2(vocab_size=len(own), n_positions=128, eos_token_id=own.eos_token_id).save_pretrained(folder)
+    own.save_pretrained(folder)
+    return folder
+
+
+def question(n, **more):
+    return {"instruction": f"What do you say of film {n}?", "input": "", "chosen": "It is wonderful.",
+            "rejected": f"It was boring {n}."} | more  # fmt: skip
+
+
+def test_a_newcomers_file_is_trained_right_from_one_command(chat_model, tmp_path, capsys):
+    """Questions in another column, compressed, one row in twenty broken, and a model with a chat template."""
+    rows = [question(n) for n in range(38)] + [question(38, chosen=""), question(39, rejected="It is wonderful.")]
+    (tmp_path / "mine.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    line = ["train", "--data", str(tmp_path / "mine.jsonl.gz"), "--model", str(chat_model), "--output",
+            str(tmp_path / "out"), "--steps", "3", "--every", "0"]  # fmt: skip
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert (
+        "2 of 40 rows cannot be used" in error and "line 39: 'chosen' is empty" in error and "--skip-bad-rows" in error
+    )
+    assert main([*line, "--skip-bad-rows", "--show-batch"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "38 rows, layout Alpaca's (instruction, input), through the tokenizer's chat template; 2 rows left out" in out
+    )
+    asked = (
+        "<|im_start|>user\nWhat do you say of film {}?<|im_end|>\n<|im_start|>assistant\n⟦It is wonderful.<|im_end|>⟧"
+    )
+    assert sum(asked.format(n) in out for n in range(38)) == 3
+    record = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    assert record["history"]["loss"][0] == pytest.approx(math.log(2), abs=1e-4)
+    assert main(["evaluate", str(tmp_path / "out"), "--data", str(tmp_path / "mine.jsonl.gz"), "--skip-bad-rows"]) == 0
+    assert "38 examples; 38 prompts completed" in capsys.readouterr().out
+
+
+def test_collect_asks_a_chat_model_in_its_own_words(chat_model, tmp_path, capsys, monkeypatch):
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": "Why?"}])
+    answers = iter("a")
+    monkeypatch.setattr("builtins.input", lambda *_: next(answers, "q"))
+    line = ["collect", "--model", str(chat_model), "--prompts", str(tmp_path / "prompts.jsonl"), "--file",
+            str(tmp_path / "labels.jsonl"), "--template", "chat"]  # fmt: skip
+    assert main(line) == 0
+    text = (tmp_path / "labels.jsonl").read_text(encoding="utf-8")
+    assert "<|im_start|>user\\nWhy?<|im_end|>\\n<|im_start|>assistant\\n" in text
