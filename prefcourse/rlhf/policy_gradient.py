@@ -23,12 +23,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.finite import number, whole
-from prefcourse.logprobs import completion_states, kl_k1, pick, token_logps
+from prefcourse.logprobs import completion_states, kl_k1, kl_k3, pick, token_logps
 from prefcourse.loss_inputs import trusted
 from prefcourse.preferences import Batch
 from prefcourse.rlhf.advantages import (
     adapt_coefficient,
     gae,
+    grpo_advantages,
     kl_penalty,
     masked_mean,
     ppo_clip_loss,
@@ -49,7 +50,7 @@ def rloo(
     reference: PreTrainedModel | None = None, beta: float = 0.3, k: int = 4, steps: int = 40, batch_size: int = 32,
     lr: float = 1e-4, warmup: float = 0.1, schedule: str = "constant", max_grad_norm: float = 20.0,
     max_new_tokens: int = 48, missing_eos_penalty: float = 0.0, max_kl: float = math.inf,
-    advantages: Callable[[Tensor], Tensor] = rloo_advantages, seed: int = 0,
+    advantages: Callable[[Tensor], Tensor] = rloo_advantages, kl_in: str = "reward", seed: int = 0,
     measure: Callable[[PreTrainedModel], dict[str, float]] | None = None, every: int = 25, progress: bool = True,
 ) -> History:  # fmt: skip
     """Train `policy` in place by REINFORCE leave-one-out (Ahmadian et al. 2024) and return its history.
@@ -58,7 +59,10 @@ def rloo(
 
     reference: π_ref; by default a frozen copy of `policy` as it is now. beta: the price of KL, in reward per nat.
     max_kl: stop, without another update, at a step whose samples have a higher mean log π/π_ref, in nats.
-    advantages: from penalised rewards (batch_size, k) to advantages; `grpo_advantages` fits too.
+    advantages: from rewards (batch_size, k) to advantages. kl_in: where KL is paid for. "reward": β log π/π_ref off
+        each reward, before. "loss": β Σ k3 of each completion, as in GRPO (Shao et al. 2024, Eq. 4); its gradient
+        is that of the forward KL (lesson 02). `grpo_advantages` needs "loss" or β = 0: it divides by a group's spread,
+        and where all rewards are equal only the penalties spread.
     warmup, schedule, measure, every: as in `prefcourse.train.train`.
 
     Columns: step, lr, reward (mean; penalties not taken off), kl (mean log π/π_ref of the samples, nats),
@@ -69,6 +73,7 @@ def rloo(
     limits = (max_grad_norm, max_kl, missing_eos_penalty)
     check_run(policy, reference, prompts, beta, steps, batch_size, lr, warmup, schedule, *limits)
     k = whole("k", k, 2)  # RLOO compares completions of the same prompt
+    in_loss = _in_loss(kl_in, advantages, beta)
     policy.eval()  # no dropout: the KL must be 0 while policy and reference are the same
     reference = copy.deepcopy(policy) if reference is None else reference.eval()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
@@ -85,9 +90,10 @@ def rloo(
         with torch.no_grad(), trusted():  # `update` refuses what is not finite
             ref = token_logps(reference, seen.batch)
             log_ratio = kl_k1(logps, ref).sum(-1)  # (N,)
-            earned = seen.rewards - missing_eos_penalty * ~seen.finished - beta * log_ratio
+            earned = seen.rewards - missing_eos_penalty * ~seen.finished - (not in_loss) * beta * log_ratio
             A = advantages(earned.view(-1, k)).flatten()  # (N,)
         loss = -(A * logps.sum(-1)).mean()
+        loss = loss + beta * kl_k3(logps, ref).sum(-1).mean() if in_loss else loss
         row = {"step": step, "lr": rate.get_last_lr()[0]} | describe(seen, logps, log_ratio, beta) | measured
         row |= {"loss": loss.item(), "grad_norm": math.nan}
         if row["kl"] > max_kl:
@@ -100,6 +106,18 @@ def rloo(
     if measure:
         append(history, {"step": len(history["step"]), **measure(policy)})
     return history
+
+
+def _in_loss(kl_in: str, advantages: Callable[[Tensor], Tensor], beta: float) -> bool:
+    """Is KL paid for in the loss? Raises ValueError for a place that is none, or is none for GRPO's advantages."""
+    if kl_in not in ("reward", "loss"):
+        raise ValueError(f"kl_in must be reward or loss, got {kl_in!r}")
+    if kl_in == "reward" and beta and advantages is grpo_advantages:
+        raise ValueError(
+            "grpo_advantages divide by the spread of a group, and where all its rewards are equal that is the spread "
+            "of the KL penalties: noise of full size. Take kl_in='loss', or beta=0."
+        )
+    return kl_in == "loss" and bool(beta)
 
 
 def make_value_head(policy: PreTrainedModel) -> nn.Linear:

@@ -424,6 +424,34 @@ def test_one_step_of_rloo_is_the_gradient_by_hand(stopping, tokenizer):
     assert history["reward"][0] == pytest.approx(seen.rewards.mean().item())  # the penalty is not in it
 
 
+def test_grpo_pays_for_kl_in_the_loss_so_that_a_group_without_contrast_teaches_nothing(stopping, tokenizer):
+    """With the penalties inside the rewards, a flat group's tiny differences would become advantages of full size."""
+    asked = []
+
+    def flat(prompts, completions):
+        asked[:] = prompts
+        return torch.ones(len(completions))
+
+    settings = RLOO | {"steps": 1, "reference": stopping(1), "advantages": grpo_advantages}
+    with pytest.raises(ValueError, match=r"of the KL penalties: noise of full size\. Take kl_in='loss', or beta=0"):
+        rloo(stopping(), flat, PROMPTS, tokenizer, **settings)
+    with pytest.raises(ValueError, match="kl_in must be reward or loss, got 'both'"):
+        rloo(stopping(), flat, PROMPTS, tokenizer, kl_in="both", **settings)
+
+    policy, other = stopping(), stopping()
+    before = weights(policy)
+    rloo(policy, flat, PROMPTS, tokenizer, kl_in="loss", beta=0.0, **settings)
+    assert torch.equal(weights(policy), before)  # all rewards are equal, and KL is free
+    history = rloo(policy, flat, PROMPTS, tokenizer, kl_in="loss", beta=0.5, **settings)
+    seen = rollout(other, flat, asked, tokenizer, max_new_tokens=8, seed=100_000)
+    ratio = token_logps(other, seen.batch) - token_logps(settings["reference"], seen.batch).detach()  # (N, T - 1)
+    loss = 0.5 * ((-ratio).exp() - 1 + ratio).sum(-1).mean()  # what is left: β times k3, summed over a completion
+    loss.backward()
+    norm = torch.cat([p.grad.flatten() for p in other.parameters()]).norm().item()
+    assert history["loss"][0] == pytest.approx(loss.item(), rel=1e-4) and loss > 0
+    assert history["grad_norm"][0] == pytest.approx(norm, rel=1e-4)
+
+
 def test_one_update_of_ppo_is_the_gradient_by_hand(stopping, tokenizer):
     policy, reference = stopping(), stopping(1)
     torch.nn.init.normal_((head := make_value_head(policy)).weight, std=0.1)
