@@ -5,9 +5,9 @@ import os
 import sys
 
 from prefcourse import streams
-from prefcourse.commands import bundle, collect, doctor, evaluate, progress, results, train
+from prefcourse.commands import bundle, collect, doctor, evaluate, grade, progress, results, train
 
-COMMANDS = (doctor, train, evaluate, bundle, collect, progress, results)  # in the order of the help
+COMMANDS = (doctor, train, evaluate, bundle, collect, progress, results, grade)  # in the order of the help
 
 
 def main(argv: list[str] | None = None) -> int:
