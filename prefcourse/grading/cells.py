@@ -123,7 +123,9 @@ def read_assignment(path: Path) -> Assignment:
             number, check, function, asks = found.groups()
             here = next(i for i, c in enumerate(cells) if c.name == grading["grade_id"])
             answer = [c for c in cells[:here] if c.solution and function in binds(c.source)][-1]
-            tasks.append(Task(check, function, grading["grade_id"], answer.name, seed if asks else None, grading["points"]))
+            tasks.append(
+                Task(check, function, grading["grade_id"], answer.name, seed if asks else None, grading["points"])
+            )
     if not tasks:
         raise ValueError(f"{path}: no cell with a check to grade by; is this a notebook of exercises/solutions?")
     return Assignment(number, path.stem, cells, tasks, written)
@@ -213,7 +215,10 @@ def uses(source: str) -> set[str]:
 def _names(source: str) -> symtable.SymbolTable | None:
     # Lines of magics and shell commands are no Python: they define nothing here.
     lines = ["pass" if line.lstrip()[:1] in ("%", "!") else line for line in source.splitlines()]
-    indented = [line if line != "pass" else " " * _indent(old) + "pass" for line, old in zip(lines, source.splitlines(), strict=True)]
+    indented = [
+        line if line != "pass" else " " * _indent(old) + "pass"
+        for line, old in zip(lines, source.splitlines(), strict=True)
+    ]
     try:
         return symtable.symtable("\n".join(indented), "cell", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -29,7 +29,6 @@ def nursery(descriptor: int) -> None:
     control = sockets.socket(fileno=descriptor)
     control.settimeout(None)
     confine.private()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the marking
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody has to wait for them
     names = wire.receive(control, None)["import"]
     for name in names:
@@ -58,8 +57,7 @@ def _born(connection: sockets.socket, request: dict) -> None:
     """The life of one process. It does not return."""
     try:
         os.setsid()
-        for number in (signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDWR)  # what is printed is of no use here, 10 MB of it neither
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)

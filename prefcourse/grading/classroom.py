@@ -17,7 +17,7 @@ from prefcourse.checks import NUMBERS
 from prefcourse.grading import reports, suspicion
 from prefcourse.grading.cells import hands_in, read_notebook
 from prefcourse.grading.marking import Marked
-from prefcourse.grading.remote import Limits
+from prefcourse.grading.nursery import Limits
 from prefcourse.grading.stripped import PACKAGE
 from prefcourse.grading.workers import Job, Stage
 from prefcourse.preferences import write_whole
@@ -97,20 +97,21 @@ def grade(
         known = reports.read_roster(roster) if roster else []
         (out / KEPT).mkdir(parents=True, exist_ok=True)
         secret = secret or _secret(out / SECRET)
-        numbers = [notebook] if notebook else _numbers(found, stage)
+        stage.numbers = [notebook] if notebook else _numbers(found, stage)
         version = _version(stage, limits)
-        control = [Job(CONTROL, _source(stage, n), secret, limits, n) for n in numbers]
-        held = _require_control(control, stage, processes, say)
         jobs = {_key(s, secret, notebook, version): Job(s.student, s.path, secret, limits, notebook) for s in found}
         marked = {key: m for key in jobs if (m := _kept(out / KEPT / f"{key}.json")) is not None}
         if marked:
             say(f"{reports.of(len(marked), 'notebook')} marked before, {len(jobs) - len(marked)} to mark")
         left = {job: key for key, job in jobs.items() if key not in marked}
+        if left:
+            control = [Job(CONTROL, _source(stage, n), secret, limits, n) for n in stage.numbers]
+            _require_control(control, stage, processes, say)
         for job, one in stage.mark_all(list(left), processes):
             write_whole(out / KEPT / f"{left[job]}.json", json.dumps(one.as_data(), ensure_ascii=True))
             marked[left[job]] = one
             say(f"{len(marked):4} of {len(jobs)}  {reports.line(one)}")
-        outcome = _outcome([marked[key] for key in jobs], without, held)
+        outcome = _outcome([marked[key] for key in jobs], without)
         reports.write(out, outcome.marked, outcome.words, stage.assignments, found, known)
         return outcome
 
@@ -130,9 +131,8 @@ def _source(stage: Stage, number: str) -> Path:
     return next(path for path in stage.sources if path.stem == stage.assignments[number].name)
 
 
-def _require_control(control: list[Job], stage: Stage, processes: int, say) -> list[str]:
-    """The public solutions, through the same door: anything but full marks is a broken set-up. Returns what holds."""
-    held: list[str] = []
+def _require_control(control: list[Job], stage: Stage, processes: int, say) -> None:
+    """The solutions, through the same door: anything but full marks is a broken set-up, a ValueError."""
     for job, marked in stage.mark_all(control, processes):
         whole = stage.assignments[job.expected].points
         if marked.problem or marked.points != whole:
@@ -141,9 +141,7 @@ def _require_control(control: list[Job], stage: Stage, processes: int, say) -> l
                 f"the set-up is broken: the solution of notebook {job.expected}, handed in as `{CONTROL}`, gets "
                 f"{marked.points} of {whole} points. Nobody was marked. The first thing that failed:\n{bad}"
             )
-        held = marked.held
         say(f"control  notebook {job.expected}: the solution gets {marked.points} of {whole} points")
-    return held
 
 
 def _secret(path: Path) -> str:
@@ -180,12 +178,15 @@ def _kept(path: Path) -> Marked | None:
         return None
 
 
-def _outcome(marked: list[Marked], without: list[str], held: list[str]) -> Outcome:
+def _outcome(marked: list[Marked], without: list[str]) -> Outcome:
     """Of several files for one notebook the newest counts; words on all that a person should look at."""
     words, best = [], {}
-    missing = [what for what in ("files", "network", "memory") if what not in held]
+    loose = [m.held for m in marked if m.held]
+    missing = [what for what in ("files", "network", "memory") if any(what not in held for held in loose)]
     if missing:
-        words.append(f"Here students' code was not kept from: {', '.join(missing)}. Mark in a container; see the guide.")
+        words.append(
+            f"Here students' code was not kept from: {', '.join(missing)}. Mark in a container; see the guide."
+        )
     for one in sorted(marked, key=lambda m: (Path(m.file).stat().st_mtime, m.file)):
         if older := best.get((one.student, one.number)):
             words.append(f"{one.student}: {Path(older.file).name} does not count, {Path(one.file).name} is newer")
@@ -193,7 +194,7 @@ def _outcome(marked: list[Marked], without: list[str], held: list[str]) -> Outco
     kept = sorted(best.values(), key=lambda m: (m.student, m.number))
     words += [f"{name}: the folder has no notebook" for name in without]
     words += [f"{m.student}: {m.problem}" for m in kept if m.problem]
-    words += [f"{m.student}: {k.text}" for m in kept for k in m.marks if k.status == "broken"]
+    words += [f"{m.student}: {k.text}" for m in kept for k in m.marks if k.status in ("broken", "stopped")]
     words += [f"{m.student}, {note}" for m in kept for note in m.notes]
     for number in NUMBERS:
         same = suspicion.alike({m.student: m.prints for m in kept if m.number == number})

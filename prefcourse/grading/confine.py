@@ -21,7 +21,7 @@ NO_NEW_PRIVS, PDEATHSIG, DUMPABLE = 38, 1, 4  # of prctl
 NEWUSER, NEWNET = 0x10000000, 0x40000000  # of unshare
 READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, read a folder
 ALL_OF_FIRST = (1 << 13) - 1  # what the first version of Landlock knows, writing and making included
-WRITTEN, PROCESSES = 20_000_000, 64  # bytes in one file; processes and threads beyond those there are
+WRITTEN, PROCESSES = 20_000_000, 64  # bytes in one file; processes and threads
 SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom",
           "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu")  # fmt: skip
 
@@ -65,14 +65,17 @@ def confine(folder: Path, memory: int, seconds: float, readable: list[str]) -> l
     """Hold this process, for good. memory: MB more than now. Returns what of it the system offered, in words."""
     os.chdir(folder)
     held = ["time", "memory"] if sys.platform == "linux" else ["time"]
-    _prctl(PDEATHSIG, 9)
     _limit(resource.RLIMIT_CPU, int(seconds) + 2)
     _limit(resource.RLIMIT_FSIZE, WRITTEN)
     _limit(resource.RLIMIT_CORE, 0)
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + memory * 1_000_000)
-        held += ["network"] * _leave_the_network()
+        alone = _libc().unshare(NEWUSER | NEWNET) == 0
+        if alone:  # there our processes are counted by themselves
+            _limit(resource.RLIMIT_NPROC, PROCESSES)
+        held += ["network"] * (alone or _libc().unshare(NEWNET) == 0 or _no_network())
+        _prctl(PDEATHSIG, 9)  # of the nursery; a new namespace forgets it
         held += ["files"] * _close_files(folder, readable)
     return held
 
@@ -92,9 +95,12 @@ def _prctl(what: int, value: int) -> None:
         _libc().prctl(what, ctypes.c_ulong(value), 0, 0, 0)
 
 
-def _leave_the_network() -> bool:
-    """Into a network namespace in which nothing is connected; needs a system that lets users have namespaces."""
-    return _libc().unshare(NEWUSER | NEWNET) == 0 or _libc().unshare(NEWNET) == 0
+def _no_network() -> bool:
+    """Is this machine, or container, connected to nothing?"""
+    try:
+        return set(os.listdir("/sys/class/net")) <= {"lo"}
+    except OSError:
+        return False
 
 
 def _close_files(folder: Path, readable: list[str]) -> bool:

@@ -15,7 +15,8 @@ from prefcourse import checks
 from prefcourse.checks.core import Check, Exercise, Result
 from prefcourse.grading import suspicion
 from prefcourse.grading.cells import Assignment, HandedIn, Task, hands_in, read_notebook
-from prefcourse.grading.remote import Elsewhere, Limits, Nursery, Remote
+from prefcourse.grading.nursery import Limits, Nursery
+from prefcourse.grading.remote import Elsewhere, Remote
 from prefcourse.grading.wire import Opaque
 
 # Observers that must be where the function is: they give it models and count what it does with them. The notebook has
@@ -123,7 +124,7 @@ def judge(
         try:
             result = verdict(check, remote, task.seed if task.seed is not None else seed)
         except Exception as error:  # the check's own: an answer that it cannot stand
-            text = f"✗ {task.check}: the check itself stopped ({type(error).__name__}: {error}); please look at it"
+            text = f"✗ {task.check}: the check itself stopped ({type(error).__name__}: {error}); a person looks at it"
             return told("broken", text), remote.held
         if remote.over and not result.passed:
             return told("stopped", f"✗ {task.check}: `{task.function}` was stopped: {remote.over}"), remote.held

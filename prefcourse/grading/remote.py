@@ -11,22 +11,17 @@ with their weights and come back with new ones. Only `checks` knows what is righ
 
 import os
 import signal
-import socket as sockets
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from prefcourse.grading import confine, wire
+from prefcourse.grading import wire
 from prefcourse.grading.child import rebuilt
-
-START = 120.0  # seconds for the slow imports, on a busy machine
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "SYSTEMROOT")  # what a student's process inherits
+from prefcourse.grading.nursery import Limits, Nursery
 
 
 class Stopped(RuntimeError):
@@ -35,61 +30,6 @@ class Stopped(RuntimeError):
 
 class Elsewhere(BaseException):
     """The student's function was called by an observer that has to be where the function is."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one exercise may take. seconds: of waiting for it. memory: MB beyond Python and its libraries."""
-
-    seconds: float = 30.0
-    memory: int = 2048
-
-
-class Nursery:
-    """Makes confined processes. `stripped` is the copy of the package that they get, `secret` what they cannot read."""
-
-    def __init__(self, stripped: Path, secret: list[Path], imports: list[str]):
-        ours, theirs = sockets.socketpair()
-        kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MPLBACKEND": "agg",
-                 "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1",
-                 "MPLCONFIGDIR": str(stripped / ".matplotlib"), "HOME": str(stripped), "PYTHONUTF8": "1"}  # fmt: skip
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-W", "ignore", "-m", "prefcourse.grading.child", str(theirs.fileno())],
-            cwd=stripped, env=kept | quiet | {"PYTHONPATH": str(stripped)}, pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        theirs.close()
-        self.readable, self._control = confine.readable(stripped, secret), ours
-        try:
-            wire.send(ours, {"import": imports})
-            wire.receive(ours, START)
-        except (EOFError, OSError) as error:
-            self.__exit__()
-            raise OSError(f"the process for students' code does not start: {self._last_words()}") from error
-
-    def __enter__(self) -> "Nursery":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._control.close()
-        self._process.kill()
-        self._process.wait()
-
-    def _last_words(self) -> str:
-        lines = (self._process.stderr.read() or b"").decode("utf-8", "replace").strip().splitlines()
-        return lines[-1][:300] if lines else "it says nothing"
-
-    def born(self, folder: Path, limits: Limits) -> tuple[sockets.socket, int]:
-        """A new process that lives in `folder`: the connection to it, and its number."""
-        ours, theirs = sockets.socketpair()
-        self._control.settimeout(START)
-        sockets.send_fds(self._control, [b"!"], [theirs.fileno()])
-        request = {"folder": str(folder), "readable": self.readable, "memory": limits.memory, "seconds": limits.seconds}
-        wire.send(self._control, request)
-        pid = wire.receive(self._control, START)["pid"]
-        theirs.close()
-        return ours, pid
 
 
 class Remote:
@@ -191,7 +131,8 @@ class Remote:
         leaves = [a for a in arguments if isinstance(a, torch.Tensor) and a.requires_grad]
         reply = self._exchange({
             "do": "call", "arguments": [self._encoder()(a) for a in arguments], "grad": torch.is_grad_enabled(),
-            "settings": {k: self._encoder()(v) for k, v in settings.items()}, "random": wire.encode(torch.get_rng_state()),
+            "settings": {k: self._encoder()(v) for k, v in settings.items()},
+            "random": wire.encode(torch.get_rng_state()),
         })  # fmt: skip
         data = self._value(reply)
         self.first = False
@@ -231,7 +172,9 @@ class Remote:
 
     def backward(self, graph: int, gradients: tuple) -> list:
         """The gradients of the leaves of an earlier call."""
-        data = self._value(self._exchange({"do": "backward", "graph": graph, "gradients": list(map(wire.encode, gradients))}))
+        data = self._value(
+            self._exchange({"do": "backward", "graph": graph, "gradients": list(map(wire.encode, gradients))})
+        )
         return wire.decode(data)
 
     def _take_over(self, arguments: tuple, reply: dict) -> None:

@@ -6,6 +6,7 @@ import one says which column maps to what. marks.csv has every check on a line o
 """
 
 import csv
+import hashlib
 import html
 import io
 from pathlib import Path
@@ -17,7 +18,8 @@ from prefcourse.preferences import write_whole
 
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 SIGNS = {"pass": "✓", "fail": "✗", "not attempted": "○"}
-STYLE = ("body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
+STYLE = ("body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem;"
+         "color:#222;background:#fff}"
          "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.2rem .6rem;text-align:left}"
          "pre{background:#f4f4f4;padding:.6rem;overflow-x:auto;white-space:pre-wrap}")  # fmt: skip
 
@@ -76,7 +78,10 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as a table in UTF-8 ({error})") from error
-    rows = [{k: (v or "").strip() for k, v in row.items() if isinstance(k, str) and isinstance(v, str | None)} for row in rows]
+    rows = [
+        {k: (v or "").strip() for k, v in row.items() if isinstance(k, str) and isinstance(v, str | None)}
+        for row in rows
+    ]
     return [row for row in rows if "points possible" not in {v.lower() for v in row.values()}]
 
 
@@ -121,7 +126,9 @@ def page(student: str, theirs: dict[str, Marked], assignments: dict[str, Assignm
             parts.append(f"<p><strong>{html.escape(marked.problem)}</strong></p>")
         rows = "".join(_row(mark) for mark in marked.marks)
         parts.append(f"<table><tr><th>exercise</th><th>points</th><th>result</th></tr>{rows}</table>")
-        parts += [f"<pre>{html.escape(_flat(mark.text, lines=True))}</pre>" for mark in marked.marks if mark.status != "pass"]
+        parts += [
+            f"<pre>{html.escape(_flat(mark.text, lines=True))}</pre>" for mark in marked.marks if mark.status != "pass"
+        ]
         for part, there in marked.written.items():
             told = "is read by a person" if there else "is empty"
             parts.append(f"<p>The written part <em>{html.escape(part)}</em> {told}.</p>")
@@ -143,4 +150,5 @@ def _flat(text: str, lines: bool = False) -> str:
 
 def _file(student: str) -> str:
     """A student's name as a file's name."""
-    return "".join(c if c.isalnum() or c in "-_. @" else "_" for c in student).strip(". ")[:120] or "_"
+    name = "".join(c if c.isalnum() or c in "-_. @" else "_" for c in student).strip(". ")[:120]
+    return name if name == student else f"{name}-{hashlib.sha256(student.encode('utf-8', 'replace')).hexdigest()[:6]}"

@@ -1,6 +1,6 @@
 """A copy of the package without answers, for the process in which students' functions run.
 
-    lay(Path("/tmp/for-them"))        # /tmp/for-them/prefcourse, and data beside it
+    lay(Path("/tmp/for-them"), notebooks)        # /tmp/for-them/prefcourse, and data beside it
 
 All but the exercises' checks is as it is. Of `prefcourse.checks` there is what the notebooks' own cells use: the class
 `Table` of 07, `learn` of 11 and their like. References, wrong answers, hints and verdicts are not there. A call such as
@@ -54,7 +54,9 @@ def __getattr__(name):
         return import_module(f"prefcourse.checks.{name}")
     raise AttributeError(name)
 '''
-CORE = SILENT + '''
+CORE = (
+    SILENT
+    + '''
 
 Case = dict
 
@@ -66,6 +68,7 @@ def attempt(answer, *arguments):
     except NotImplementedError:
         return None
 '''
+)
 
 
 def lay(target: Path, notebooks: list[Path]) -> Path:
@@ -120,9 +123,7 @@ def closure(used: dict[str, set[str]]) -> dict[str, str]:
             if node is None or name in have or _is_answer(node):
                 continue
             have[name] = node
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{CHECKS}.ex"):
-                wanted.setdefault(node.module.removeprefix(f"{CHECKS}."), set()).add(name)
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{CHECKS}."):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{CHECKS}."):
                 wanted.setdefault(node.module.removeprefix(f"{CHECKS}."), set()).add(name)
             names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - set(have)
         imports[module] = list(dict.fromkeys(ast.unparse(_only(node, have)) for node in have.values()))

@@ -1,4 +1,4 @@
-"""Cells that deserve a question: deleted or changed checks, names that only cheating needs, and notebooks that are alike.
+"""Cells that deserve a question: deleted or changed checks, names that only cheating needs, and notebooks alike.
 
 Nothing here changes a mark. The code runs where there is no answer to find, so a hit costs nothing by itself; it says
 where to ask a student for two minutes. No hit proves nothing either: names can be put together from pieces.
@@ -32,8 +32,8 @@ ATTRIBUTES = {
     "get_referrers": "every object there is",
     "get_referents": "every object there is",
 }
-MODULES = {"inspect", "gc", "ctypes", "subprocess", "socket", "os", "pathlib", "shutil", "importlib", "requests", "urllib",
-           "sys", "signal", "multiprocessing", "pickle"}  # fmt: skip
+MODULES = {"inspect", "gc", "ctypes", "subprocess", "socket", "os", "pathlib", "shutil", "importlib", "requests",
+           "urllib", "sys", "signal", "multiprocessing", "pickle"}  # fmt: skip
 CALLS = {"open", "exec", "eval", "compile", "__import__", "setattr", "globals", "vars"}
 PATCHED = {"checks", "prefcourse", "torch", "numpy", "np", "math"}
 
@@ -43,7 +43,9 @@ def odd(handed_in: HandedIn, assignment: Assignment) -> list[str]:
     given = {_bare(cell.source) for cell in assignment.cells}
     found = []
     for number, cell in enumerate(handed_in.cells, start=1):
-        if _bare(cell.source) in given or (cell.name and not cell.solution and not cell.checks and _in(cell, assignment)):
+        if _bare(cell.source) in given or (
+            cell.name and not cell.solution and not cell.checks and _in(cell, assignment)
+        ):
             continue
         where = cell.name or f"code cell {number}"
         found += [f"{where}: {what}" for what in dict.fromkeys(_odd(cell.source))]
@@ -86,7 +88,7 @@ def _of_a_library(target: ast.expr) -> bool:
 
 
 def deleted(handed_in: HandedIn, assignment: Assignment) -> list[str]:
-    """Cells of the assignment that are missing or that have another text, checks first. They are checked all the same."""
+    """Cells of the assignment that are missing or that have another text, checks first. All is marked all the same."""
     found = []
     there = {cell.name: cell for cell in handed_in.cells if cell.name}
     for task in assignment.tasks:
@@ -124,7 +126,10 @@ def prints(handed_in: HandedIn, assignment: Assignment) -> dict[str, list[str]]:
         theirs = _print(answer.source, task.function) if answer else ""
         ours = next(c.source for c in assignment.cells if c.name == task.answer)
         if theirs:
-            found[task.function if task.function != "my_prediction" else task.check] = [theirs, _print(ours, task.function)]
+            found[task.function if task.function != "my_prediction" else task.check] = [
+                theirs,
+                _print(ours, task.function),
+            ]
     return found
 
 
@@ -151,7 +156,7 @@ def _print(source: str, function: str) -> str:
 
 
 def alike(found: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
-    """Student → words on whose code is the same, from student → prints. What equals the public solution is said apart."""
+    """Student → words on whose code is the same, from student → prints; what equals the public solution is apart."""
     groups, words = defaultdict(set), defaultdict(list)
     for student, functions in found.items():
         for function, (theirs, public) in functions.items():
@@ -162,5 +167,7 @@ def alike(found: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
     for (function, _), students in groups.items():
         for student in students:
             if others := sorted(students - {student}):
-                words[student].append(f"{function}: the same as {', '.join(others[:5])}{' …' if len(others) > 5 else ''}")
+                words[student].append(
+                    f"{function}: the same as {', '.join(others[:5])}{' …' if len(others) > 5 else ''}"
+                )
     return dict(words)

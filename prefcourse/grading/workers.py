@@ -14,7 +14,6 @@ import queue
 import re
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 from prefcourse.grading import confine
 from prefcourse.grading.cells import Assignment, read_assignment
 from prefcourse.grading.marking import Marked, mark
-from prefcourse.grading.remote import START, Limits, Nursery
+from prefcourse.grading.nursery import START, Limits, Nursery
 from prefcourse.grading.stripped import PACKAGE, lay
 
 CALM = 60.0  # seconds that the check of one exercise may take by itself, its wrong answers included
@@ -46,12 +45,10 @@ class Stage:
     """What all workers share: the assignments, and the copy of the package for students' code, removed at the end."""
 
     def __init__(self, sources: list[Path], hidden: list[Path]):
-        if not hasattr(os, "fork"):
-            raise OSError("students' code is run in processes that are forked, which Windows does not do. Mark in WSL, on "
-                          "Linux or macOS, or in the container of exercises/Dockerfile.")  # fmt: skip
         self.sources = sources
         self.assignments: dict[str, Assignment] = {a.number: a for a in map(read_assignment, sources)}
         self.hidden = [PACKAGE / "checks", *{path.parent for path in sources}, *hidden]
+        self.numbers = list(self.assignments)  # those that will be marked, as far as that is known
         self.workers: list[_Worker] = []
         self.folder = Path(tempfile.mkdtemp(prefix="prefcourse-grade-"))
 
@@ -82,10 +79,10 @@ class Stage:
 
     @property
     def imports(self) -> list[str]:
-        """The modules that given cells import: loaded once, not for every function."""
+        """The modules that given cells of the notebooks to mark import: loaded once, not for every function."""
         found = list(HEAVY)
-        for assignment in self.assignments.values():
-            for cell in assignment.cells:
+        for number in self.numbers:
+            for cell in self.assignments[number].cells:
                 if not cell.solution and re.match(r"(from|import) ", cell.source) and "%" not in cell.source:
                     found += _imported(cell.source)
         return [name for name in dict.fromkeys(found) if not name.startswith("prefcourse.checks")]
@@ -112,7 +109,11 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         setup = (self.stage.folder, self.stage.hidden, self.stage.sources, self.stage.imports)
         self.process = context.Process(target=_serve, args=(theirs, *setup), daemon=True)
-        self.process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the main process alone
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def work(self, todo: queue.Queue, done: queue.Queue) -> None:
@@ -157,9 +158,10 @@ class _Worker:
 
 def _serve(pipe, folder: Path, hidden: list[Path], sources: list[Path], imports: list[str]) -> None:
     """The worker's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends this one
     confine.private()
-    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # libraries warn; the report is made elsewhere
+    nothing = os.open(os.devnull, os.O_WRONLY)  # libraries warn; the report is made elsewhere
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
     import torch
 
     torch.set_num_threads(1)

@@ -67,7 +67,9 @@ def all_wrong(trick: str):
     def make():
         notebook = unsolved()
         cell(notebook, LOG_PI).source = f"{trick}\n\ndef my_log_pi(next_token, y):\n    return 0.0"
-        cell(notebook, SEQUENCE).source = "def my_sequence_logps(token_logps, p, c):\n    return token_logps.sum(-1) * 0"
+        cell(
+            notebook, SEQUENCE
+        ).source = "def my_sequence_logps(token_logps, p, c):\n    return token_logps.sum(-1) * 0"
         cell(notebook, TEMPERED).source = "def my_tempered(logits, temperature):\n    return logits * 0"
         return notebook
 
@@ -230,5 +232,3 @@ def hand_in(folder: Path, students=None) -> Path:
 def _write(folder: Path, text: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{NAME}.ipynb").write_text(text, encoding="utf-8")
-
-
