@@ -1,0 +1,168 @@
+"""Which cells a function needs, what is read of a notebook, and who has handed in what."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from a_class import NAME, solution, unsolved
+
+pytest.importorskip("resource", reason="students' code runs in processes that are forked")
+
+from prefcourse import checks
+from prefcourse.grading import suspicion
+from prefcourse.grading.cells import Cell, HandedIn, binds, hands_in, read_assignment, read_notebook, uses
+from prefcourse.grading.classroom import Submission, collect
+from prefcourse.grading.marking import seed_of
+from prefcourse.grading.reports import read_roster
+from prefcourse.grading.stripped import lay
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "exercises" / "solutions").glob("*.ipynb"))
+ASSIGNMENTS = {a.number: a for a in map(read_assignment, SOURCES)}
+FIRST = ASSIGNMENTS["00"]
+
+
+def notebook(*sources: str) -> HandedIn:
+    return HandedIn([Cell("", source) for source in sources], {})
+
+
+def test_every_automatic_check_is_a_task_with_its_points():
+    for number, assignment in ASSIGNMENTS.items():
+        of = checks.of_notebook(number)
+        assert {t.check: t.points for t in assignment.tasks} == {name: c.points for name, c in of.items()}
+        assert {t.check for t in assignment.tasks if t.seed is not None} == {
+            name for name, c in of.items() if isinstance(c, checks.Choice)
+        }
+    assert sum(a.points for a in ASSIGNMENTS.values()) == 166
+
+
+def test_names_at_the_top_and_names_that_are_needed():
+    source = "import numpy as np\nx, (y, *z) = a, b\n\ndef f(u=k):\n    v = w + u\n    return v\nfor i in []: pass"
+    assert binds(source) == {"np", "x", "y", "z", "f", "i"}
+    assert {"a", "b", "k", "w"} <= uses(source) and not {"u", "v"} & uses(source)
+    assert binds("%matplotlib inline\nif True:\n    !ls\nq = 1") == {"q"}
+    assert binds("def broken(:") == set() == uses("def broken(:")
+
+
+def test_only_the_cells_that_a_function_needs_are_run_the_last_one_before_it():
+    task = next(t for t in FIRST.tasks if t.check == "log_pi")
+    mine = notebook("import math", "k = 1", "k = 2", "while True: pass", "def half(x): return x / k",
+                    "def my_log_pi(a, b): return half(math.e)", "k = 3", "print('unneeded')")  # fmt: skip
+    assert mine.cells_for(task, FIRST) == ["import math", "k = 2", mine.cells[4].source, mine.cells[5].source]
+
+
+def test_a_given_cell_that_is_deleted_is_taken_from_the_assignment_and_an_answer_is_not():
+    task = next(t for t in FIRST.tasks if t.check == "tempered")
+    found = notebook("def my_tempered(l, t): return torch.softmax(l, 0) * my_log_pi(END, END)").cells_for(task, FIRST)
+    assert any("import torch" in source for source in found)
+    assert not any("def my_log_pi" in source for source in found)
+
+
+def test_of_two_answers_the_named_one_counts_and_else_the_last():
+    task = next(t for t in FIRST.tasks if t.check == "log_pi")
+    one, two = "def my_log_pi(a, b): return 1", "def my_log_pi(a, b): return 2"
+    assert HandedIn([Cell("log-pi", one), Cell("", two)], {}).answer(task).source == one
+    assert notebook(one, two).answer(task).source == two
+    assert notebook("x = 1").answer(task) is None
+
+
+def test_a_notebook_is_known_by_its_cells(tmp_path):
+    for source in SOURCES:
+        assert hands_in(read_notebook(source), ASSIGNMENTS).name == source.stem
+    for made in (solution(), unsolved()):
+        for cell in made.cells:
+            cell.metadata = {}
+        nbformat.write(made, tmp_path / "x.ipynb")
+        assert hands_in(read_notebook(tmp_path / "x.ipynb"), ASSIGNMENTS).name == NAME
+    assert hands_in(notebook("x = 1"), ASSIGNMENTS) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "student", "canvas"),
+    [
+        (f"ada_{NAME}.ipynb", "ada", ""), (f"{NAME}_ada.ipynb", "ada", ""), (f"{NAME}.ipynb", NAME, ""),
+        (f"{NAME}_ada (1).ipynb", "ada", ""), (f"lovelaceada_12_345_{NAME}.ipynb", "lovelaceada", "12"),
+        (f"lovelaceada_LATE_12_345_{NAME}-1.ipynb", "lovelaceada", "12"),
+        (f"Ada Lovelace - {NAME}.ipynb", "Ada Lovelace", ""),
+    ],
+)  # fmt: skip
+def test_plain_files_say_whose_they_are(tmp_path, name, student, canvas):
+    (tmp_path / name).touch()
+    assert collect(tmp_path, [NAME]) == ([Submission(student, tmp_path / name, canvas)], [])
+
+
+def test_folders_of_students_of_nbgrader_and_of_moodle(tmp_path):
+    submitted = tmp_path / "course" / "submitted"
+    for path in (
+        "ada/ex00/a.ipynb",
+        "ben/a.ipynb",
+        "ben/.ipynb_checkpoints/a.ipynb",
+        "Jane Doe_7_assignsubmission_file/a.ipynb",
+    ):
+        (submitted / path).parent.mkdir(parents=True, exist_ok=True)
+        (submitted / path).touch()
+    (submitted / "cy").mkdir()
+    found, without = collect(tmp_path / "course", [NAME])
+    assert sorted(s.student for s in found) == ["Jane Doe", "ada", "ben"] and without == ["cy"]
+    (tmp_path / "none").mkdir()
+    for nothing in ("none", "missing"):
+        with pytest.raises(FileNotFoundError, match=nothing):
+            collect(tmp_path / nothing, [NAME])
+
+
+def test_every_student_has_inputs_of_their_own_and_always_the_same():
+    seeds = [seed_of("31415", f"student {k}", "00") for k in range(120)]
+    assert len(set(seeds)) == 120 and seeds[3] == seed_of("31415", "student 3", "00")
+    assert seed_of("31415", "ada", "00") != seed_of("31416", "ada", "00") != seed_of("31415", "ada", "01")
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_roster_is_canvas_own_export(tmp_path):
+    path = tmp_path / "class.csv"
+    path.write_text(
+        'Student,ID,SIS Login ID,Section\n"    Points Possible",,,\n"Doe, Jane",7,jane,A\n', encoding="utf-8-sig"
+    )
+    assert read_roster(path) == [{"Student": "Doe, Jane", "ID": "7", "SIS Login ID": "jane", "Section": "A"}]
+
+
+def test_alike_are_copies_with_other_names_and_comments_and_not_the_public_solution():
+    code = """def my_sequence_logps(a, b, c):
+    t = torch.arange(a.shape[1])
+    m = (t >= b[:, None]) & (t < (b + c)[:, None])
+    return a.mul(m).sum(1)"""
+    other = (
+        code.replace("m = ", "inside = ").replace("mul(m)", "mul(inside)").replace("(a, b, c):", "(a, b, c):  # mine")
+    )
+    mine = {"a": notebook(code), "b": notebook(other), "c": read_notebook(SOURCES[0])}
+    words = suspicion.alike({who: suspicion.prints(found, FIRST) for who, found in mine.items()})
+    assert words["a"] == ["my_sequence_logps: the same as b"] and words["b"] == ["my_sequence_logps: the same as a"]
+    assert words["c"] and all("public solution" in word for word in words["c"])
+    assert suspicion.prints(notebook("def my_sequence_logps(a, b, c): return a"), FIRST) == {}  # too short to tell
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    return lay(tmp_path_factory.mktemp("copy"), SOURCES)
+
+
+@pytest.mark.parametrize("number", checks.NUMBERS)
+def test_no_answer_is_in_the_copy_for_students_code(copy, number):
+    text = "\n".join(p.read_text(encoding="utf-8") for p in copy.rglob("*.py"))
+    for check in checks.of_notebook(number).values():
+        hints = [check.hint] if isinstance(check, checks.Exercise) else []
+        assert not any(hint[:50] in text for hint in hints + [m.hint for m in check.mutants])
+        assert check.title not in text
+        if isinstance(check, checks.Choice):
+            assert check.right not in text
+
+
+def test_the_copy_has_what_given_cells_import(copy):
+    for name, words in {
+        "ex07": "class Table",
+        "ex11": "def learn",
+        "ex13_adapters": "def gpt2_shapes",
+        "ex01_pipeline": "class Desk",
+    }.items():
+        assert words in (copy / "prefcourse" / "checks" / f"{name}.py").read_text(encoding="utf-8")
+    assert not (copy / "prefcourse" / "grading" / "marking.py").exists()
+    assert (copy / "data" / "checksums.json").exists()
