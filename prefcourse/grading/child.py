@@ -13,6 +13,7 @@ import os
 import signal
 import socket as sockets
 import sys
+import tempfile
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -65,7 +66,7 @@ def _born(connection: sockets.socket, request: dict) -> None:
         os.closerange(3, keep)
         os.closerange(keep + 1, 4096)
         connection.settimeout(None)
-        os.environ["TMPDIR"] = request["folder"]
+        os.environ["TMPDIR"] = tempfile.tempdir = request["folder"]
         held = confine.confine(Path(request["folder"]), request["memory"], request["seconds"], request["readable"])
         wire.send(connection, {"is": "born", "held": held})
         Serving(connection).forever()
