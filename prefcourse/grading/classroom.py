@@ -139,7 +139,8 @@ def _require_control(control: list[Job], stage: Stage, processes: int, say) -> N
             bad = next((m.text for m in marked.marks if m.points < m.worth), marked.problem)
             raise ValueError(
                 f"the set-up is broken: the solution of notebook {job.expected}, handed in as `{CONTROL}`, gets "
-                f"{marked.points} of {whole} points. Nobody was marked. The first thing that failed:\n{bad}"
+                f"{marked.points} of {whole} points. Nobody was marked. With another SEED the letters of the solution "
+                f"are others: `prefcourse.authoring.exercises --assign` writes both. What failed first:\n{bad}"
             )
         say(f"control  notebook {job.expected}: the solution gets {marked.points} of {whole} points")
 

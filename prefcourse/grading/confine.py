@@ -53,7 +53,10 @@ def _without(path: Path, hidden: list[Path]) -> list[str]:
         return []
     if not any(part.is_relative_to(real) for part in hidden):
         return [str(path)]
-    return [part for inner in path.iterdir() for part in _without(inner, hidden)]
+    try:
+        return [part for inner in path.iterdir() for part in _without(inner, hidden)]
+    except OSError:  # not ours to look into, so not theirs
+        return []
 
 
 def private() -> None:
