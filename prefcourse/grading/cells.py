@@ -144,6 +144,8 @@ def read_notebook(path: Path) -> HandedIn:
 
 def _read(path: Path) -> nbformat.NotebookNode:
     try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise ValueError(f"{size // 1_000_000} MB, more than {MOST_BYTES // 1_000_000}: clear its outputs")
@@ -154,10 +156,12 @@ def _read(path: Path) -> nbformat.NotebookNode:
             json.loads(raw)
         except ValueError as error:
             raise ValueError(f"it is not a whole notebook, as after an upload that broke off ({error})") from None
-        notebook = nbformat.reads(raw, as_version=4)
+        notebook = nbformat.convert(nbformat.reader.reads(raw), 4)
         for cell in notebook.cells:
-            if not isinstance(cell.source, str) or not isinstance(cell.metadata, dict):
-                raise ValueError("a cell without text")
+            if not (
+                isinstance(cell.source, str) and isinstance(cell.metadata, dict) and isinstance(cell.cell_type, str)
+            ):
+                raise ValueError("a cell has no text")
         return notebook
     except UnicodeDecodeError:
         raise ValueError(f"{path.name}: it is not text in UTF-8") from None

@@ -13,6 +13,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefcourse.boundary import sha256
 from prefcourse.checks import NUMBERS
 from prefcourse.grading import reports, suspicion
 from prefcourse.grading.cells import hands_in, read_notebook
@@ -46,8 +47,8 @@ class Outcome:
     control_failed: bool = False
 
 
-def collect(folder: Path, names: list[str]) -> tuple[list[Submission], list[str]]:
-    """The submissions below a folder, and the students whose folder has none. names: of the notebooks.
+def collect(folder: Path, names: list[str], out: Path | None = None) -> tuple[list[Submission], list[str]]:
+    """The submissions below a folder, and the students whose folder has none. names: of the notebooks. out: not there.
 
     Raises FileNotFoundError if there is nothing at all.
     """
@@ -57,7 +58,8 @@ def collect(folder: Path, names: list[str]) -> tuple[list[Submission], list[str]
     found, without = [], []
     for path in sorted(folder.glob("*.ipynb")):
         found.append(_plain(path, names))
-    for student in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    folders = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for student in sorted(p for p in folders if out is None or p.resolve() != out.resolve()):
         theirs = [p for p in sorted(student.glob("*.ipynb")) + sorted(student.glob("*/*.ipynb"))
                   if not any(part.startswith(".") for part in p.relative_to(folder).parts)]  # fmt: skip
         name = m["who"] if (m := MOODLE.fullmatch(student.name)) else student.name
@@ -93,7 +95,7 @@ def grade(
     with Stage(sources, [folder, out]) as stage:
         if notebook is not None and notebook not in stage.assignments:
             raise ValueError(f"there is no notebook {notebook!r}; there are {', '.join(stage.assignments)}")
-        found, without = collect(folder, [a.name for a in stage.assignments.values()])
+        found, without = collect(folder, [a.name for a in stage.assignments.values()], out)
         known = reports.read_roster(roster) if roster else []
         (out / KEPT).mkdir(parents=True, exist_ok=True)
         secret = secret or _secret(out / SECRET)
@@ -165,7 +167,7 @@ def _version(stage: Stage, limits: Limits) -> str:
 def _key(submission: Submission, secret: str, notebook: str | None, version: str) -> str:
     """The name under which a mark is kept: another file, student or set-up has another."""
     try:
-        content = hashlib.sha256(submission.path.read_bytes()).hexdigest()
+        content = sha256(submission.path) if submission.path.is_file() else "no file"
     except OSError:
         content = "unreadable"
     parts = (submission.student, str(submission.path), content, secret, str(notebook), version)
@@ -179,8 +181,15 @@ def _kept(path: Path) -> Marked | None:
         return None
 
 
+def _changed(file: str) -> float:
+    try:
+        return Path(file).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _outcome(marked: list[Marked], without: list[str]) -> Outcome:
-    """Of several files for one notebook the newest counts; words on all that a person should look at."""
+    """Of several files for one notebook the newest that can be marked counts; words on what a person should look at."""
     words, best = [], {}
     loose = [m.held for m in marked if m.held]
     missing = [what for what in ("files", "network", "memory") if any(what not in held for held in loose)]
@@ -188,9 +197,9 @@ def _outcome(marked: list[Marked], without: list[str]) -> Outcome:
         words.append(
             f"Here students' code was not kept from: {', '.join(missing)}. Mark in a container; see the guide."
         )
-    for one in sorted(marked, key=lambda m: (Path(m.file).stat().st_mtime, m.file)):
-        if older := best.get((one.student, one.number)):
-            words.append(f"{one.student}: {Path(older.file).name} does not count, {Path(one.file).name} is newer")
+    for one in sorted(marked, key=lambda m: (not m.problem, not m.elsewhere, _changed(m.file), m.file)):
+        if (older := best.get((one.student, one.number))) and not older.elsewhere:
+            words.append(f"{one.student}: {Path(older.file).name} does not count, {Path(one.file).name} does")
         best[one.student, one.number] = one
     kept = sorted(best.values(), key=lambda m: (m.student, m.number))
     words += [f"{name}: the folder has no notebook" for name in without]

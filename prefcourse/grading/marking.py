@@ -8,7 +8,7 @@ Nothing that a student hands in stops it: what cannot be read, run or found is s
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from prefcourse import checks
@@ -45,6 +45,7 @@ class Marked:
     file: str
     marks: list[Mark] = field(default_factory=list)
     problem: str = ""
+    elsewhere: bool = False  # is it another notebook than the one that was assigned?
     notes: list[str] = field(default_factory=list)  # for the instructor: deleted cells, cells that deserve a question
     written: dict[str, bool] = field(default_factory=dict)  # grade_id → is there an answer?
     prints: dict[str, list[str]] = field(default_factory=dict)  # of the code, to find notebooks that are alike
@@ -83,7 +84,7 @@ def mark(
         return _nothing(student, number, path, assignments, f"{path.name}: none of its cells belongs to an exercise")
     if expected and found.number != expected:
         told = f"{path.name}: it is notebook {found.name}, and {assignments[expected].name} was assigned"
-        return _nothing(student, number, path, assignments, told)
+        return replace(_nothing(student, number, path, assignments, told), elsewhere=True)
     marks, held = [], []
     for task in found.tasks:
         done, held = judge(task, found, handed_in, nursery, seed_of(secret, student, found.number), limits)

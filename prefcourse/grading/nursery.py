@@ -30,6 +30,11 @@ class Nursery:
     """Makes confined processes. `stripped` is the copy of the package that they get, `secret` what they cannot read."""
 
     def __init__(self, stripped: Path, secret: list[Path], imports: list[str]):
+        self.readable, self._stripped, self._imports = confine.readable(stripped, secret), stripped, imports
+        self._start()
+
+    def _start(self) -> None:
+        stripped = self._stripped
         ours, theirs = sockets.socketpair()
         self._words = tempfile.TemporaryFile()  # noqa: SIM115, closed with the nursery
         kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -42,9 +47,9 @@ class Nursery:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._words,
         )  # fmt: skip
         theirs.close()
-        self.readable, self._control = confine.readable(stripped, secret), ours
+        self._control = ours
         try:
-            wire.send(ours, {"import": imports})
+            wire.send(ours, {"import": self._imports})
             wire.receive(ours, START)
         except (EOFError, OSError) as error:
             self._process.kill()
@@ -65,12 +70,22 @@ class Nursery:
         return lines[-1][:300] if lines else "it says nothing"
 
     def born(self, folder: Path, limits: Limits) -> tuple[sockets.socket, int]:
-        """A new process that lives in `folder`: the connection to it, and its number."""
+        """A new process that lives in `folder`: the connection to it, and its number.
+
+        Where a student's process can end the nursery, as on an old kernel, the next ones come from a new nursery.
+        """
+        try:
+            return self._born(folder, limits)
+        except (OSError, EOFError):
+            self.__exit__()
+            self._start()
+            return self._born(folder, limits)
+
+    def _born(self, folder: Path, limits: Limits) -> tuple[sockets.socket, int]:
         ours, theirs = sockets.socketpair()
-        self._control.settimeout(START)
-        sockets.send_fds(self._control, [b"!"], [theirs.fileno()])
-        request = {"folder": str(folder), "readable": self.readable, "memory": limits.memory, "seconds": limits.seconds}
-        wire.send(self._control, request)
-        pid = wire.receive(self._control, START)["pid"]
-        theirs.close()
-        return ours, pid
+        with theirs:
+            self._control.settimeout(START)
+            sockets.send_fds(self._control, [b"!"], [theirs.fileno()])
+            settings = {"readable": self.readable, "memory": limits.memory, "seconds": limits.seconds}
+            wire.send(self._control, {"folder": str(folder), **settings})
+            return ours, wire.receive(self._control, START)["pid"]

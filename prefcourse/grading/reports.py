@@ -54,9 +54,9 @@ def write(
     _table(out / "moodle.csv", ("username", *titles.values(), *feedback), _moodle(students, numbers))
     (out / "pages").mkdir(exist_ok=True)
     for student, theirs in students.items():
-        write_whole(out / "pages" / f"{_file(student)}.html", page(student, theirs, assignments))
+        write_whole(out / "pages" / f"{_file(student)}.html", _utf8(page(student, theirs, assignments)))
     body = "\n".join(f"- {_flat(word)}" for word in words) or "Nothing."
-    write_whole(out / "look.md", f"# To look at\n\nNothing here has changed a mark.\n\n{body}\n")
+    write_whole(out / "look.md", _utf8(f"# To look at\n\nNothing here has changed a mark.\n\n{body}\n"))
 
 
 def _table(path: Path, header: tuple, rows: list[tuple]) -> None:
@@ -65,6 +65,11 @@ def _table(path: Path, header: tuple, rows: list[tuple]) -> None:
     writer.writerow(header)
     writer.writerows([_harmless(cell) for cell in row] for row in rows)
     path.write_bytes(text.getvalue().encode("utf-8", "replace"))
+
+
+def _utf8(text: str) -> str:
+    """The text without halves of characters, such as a file's name has that is no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _harmless(cell: object) -> object:

@@ -1,5 +1,8 @@
 """Which cells a function needs, what is read of a notebook, and who has handed in what."""
 
+import json
+import os
+import random
 from pathlib import Path
 
 import nbformat
@@ -9,10 +12,10 @@ from a_class import NAME, solution, unsolved
 pytest.importorskip("resource", reason="students' code runs in processes that are forked")
 
 from prefcourse import checks
-from prefcourse.grading import suspicion
+from prefcourse.grading import classroom, reports, suspicion
 from prefcourse.grading.cells import Cell, HandedIn, binds, hands_in, read_assignment, read_notebook, uses
 from prefcourse.grading.classroom import Submission, collect
-from prefcourse.grading.marking import seed_of
+from prefcourse.grading.marking import Mark, Marked, seed_of
 from prefcourse.grading.reports import read_roster
 from prefcourse.grading.stripped import lay
 
@@ -138,6 +141,90 @@ def test_alike_are_copies_with_other_names_and_comments_and_not_the_public_solut
     assert words["a"] == ["my_sequence_logps: the same as b"] and words["b"] == ["my_sequence_logps: the same as a"]
     assert words["c"] and all("public solution" in word for word in words["c"])
     assert suspicion.prints(notebook("def my_sequence_logps(a, b, c): return a"), FIRST) == {}  # too short to tell
+
+
+def marked(student, name, *, number="00", problem="", elsewhere=False):
+    mark = Mark("log_pi", 0 if problem else 3, 3, "missing" if problem else "pass", "text")
+    return Marked(student, number, str(name), [mark], problem, elsewhere)
+
+
+def test_of_several_files_the_newest_that_can_be_marked_counts(tmp_path):
+    """A folder of nbgrader's has every assignment; the others are no news."""
+    files = [tmp_path / name for name in ("old", "new", "broken", "other")]
+    for age, path in enumerate(files):
+        path.touch()
+        os.utime(path, (age, age))
+    old, new, broken, other = files
+    another = {"problem": "06 was assigned", "elsewhere": True}
+    found = [marked("ada", new), marked("ada", other, **another), marked("ada", old), marked("cy", tmp_path / "gone"),
+             marked("ada", broken, problem="broke off"), marked("ben", other, **another)]  # fmt: skip
+    outcome = classroom._outcome(found, ["dora"])
+    assert [(m.student, Path(m.file).name) for m in outcome.marked] == [
+        ("ada", "new"),
+        ("ben", "other"),
+        ("cy", "gone"),
+    ]
+    assert outcome.words == [
+        "ada: broken does not count, old does", "ada: old does not count, new does", "dora: the folder has no notebook",
+        "ben: 06 was assigned",
+    ]  # fmt: skip
+    assert not outcome.control_failed
+    assert classroom._outcome([marked("control", old, problem="broke off")], []).control_failed
+
+
+def test_names_that_are_no_text_and_no_file_s_names_are_written_all_the_same(tmp_path):
+    names = ["=1+1", "a/b", "<i>", "\udcff", "..", "Zoë", "a_b", "x" * 300]
+    reports.write(tmp_path, [marked(name, "f") for name in names], ["\udcff: \x1b[2J"], ASSIGNMENTS, [], [])
+    pages = list((tmp_path / "pages").iterdir())
+    assert len(pages) == len(names) and all(page.parent == tmp_path / "pages" for page in pages)
+    table = (tmp_path / "canvas.csv").read_text(encoding="utf-8")
+    assert "'=1+1,," in table and "\n=1+1" not in table
+    assert "\x1b" not in (tmp_path / "look.md").read_text(encoding="utf-8")
+
+
+def test_the_roster_fills_canvas_columns_and_has_those_who_handed_in_nothing(tmp_path):
+    roster = [{"Student": "Lovelace, Ada", "ID": "7", "SIS Login ID": "ada", "Section": "A"},
+              {"Student": "Doe, Jane", "ID": "8", "SIS Login ID": "jane", "Section": "A"}]  # fmt: skip
+    files = [Submission("doejane", tmp_path, "8"), Submission("ada", tmp_path)]
+    reports.write(tmp_path, [marked("ada", "f"), marked("doejane", "f")], [], ASSIGNMENTS, files[:1], roster)
+    lines = (tmp_path / "canvas.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[2:] == ['"Lovelace, Ada",7,,ada,A,3', '"Doe, Jane",8,,jane,A,3']
+    reports.write(tmp_path, [marked("ada", "f")], [], ASSIGNMENTS, [], roster)
+    assert (tmp_path / "canvas.csv").read_text(encoding="utf-8").splitlines()[3] == '"Doe, Jane",8,,jane,A,'
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(tmp_path, seed):
+    """A notebook with parts cut out, exchanged or made nonsense."""
+    draw, text = random.Random(seed), nbformat.writes(solution())
+    data = json.loads(text)
+    for _ in range(draw.randint(1, 4)):
+        place = parent = data
+        key = "cells"
+        while isinstance(place, dict | list) and place and draw.random() < 0.8:
+            key = draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            parent, place = place, place[key]
+        parent[key] = draw.choice([None, 3, "x", [], {}, [[1]], {"a": {}}, "\ud800", True])
+    path = tmp_path / "x.ipynb"
+    path.write_text(json.dumps(data) if seed % 3 else text[: draw.randrange(len(text))], encoding="utf-8")
+    try:
+        found = read_notebook(path)
+    except ValueError as error:
+        assert "\n" not in str(error) and str(error).startswith("x.ipynb: ")
+        return
+    hands_in(found, ASSIGNMENTS)
+    for task in FIRST.tasks:
+        found.cells_for(task, FIRST)
+    suspicion.odd(found, FIRST), suspicion.deleted(found, FIRST), suspicion.prints(found, FIRST)
+
+
+@pytest.mark.posix
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.ipynb")
+    (tmp_path / "b.ipynb").mkdir()
+    for name in ("a.ipynb", "b.ipynb"):
+        with pytest.raises(ValueError, match="not a file"):
+            read_notebook(tmp_path / name)
 
 
 @pytest.fixture(scope="module")

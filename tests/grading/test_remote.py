@@ -161,7 +161,7 @@ def test_a_function_among_the_arguments_runs_here_and_its_error_reaches_the_othe
         ("while True: pass", "in time"),
         ("os._exit(0)", "process ended"),
         ("os.kill(os.getpid(), 11)", "process ended"),
-        ("import sys; sys.stdout.write('x' * 10**9)", None),
+        ("import sys; [sys.stdout.write('x' * 10**6) for _ in range(10)]", None),
         ("[os.write(n, b'\\0\\0\\0\\2hi') for n in range(3, 9)]", "no answer looks like"),
     ],
 )
@@ -270,3 +270,9 @@ def test_a_check_that_cannot_stand_an_answer_stops_nothing(nursery, monkeypatch,
     marked = marking.mark(SOURCES[0], ASSIGNMENTS, nursery, student="ada", secret="7", limits=LIMITS)
     assert [m.status for m in marked.marks] == ["pass", "pass", "broken", "pass"]
     assert marking.Marked.from_data(json.loads(json.dumps(marked.as_data()))) == marked
+
+
+def test_a_nursery_that_was_ended_is_replaced(nursery, there):
+    nursery._process.kill()
+    nursery._process.wait()
+    assert there("def f():\n    return 7")() == 7

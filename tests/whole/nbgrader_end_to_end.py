@@ -98,14 +98,15 @@ def hand_in(course: Path, student: str, changes: dict[str, str], without: Sequen
     nbformat.write(notebook, folder / f"{NAME}.ipynb")
 
 
-def as_the_guide_says(first: str, course: Path) -> None:
-    """Run, in `course`, the block of the guide that begins with `first`."""
+def as_the_guide_says(first: str, course: Path) -> str:
+    """Run, in `course`, the block of the guide that begins with `first`; what it logs."""
     guide = (ROOT / "exercises" / "INSTRUCTORS.md").read_text(encoding="utf-8")
     (block,) = [b for b in re.findall(r"(?:^    .*\n)+", guide, re.MULTILINE) if b.startswith(f"    {first}")]
     done = subprocess.run(
         ["bash", "-e"], input=block, cwd=course, env=environment(course), capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,9 @@ def course(tmp_path_factory):
     hand_in(folder, "cy", {})
     hand_in(folder, "dora", answers, without=[f"check-{name}" for name in WORTH])
     hand_in(folder, "eve", {"dpo-loss": PATCH})
-    as_the_guide_says("mkdir -p submitted/control", folder)
+    log = as_the_guide_says("mkdir -p submitted/control", folder)
+    assert "[AutogradeApp" in log
+    assert "cannot be converted to a float" not in log  # what a check's cell returns would be points
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
