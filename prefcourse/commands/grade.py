@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             "macOS, or in the container of exercises/Dockerfile."
         )
     from prefcourse.finite import number, whole
-    from prefcourse.grading import classroom
+    from prefcourse.grading import classroom, reports
     from prefcourse.grading.nursery import Limits
 
     limits = Limits(
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         say=lambda text: print(text, flush=True),
     )  # fmt: skip
     for word in outcome.words[:20]:
-        print(f"look: {word.splitlines()[0]}")
+        print(f"look: {reports.flat(word.splitlines()[0])}")
     if len(outcome.words) > 20:
         print(f"look: {len(outcome.words) - 20} more in {out / 'look.md'}")
     print(f"{out}: canvas.csv, moodle.csv, marks.csv, look.md, pages/")

@@ -33,7 +33,8 @@ def line(marked: Marked) -> str:
     """One notebook in one line, for the one who waits."""
     signs = "".join(SIGNS.get(mark.status, "!") for mark in marked.marks)
     worth = sum(mark.worth for mark in marked.marks)
-    return f"{marked.student}  {marked.number or '??'}  {marked.points} of {worth}  {signs}  {marked.problem}".rstrip()
+    text = f"{marked.student}  {marked.number or '??'}  {marked.points} of {worth}  {signs}  {marked.problem}"
+    return flat(text).rstrip()
 
 
 def write(
@@ -55,7 +56,7 @@ def write(
     (out / "pages").mkdir(exist_ok=True)
     for student, theirs in students.items():
         write_whole(out / "pages" / f"{_file(student)}.html", _utf8(page(student, theirs, assignments)))
-    body = "\n".join(f"- {_flat(word)}" for word in words) or "Nothing."
+    body = "\n".join(f"- {flat(word)}" for word in words) or "Nothing."
     write_whole(out / "look.md", _utf8(f"# To look at\n\nNothing here has changed a mark.\n\n{body}\n"))
 
 
@@ -132,7 +133,7 @@ def page(student: str, theirs: dict[str, Marked], assignments: dict[str, Assignm
         rows = "".join(_row(mark) for mark in marked.marks)
         parts.append(f"<table><tr><th>exercise</th><th>points</th><th>result</th></tr>{rows}</table>")
         parts += [
-            f"<pre>{html.escape(_flat(mark.text, lines=True))}</pre>" for mark in marked.marks if mark.status != "pass"
+            f"<pre>{html.escape(flat(mark.text, lines=True))}</pre>" for mark in marked.marks if mark.status != "pass"
         ]
         for part, there in marked.written.items():
             told = "is read by a person" if there else "is empty"
@@ -147,7 +148,7 @@ def _row(mark: Mark) -> str:
     return f"<tr><td>{html.escape(mark.check)}</td><td>{mark.points} of {mark.worth}</td><td>{mark.status}</td></tr>"
 
 
-def _flat(text: str, lines: bool = False) -> str:
+def flat(text: str, lines: bool = False) -> str:
     """A text of a student's making, at most so long, without what moves a terminal's cursor."""
     kept = "".join(c if c.isprintable() or (lines and c == "\n") else " " for c in text)
     return kept if len(kept) <= 4000 else kept[:3997] + "…"

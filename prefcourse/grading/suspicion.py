@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from prefcourse.grading.cells import Assignment, Cell, HandedIn
 
+MOST = 30  # words on one notebook's code
 WORTH_A_WORD = 40  # nodes of a syntax tree; shorter answers are alike by themselves
 ATTRIBUTES = {
     "reference": "the reference of a check",
@@ -48,8 +49,8 @@ def odd(handed_in: HandedIn, assignment: Assignment) -> list[str]:
         ):
             continue
         where = cell.name or f"code cell {number}"
-        found += [f"{where}: {what}" for what in dict.fromkeys(_odd(cell.source))]
-    return found
+        found += [f"{where}: {what}"[:200] for what in dict.fromkeys(_odd(cell.source))]
+    return found if len(found) <= MOST else [*found[:MOST], f"and {len(found) - MOST} more of this kind"]
 
 
 def _in(cell: Cell, assignment: Assignment) -> bool:
