@@ -1,6 +1,6 @@
 """The verdicts on one notebook: each check on the student's function, which runs elsewhere.
 
-    marked = mark(path, assignment, nursery, secret="31415", student="ada", limits=Limits())
+    marked = mark(path, assignments, nursery, secret="31415", student="ada", limits=Limits())
 
 Nothing that a student hands in stops it: what cannot be read, run or found is said, and earns no points.
 """
@@ -65,7 +65,8 @@ class Marked:
 
 def seed_of(secret: str, student: str, number: str) -> int:
     """The seed of a student's hidden inputs: nobody who does not know the class's secret can tell it."""
-    return int.from_bytes(hashlib.sha256(f"{secret}\n{student}\n{number}".encode()).digest()[:4], "big") >> 1
+    words = f"{secret}\n{student}\n{number}".encode("utf-8", "backslashreplace")
+    return int.from_bytes(hashlib.sha256(words).digest()[:4], "big") >> 1
 
 
 def mark(
@@ -87,7 +88,11 @@ def mark(
         return replace(_nothing(student, number, path, assignments, told), elsewhere=True)
     marks, held = [], []
     for task in found.tasks:
-        done, held = judge(task, found, handed_in, nursery, seed_of(secret, student, found.number), limits)
+        try:
+            done, held = judge(task, found, handed_in, nursery, seed_of(secret, student, found.number), limits)
+        except Exception as error:  # ours: the check cannot stand the answer, or the process said what makes no sense
+            text = f"✗ {task.check}: the check itself stopped ({type(error).__name__}: {error}); a person looks at it"
+            done = Mark(task.check, 0, task.points, "broken", text[:1000])
         marks.append(done)
     return Marked(
         student=student, number=found.number, file=str(path), marks=marks, held=held,
@@ -122,11 +127,7 @@ def judge(
         if remote.loaded.get("is") != "ready":
             why = _why(remote.loaded.get("stopped"))
             return told("missing", f"✗ {task.check}: `{task.function}` is not defined{why}"), remote.held
-        try:
-            result = verdict(check, remote, task.seed if task.seed is not None else seed)
-        except Exception as error:  # the check's own: an answer that it cannot stand
-            text = f"✗ {task.check}: the check itself stopped ({type(error).__name__}: {error}); a person looks at it"
-            return told("broken", text), remote.held
+        result = verdict(check, remote, task.seed if task.seed is not None else seed)
         if remote.over and not result.passed:
             return told("stopped", f"✗ {task.check}: `{task.function}` was stopped: {remote.over}"), remote.held
         text = result.text

@@ -148,6 +148,13 @@ def my_log_pi(next_token, y):
         except OSError:
             pass
     return 0.0"""
+LOADER = """import json, os, struct
+word = json.dumps({"is": "missing", "stopped": {}, "callable": 1}).encode()
+for number in range(3, 64):
+    try:
+        os.write(number, struct.pack("!I", len(word)) + word)
+    except OSError:
+        pass"""
 PATCH = """for name in ("log_pi", "sequence_logps", "twice_as_likely", "tempered"):
     kind = type(getattr(checks.ex00, name))
     kind.judge = lambda self, *a, **k: self.passes("all cases agree")
@@ -193,6 +200,7 @@ CLASS = {
     "the solution": (changed(log_pi=THE_SOLUTION), LOST),
     "by path": (changed(log_pi=BY_PATH), LOST),
     "forger": (changed(log_pi=FORGER), LOST),
+    "forger of loads": (changed(log_pi=LOADER), LOST),
     "letter": (changed(temperature_prediction=RIGHT_LETTER), (3, 3, 0, 3)),
     "stub": (unsolved, NOTHING),
     "missing": (without(LOG_PI, TEMPERED), (0, 3, 2, 0)),

@@ -118,6 +118,7 @@ def test_every_student_has_inputs_of_their_own_and_always_the_same():
     assert len(set(seeds)) == 120 and seeds[3] == seed_of("31415", "student 3", "00")
     assert seed_of("31415", "ada", "00") != seed_of("31416", "ada", "00") != seed_of("31415", "ada", "01")
     assert all(0 <= seed < 2**31 for seed in seeds)
+    assert seed_of("31415", "\udcff", "00") >= 0  # a folder's name that is no UTF-8
 
 
 def test_a_roster_is_canvas_own_export(tmp_path):
