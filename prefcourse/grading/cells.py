@@ -8,6 +8,7 @@ Only what a function needs is run: the cell that defines it, and those that defi
 stops half-way, runs for an hour or prints without end costs only the exercise in which it does.
 """
 
+import ast
 import json
 import re
 import symtable
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what parsing a cell raises
 MOST_BYTES = 60_000_000  # of a notebook
 CHECKED = re.compile(r"^checks\.ex(\d\d)\.(\w+)\.grade\((\w+)(, SEED)?\)", re.MULTILINE)
 SHOWN = re.compile(r"\bchecks\.ex(\d\d)\.(\w+)\(\w+(?:, SEED)?\)")
@@ -198,36 +200,49 @@ def hands_in(notebook: HandedIn, assignments: dict[str, Assignment]) -> Assignme
 # ---------------------------------------------------------------------------------------------- names
 
 
+SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def plain(source: str) -> str:
+    """A cell as Python: itself, or with `pass` for its magics and shell commands. Raises what the parser raises."""
+    try:
+        ast.parse(source)
+        return source
+    except SyntaxError:
+        source = re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.MULTILINE)
+        ast.parse(source)
+        return source
+
+
 def binds(source: str) -> set[str]:
     """The names that a cell defines at its top; none for a cell that is no Python."""
-    table = _names(source)
-    return set() if table is None else {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
+    try:
+        todo: list[ast.AST] = [ast.parse(plain(source))]
+    except UNREADABLE:
+        return set()
+    found = set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif not isinstance(node, SCOPES):  # what these bind is their own
+            found |= {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+            todo += ast.iter_child_nodes(node)
+    return found
 
 
 def uses(source: str) -> set[str]:
     """The names of the notebook or of Python that a cell needs, in its functions too."""
-    table, found = _names(source), set()
-    tables = [table] if table is not None else []
+    try:
+        tables = [symtable.symtable(plain(source), "cell", "exec")]
+    except UNREADABLE:
+        return set()
+    found = set()
     while tables:
         table = tables.pop()
         top = table.get_type() == "module"
         found |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (top or s.is_global())}
         tables += table.get_children()
     return found
-
-
-def _names(source: str) -> symtable.SymbolTable | None:
-    # Lines of magics and shell commands are no Python: they define nothing here.
-    lines = ["pass" if line.lstrip()[:1] in ("%", "!") else line for line in source.splitlines()]
-    indented = [
-        line if line != "pass" else " " * _indent(old) + "pass"
-        for line, old in zip(lines, source.splitlines(), strict=True)
-    ]
-    try:
-        return symtable.symtable("\n".join(indented), "cell", "exec")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from prefcourse.grading.cells import Assignment, Cell, HandedIn
+from prefcourse.grading.cells import UNREADABLE, Assignment, Cell, HandedIn, plain
 
 MOST = 30  # words on one notebook's code
 WORTH_A_WORD = 40  # nodes of a syntax tree; shorter answers are alike by themselves
@@ -59,8 +59,8 @@ def _in(cell: Cell, assignment: Assignment) -> bool:
 
 def _odd(source: str) -> Iterable[str]:
     try:
-        tree = ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.MULTILINE))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = ast.parse(plain(source))
+    except UNREADABLE:
         return  # its mark says so
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in ATTRIBUTES:
@@ -138,7 +138,7 @@ def _print(source: str, function: str) -> str:
     """A short text that two functions share if they differ in comments, docstring and names only; "" for short ones."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         return ""
     found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function]
     if not found:

@@ -44,6 +44,8 @@ def test_names_at_the_top_and_names_that_are_needed():
     assert binds(source) == {"np", "x", "y", "z", "f", "i"}
     assert {"a", "b", "k", "w"} <= uses(source) and not {"u", "v"} & uses(source)
     assert binds("%matplotlib inline\nif True:\n    !ls\nq = 1") == {"q"}
+    assert binds("x = (5\n% 3)\n[k for k in y if (z := k)]\nwith a as (b, c): pass") == {"x", "b", "c"}
+    assert uses("a = (5\n% n)") == {"n"}
     assert binds("def broken(:") == set() == uses("def broken(:")
 
 
