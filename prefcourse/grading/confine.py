@@ -41,10 +41,15 @@ def readable(stripped: Path, secret: list[Path]) -> list[str]:
     An installed course lies among the packages: a folder that holds something secret is taken apart.
     """
     found = [Path(path) for path in SYSTEM if os.path.exists(path)]
-    found += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    found += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")] + libraries()
     found += [Path(sys.base_prefix) / "lib", stripped, (stripped / "data").resolve()]
     hidden = [path.resolve() for path in secret]
     return list(dict.fromkeys(part for path in found for part in _without(path, hidden)))
+
+
+def libraries() -> list[Path]:
+    """Where Python's packages lie. No other place of `sys.path`: one is the folder with what was handed in."""
+    return [Path(path) for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
 
 
 def _without(path: Path, hidden: list[Path]) -> list[str]:

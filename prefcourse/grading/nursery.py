@@ -41,9 +41,10 @@ class Nursery:
         quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "MPLBACKEND": "agg",
                  "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1",
                  "MPLCONFIGDIR": str(stripped / ".matplotlib"), "HOME": str(stripped), "PYTHONUTF8": "1"}  # fmt: skip
+        paths = [str(path) for path in (stripped, *confine.libraries())]  # in this order: our copy of the course first
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-s", "-W", "ignore", "-m", "prefcourse.grading.child", str(theirs.fileno())],
-            cwd=stripped, env=kept | quiet | {"PYTHONPATH": str(stripped)}, pass_fds=[theirs.fileno()],
+            [sys.executable, "-P", "-W", "ignore", "-m", "prefcourse.grading.child", str(theirs.fileno())],
+            cwd=stripped, env=kept | quiet | {"PYTHONPATH": os.pathsep.join(paths)}, pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._words,
         )  # fmt: skip
         theirs.close()

@@ -150,6 +150,7 @@ def _row(mark: Mark) -> str:
 
 def flat(text: str, lines: bool = False) -> str:
     """A text of a student's making, at most so long, without what moves a terminal's cursor."""
+    text = _utf8(text)
     kept = "".join(c if c.isprintable() or (lines and c == "\n") else " " for c in text)
     return kept if len(kept) <= 4000 else kept[:3997] + "…"
 
