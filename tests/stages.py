@@ -154,7 +154,7 @@ def elsewhere() -> list[Stage]:
         ),
         stage("site", 30, f"{PYTEST} tests/whole/site_in_browser.py", needs="test packages"),
         stage(
-            "nbgrader", 60, f"{NBGRADER}/python -m pytest -q -p no:cacheprovider tests/whole/nbgrader_end_to_end.py",
+            "nbgrader", 75, f"{NBGRADER}/python -m pytest -q -p no:cacheprovider tests/whole/nbgrader_end_to_end.py",
             needs="test packages, environments beside it",
         ),
     ]  # fmt: skip

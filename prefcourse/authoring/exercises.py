@@ -2,6 +2,7 @@
 
     python -m prefcourse.authoring.exercises            # writes exercises/NN_*.ipynb and tables of INSTRUCTORS.md
     python -m prefcourse.authoring.exercises --check    # writes nothing; says what is out of date
+    python -m prefcourse.authoring.exercises --assign 06 --seed 2027 --out source/ex06      # a source for a class
 
 `exercises/solutions/` is the only source. A student copy is what nbgrader's `generate_assignment` makes of it: what
 stands between BEGIN SOLUTION and END SOLUTION becomes a stub, hidden tests and outputs go. Figures to aim at are kept:
@@ -99,6 +100,42 @@ def _small(output: NotebookNode) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+# ---------------------------------------------------------------------------------------------- for a class
+
+ASKED = re.compile(r"^checks\.ex(\d\d)\.(\w+)\.grade\((\w+), SEED\)", re.MULTILINE)
+
+
+def for_class(solution: NotebookNode, seed: int) -> NotebookNode:
+    """A solution notebook with the order of options of `seed`, and links as in a student copy.
+
+    The letters that its answers return change with the order: marked itself, it has full marks.
+    """
+    made = copy.deepcopy(solution)
+    for i, cell in enumerate(made.cells):
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../../", "](../")
+        elif cell.metadata.get("nbgrader", {}).get("grade_id") == "seed":
+            cell.source = re.sub(r"^SEED = \d+", f"SEED = {seed}", cell.source)
+        for number, name, function in ASKED.findall(cell.source):
+            question = checks.of_notebook(number)[name]
+            letter = next(a for a, option in question.lettered(seed).items() if option == question.right)
+            answer = next(c for c in reversed(made.cells[:i]) if f"def {function}(" in c.source)
+            answer.source = re.sub(r'return "\w"', f'return "{letter}"', answer.source)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return made
+
+
+def assign(folder: Path, number: str, seed: int, out: Path) -> Path:
+    """Write the solution of a notebook for a class into `out`. Raises ValueError if there is no such notebook."""
+    found = sorted((folder / "solutions").glob(f"{number}_*.ipynb"))
+    if not found:
+        raise ValueError(f"no notebook {number!r} in {folder / 'solutions'}")
+    out.mkdir(parents=True, exist_ok=True)
+    write(for_class(nbformat.read(found[0], as_version=4), seed), out / found[0].name)
+    return out / found[0].name
+
+
 # ---------------------------------------------------------------------------------------------- the guide
 
 
@@ -158,10 +195,20 @@ def main(arguments: list[str] | None = None) -> int:
         "--folder", type=Path, default=Path("exercises"), help="where solutions/ lies (default: %(default)s)"
     )
     parser.add_argument("--check", action="store_true", help="write nothing, list what is out of date")
+    parser.add_argument(
+        "--assign", metavar="NN", help="write the source of one notebook for a class into --out instead"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="with --assign: the order of options (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="with --assign: where to write")
     options = parser.parse_args(arguments)
     if not (options.folder / "solutions").is_dir():
         parser.error(f"no folder {options.folder / 'solutions'}: run this where the course's exercises/ lies")
     try:
+        if options.assign is not None:
+            print(f"written: {assign(options.folder, options.assign, options.seed, options.out)}")
+            return 0
         found = outdated(options.folder, fix=not options.check)
     except ValueError as error:
         print(f"prefcourse.authoring.exercises: {error}", file=sys.stderr)

@@ -83,8 +83,10 @@ class Check:
             record.remember(self.number, self.name)
         return result
 
-    def grade(self, answer: Callable, seed: int | None = None) -> Result:
-        """The instructor's hidden test: raises CheckFailed unless `answer` passes.
+    def grade(self, answer: Callable, seed: int | None = None) -> None:
+        """The instructor's hidden test: prints the verdict, or raises CheckFailed unless `answer` passes.
+
+        It returns nothing: nbgrader takes what a cell returns for a number of points.
 
         Without `seed` it takes the environment's PREFCOURSE_GRADING_SEED, so that marks can be given again exactly.
         """
@@ -95,7 +97,8 @@ class Check:
         result = self.judge(answer, seed)
         if not result.passed:
             raise CheckFailed(result.text)
-        return result
+        streams.tolerate()
+        print(result.text)
 
     def judge(self, answer: Callable, seed: int | None) -> Result:
         """The verdict alone: nothing is remembered, nothing raised over an answer."""

@@ -5,9 +5,11 @@ import os
 import sys
 
 from prefcourse import streams
-from prefcourse.commands import bundle, collect, doctor, evaluate, export, progress, questions, results, train
+from prefcourse.commands import bundle, collect, doctor, evaluate, export, grade, progress, questions, results, train
 
-COMMANDS = (doctor, train, evaluate, export, bundle, collect, progress, questions, results)  # in the order of the help
+COMMANDS = (  # in the order of the help
+    doctor, train, evaluate, export, bundle, collect, progress, questions, grade, results,
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -140,3 +140,42 @@ def test_the_command_writes_what_is_out_of_date_and_says_so(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(SystemExit):
         exercises.main(["--folder", str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize("number", checks.NUMBERS)
+def test_a_source_for_a_class_has_another_order_of_options_and_the_letters_that_go_with_it(tmp_path, number):
+    """Seed by seed, every question's letter in the answer is that of the right option."""
+    folder = ROOT / "exercises"
+    for seed in (1, 2, 2027):
+        assert (
+            exercises.main(["--folder", str(folder), "--assign", number, "--seed", str(seed), "--out", str(tmp_path)])
+            == 0
+        )
+        (path,) = tmp_path.glob(f"{number}_*.ipynb")
+        code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+        assert f"SEED = {seed} " in "\n".join(code)
+        for i, source in enumerate(code):
+            for _, name, function in exercises.ASKED.findall(source):
+                question = checks.of_notebook(number)[name]
+                scope = {}
+                exec(next(c for c in reversed(code[:i]) if f"def {function}(" in c), scope)
+                assert question.judge(scope[function], seed).passed
+    assert "](../../" not in path.read_text(encoding="utf-8")
+
+
+def test_a_source_for_a_class_of_no_notebook_is_refused(tmp_path, capsys):
+    assert exercises.main(["--folder", str(ROOT / "exercises"), "--assign", "99", "--out", str(tmp_path)]) == 2
+    assert "no notebook '99'" in capsys.readouterr().err
+
+
+def test_the_guide_adds_up_the_minutes_of_the_headers():
+    minutes = {}
+    for path in sorted((ROOT / "exercises").glob("*.ipynb")):
+        head = nbformat.read(path, as_version=4).cells[0].source
+        rows = [line.split("|") for line in head.splitlines() if re.match(r"\| \d", line)]
+        minutes[path.name[:2]] = sum(int(row[5]) for row in rows)
+    *most, last = map(str, minutes.values())
+    guide = " ".join((ROOT / "exercises" / "INSTRUCTORS.md").read_text(encoding="utf-8").split())
+    assert f"the minutes for 00 to 13 are {', '.join(most)} and {last}." in guide
+    assert f"All fourteen take {sum(minutes.values()) // 60} hours, nine of them" in guide
+    assert sum(minutes[n] for n in ("01", "07", "08", "10")) // 60 == 9

@@ -1,13 +1,18 @@
 """nbgrader from source to feedback, in an environment of its own, which `make test` builds.
 
-A class of three hands in exercises 06: Ada has everything right, Ben has some wrong and tampers with the checks, Cy
-hands in the copy as it was given out. Each must get exactly the points that the table below says.
+The lines of the instructors' guide are run as they stand there, in an empty folder. A class of five hands in exercises
+06: Ada has everything right, Ben has some wrong and tampers with the checks, Cy hands in the copy as it was given out,
+Dora has everything right and deletes the checks, Eve has nothing right and changes how they judge. Each must get
+exactly the points of the tables below: from nbgrader, which Dora and Eve mislead, and from `prefcourse grade`.
 """
 
+import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbconvert
@@ -16,7 +21,6 @@ import pytest
 
 nbgrader_api = pytest.importorskip("nbgrader.api", reason="nbgrader has an environment of its own: see make test")
 
-from prefcourse import checks  # noqa: E402
 from prefcourse.authoring import exercises  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +32,17 @@ EXPECTED = {
     "ada": {"dpo_loss": 3, "ranking_loss": 3, "kl_against_beta": 2, "train": 3},
     "ben": {"dpo_loss": 0, "ranking_loss": 3, "kl_against_beta": 0, "train": 0},
     "cy": {"dpo_loss": 0, "ranking_loss": 0, "kl_against_beta": 0, "train": 0},
+    "dora": {"dpo_loss": 0, "ranking_loss": 0, "kl_against_beta": 0, "train": 0},
+    "eve": WORTH,
+    "control": WORTH,
 }
+OUT_OF_REACH = EXPECTED | {"dora": WORTH, "eve": EXPECTED["cy"]}
+PATCH = """from prefcourse import checks
+for check in checks.of_notebook("06").values():
+    type(check).judge = lambda self, *a, **k: self.passes("all cases agree")
+
+def my_dpo_loss(*arguments):
+    return 0.0"""
 # Ben scales outside the sigmoid, gives the letter of the public solutions, and lets `train` return remembered numbers.
 BENS = {
     "dpo-loss": """def my_dpo_loss(pc, pr, rc, rr, chosen_mask, rejected_mask, beta):
@@ -39,18 +53,24 @@ BENS = {
 }
 
 
-def nbgrader(course: Path, *arguments: str) -> str:
-    """Run `nbgrader …` in the course folder; its environment's programs come first on the path (it calls alembic)."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+def environment(course: Path) -> dict[str, str]:
+    """As after the guide's first block: this environment first on PATH, and COURSE the clone."""
+    return os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PREFCOURSE_GRADING_SEED": HIDDEN_SEED,
+        "PREFCOURSE_PROGRESS": str(course / "progress.json"),
         "JUPYTER_PATH": str(Path(nbconvert.__file__).parents[4] / "share" / "jupyter"),  # its templates
         "OMP_NUM_THREADS": "1",
+        "COURSE": str(ROOT),
     }
+
+
+def nbgrader(course: Path, *arguments: str) -> str:
+    """Run nbgrader in the course folder; its log. Raises AssertionError if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "nbgrader", *arguments],
         cwd=course,
-        env=environment,
+        env=environment(course),
         capture_output=True,
         encoding="utf-8",
     )
@@ -67,46 +87,50 @@ def as_copied(cell) -> str:
     return cell.source.rstrip().replace("](../../", "](../")
 
 
-def hand_in(course: Path, student: str, changes: dict[str, str]) -> None:
-    """Put the released notebook into `submitted/`, with `changes`, cell's grade_id → source."""
+def hand_in(course: Path, student: str, changes: dict[str, str], without: Sequence[str] = ()) -> None:
+    """Put the released notebook into `submitted/`, with `changes`, cell's grade_id → source, and some cells deleted."""
     notebook = nbformat.read(course / "release" / ASSIGNMENT / f"{NAME}.ipynb", as_version=4)
     for grade_id, source in changes.items():
         cell_of(notebook, grade_id).source = source
+    notebook.cells = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") not in without]
     folder = course / "submitted" / student / ASSIGNMENT
     folder.mkdir(parents=True)
     nbformat.write(notebook, folder / f"{NAME}.ipynb")
 
 
+def as_the_guide_says(first: str, course: Path) -> str:
+    """Run, in `course`, the block of the guide that begins with `first`; what it logs."""
+    guide = (ROOT / "exercises" / "INSTRUCTORS.md").read_text(encoding="utf-8")
+    (block,) = [b for b in re.findall(r"(?:^    .*\n)+", guide, re.MULTILINE) if b.startswith(f"    {first}")]
+    done = subprocess.run(
+        ["bash", "-e"], input=block, cwd=course, env=environment(course), capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stderr
+
+
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """The course folder after grading."""
+    """The course folder after grading, by the lines of the guide."""
     folder = tmp_path_factory.mktemp("course")
-    (folder / "nbgrader_config.py").write_text(
-        "c = get_config()\nc.CourseDirectory.course_id = 'preferences'\nc.ExecutePreprocessor.timeout = 120\n",
-        encoding="utf-8",
-    )
-    solution = nbformat.read(ROOT / "exercises" / "solutions" / f"{NAME}.ipynb", as_version=4)
-    seed_cell = cell_of(solution, "seed")
-    assert seed_cell.source.startswith("SEED = 0")
-    seed_cell.source = seed_cell.source.replace("SEED = 0", f"SEED = {SEED}")
-    source = folder / "source" / ASSIGNMENT
-    source.mkdir(parents=True)
-    nbformat.write(solution, source / f"{NAME}.ipynb")
-    nbgrader(folder, "generate_assignment", ASSIGNMENT, "--create")
-
+    as_the_guide_says("echo 'c = get_config()'", folder)
+    solution = nbformat.read(folder / "source" / ASSIGNMENT / f"{NAME}.ipynb", as_version=4)
+    assert cell_of(solution, "seed").source.startswith(f"SEED = {SEED}")
+    public = nbformat.read(ROOT / "exercises" / "solutions" / f"{NAME}.ipynb", as_version=4)
     answers = {
         c.metadata.nbgrader.grade_id: c.source for c in solution.cells if c.metadata.get("nbgrader", {}).get("solution")
     }
-    question = checks.ex06.kl_against_beta
-    letters = {option: letter for letter, option in question.lettered(SEED).items()}
-    ours = next(letter for letter, option in question.lettered(0).items() if option == question.right)
-    assert letters[question.right] != ours, "choose a SEED under which the public letter is wrong"
-    right = f"def my_prediction():\n    return {letters[question.right]!r}"
-    hand_in(folder, "ada", answers | {"kl-prediction": right})
+    letter = {"kl-prediction": cell_of(public, "kl-prediction").source}
+    assert letter["kl-prediction"] != answers["kl-prediction"], "choose a SEED under which the public letter is wrong"
+    hand_in(folder, "ada", answers)
     tampered = {"check-dpo_loss": "print('all cases agree')", "seed": "SEED = 0"}
-    hand_in(folder, "ben", answers | BENS | tampered)
+    hand_in(folder, "ben", answers | letter | BENS | tampered)
     hand_in(folder, "cy", {})
-    nbgrader(folder, "autograde", ASSIGNMENT, "--create")
+    hand_in(folder, "dora", answers, without=[f"check-{name}" for name in WORTH])
+    hand_in(folder, "eve", {"dpo-loss": PATCH})
+    log = as_the_guide_says("mkdir -p submitted/control", folder)
+    assert "[AutogradeApp" in log
+    assert "cannot be converted to a float" not in log  # what a check's cell returns would be points
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -133,11 +157,12 @@ def test_nbgrader_and_make_exercises_give_the_same_student_copy(course):
 def test_each_submission_gets_exactly_its_points(gradebook, student):
     submission = gradebook.find_submission_notebook(NAME, ASSIGNMENT, student)
     auto = {g.name.removeprefix("check-"): g for g in submission.grades if g.name.startswith("check-")}
-    assert {name: grade.auto_score for name, grade in auto.items()} == EXPECTED[student]
+    # For a check that was deleted nbgrader has None, which counts 0 in the sum.
+    assert {name: grade.auto_score or 0 for name, grade in auto.items()} == EXPECTED[student]
     assert {name: grade.max_score for name, grade in auto.items()} == WORTH
     written = [g for g in submission.grades if not g.name.startswith("check-")]
     assert sorted(g.name for g in written) == ["diagnosis", "ranking-proof"]
-    if student == "cy":  # nbgrader gives an unchanged answer no points by itself
+    if student in ("cy", "eve"):  # nbgrader gives an unchanged answer no points by itself
         assert all(grade.auto_score == 0 for grade in written)
     else:
         assert all(grade.needs_manual_grade for grade in written)
@@ -161,15 +186,24 @@ def test_feedback_shows_the_hint_of_the_mistake_and_not_the_hidden_tests_of_othe
     assert (course / "feedback" / "cy" / ASSIGNMENT / f"{NAME}.html").exists()
 
 
-def test_the_guide_says_the_commands_that_were_run_here():
-    guide = (ROOT / "exercises" / "INSTRUCTORS.md").read_text(encoding="utf-8")
-    for words in (
-        "nbgrader generate_assignment",
-        "nbgrader autograde",
-        "nbgrader generate_feedback",
-        "PREFCOURSE_GRADING_SEED",
-    ):
-        assert words in guide
+@pytest.mark.parametrize("student", OUT_OF_REACH)
+def test_out_of_reach_each_gets_what_is_earned(course, student):
+    """Dora has deleted the checks of right answers, and nbgrader gives nothing; Eve has changed them, and gets all."""
+    with (course / "grades" / "marks.csv").open(encoding="utf-8", newline="") as file:
+        mine = {row["check"]: int(row["points"]) for row in csv.DictReader(file) if row["student"] == student}
+    assert mine == OUT_OF_REACH[student]
+
+
+def test_deleted_and_changed_checks_are_said(course):
+    look = (course / "grades" / "look.md").read_text(encoding="utf-8")
+    for name in WORTH:
+        assert f"dora, check-{name}: the cell of the check is deleted" in look
+    assert "eve, dpo-loss: uses .judge" in look and "ben, check-dpo_loss: the cell of the check was changed" in look
+
+
+def test_nobody_finds_the_gradebook_in_the_clone():
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    assert {"gradebook.db*", "grades/", "submitted/"} <= set(ignored)
 
 
 def test_every_solution_notebook_becomes_an_assignment(tmp_path):
