@@ -14,7 +14,8 @@ from prefcourse import checks
 from prefcourse.__main__ import main
 from prefcourse.checks import progress, record
 from prefcourse.checks.core import SEED_VARIABLE
-from prefcourse.checks.values import difference, shown
+from prefcourse.checks.showing import shown
+from prefcourse.checks.values import difference
 from prefcourse.locks import Lock
 
 ALL = [check for number in checks.NUMBERS for check in checks.of_notebook(number).values()]
