@@ -13,7 +13,7 @@
 answer that returns remembered numbers fails. A fixed case that holds one limit of what is promised is a `Limit`, with
 the limit in words. `observe` says what is compared when that is more than the value returned, such as a gradient: it
 gets the function and the case's arguments. `hint` is the recipe, `where` its place in the lesson, `keeps` that the
-arguments may not be changed.
+arguments may not be changed, `explain` what a wrong value says, from it and the arguments.
 """
 
 import copy
@@ -151,9 +151,10 @@ class Exercise(Check):
     def __init__(
         self, function: Callable, cases: Callable[[torch.Generator], list[Case]], points: int, hint: str,
         observe: Callable | None = None, tol: float = 1e-5, where: str = "", keeps: bool = False,
+        explain: Callable | None = None,
     ):  # fmt: skip
         super().__init__(function, points)
-        self.hint, self.tol, self.keeps = hint, tol, keeps
+        self.hint, self.tol, self.keeps, self.explain = hint, tol, keeps, explain or (lambda *_: "")
         self.where = f"lesson {self.number}, “{where}”" if where else ""
         self.cases = lambda draw: _settled(cases, draw)
         self.observe = observe or (lambda answer, *arguments: answer(*arguments))
@@ -230,7 +231,8 @@ class Exercise(Check):
             told = [f"case {i + 1} of {len(cases)} is wrong", *inputs(cases[i])]
             told += [f"    {line}" for line in differs.splitlines()]
             tell = functools.partial(probe, self.outcome, answer, self.reference, tries, self.tol)
-            found = safely(lambda: named(tries, self.tol, tell), otherwise="")  # it looks at what is not ours
+            found = safely(lambda: self.explain(tries[i].found, *cases[i].values()), otherwise="")
+            found = found or safely(lambda: named(tries, self.tol, tell), otherwise="")  # it looks at what is not ours
             if last is not None and not hint and not found:
                 found = f"in case {len(tries)} it even stops: {type(last).__name__}."
             return self.fails(
