@@ -94,7 +94,7 @@ def not_averaged(log_pi, log_ref, rewards, beta):
 
 
 @rloo_loss.mutant("the price of KL is paid out in yours: u is the reward minus β log π/π_ref.")
-def price_turned(log_pi, log_ref, rewards, beta):
+def price_paid_out(log_pi, log_ref, rewards, beta):
     return _rloo(log_pi, log_ref, rewards, -beta)
 
 
