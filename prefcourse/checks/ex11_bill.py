@@ -59,7 +59,7 @@ def _watched(answer, batches: list[Tensor], test: Tensor) -> dict:
         if not busy:
             ids = named.get("input_ids", arguments[0] if arguments else None)
             trains = torch.is_grad_enabled()
-            (learned if trains else scored).append(next(i for i, b in enumerate(batches) if torch.equal(b, ids)))
+            (learned if trains else scored).append(next((i for i, b in enumerate(batches) if torch.equal(b, ids)), -1))
             wrong.append((model is policy) != trains)
 
     hooks = [model.register_forward_pre_hook(noted, with_kwargs=True) for model in (policy, reference)]
