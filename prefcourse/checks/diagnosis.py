@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefcourse.checks.forms import form, listed, parts, shape
+from prefcourse.checks.forms import broken, form, listed, parts, shape
 from prefcourse.checks.showing import safely
 from prefcourse.checks.values import plain, stacked, wrong_places
 
@@ -38,19 +38,23 @@ def named(tries: Sequence[Try], tol: float, probe: Callable[[], str] = str) -> s
         return f"your answer agrees elsewhere. It fails where {first.promise}." + (f" There {kind}" if kind else "")
     if kind:
         return kind
-    compared = [(t, parts(t.found), parts(t.expected)) for t in tries if t.error is None]
+    compared = [(t, parts(t.found, t.expected), parts(t.expected, t.expected)) for t in tries if t.error is None]
     compared = [(t, a, b) for t, a, b in compared if a is not None and b is not None and a.keys() == b.keys()]
     if not compared:
         return probe()
     if any(a[k].shape != b[k].shape for _, a, b in compared for k in b):
         return shape(first.found, first.expected, tol) or probe()
     faults = [k for _, a, b in compared for k in b if wrong_places(a[k], b[k], tol).any()]
-    if not faults:
-        return ""
+    gates = broken(first.found, first.expected)
+    if not faults or set(faults) <= set(gates):
+        return f"this does not hold: {', '.join(gates)}." if gates else ""
     at_fault = [
         (t.case, a[faults[0]].astype(float), b[faults[0]].astype(float)) for t, a, b in compared if faults[0] in b
     ]
-    said = _relation(at_fault, tol) or probe() or _places(at_fault, tol)
+    said = _relation(at_fault, tol) or probe()
+    if not said and (gates or first.promise):
+        return f"this does not hold: {', '.join(gates)}." if gates else f"it fails first where {first.promise}."
+    said = said or _places(at_fault, tol)
     if not faults[0]:
         return said
     right = [key for key in compared[0][2] if key not in faults]
@@ -77,7 +81,7 @@ def _relation(compared: Compared, tol: float) -> str:
 
 
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "your numbers have the wrong sign.": lambda b: -b,
+    "the sign is wrong.": lambda b: -b,
     "you return the absolute value: the sign is lost.": np.abs,
     "yours is 1 minus what is expected: the two outcomes are exchanged.": lambda b: 1 - b,
     "yours is one over what is expected: a fraction is upside down.": lambda b: 1 / b,
@@ -107,6 +111,8 @@ def _factor(compared: Compared, tol: float) -> str:
     factors = []
     for case, a, b in compared:
         use = np.abs(b) > 1e-9
+        if not use.any() and not wrong_places(a, b, tol).any():
+            continue
         if not use.any() or wrong_places(a[~use], b[~use], tol).any():
             return ""
         ratios = a[use] / b[use]
@@ -130,7 +136,9 @@ def _factor(compared: Compared, tol: float) -> str:
                     if np.allclose(values, size**power, rtol=1e-3) or np.allclose(values, -(size**power), rtol=1e-3):
                         turned = ", and the sign is wrong" if values[0] < 0 else ""
                         return f"your numbers are what is expected {words.format(name)}{turned}."
-    return "every number of a case is off by one factor, which differs between cases: what is each divided by?"
+    if all(np.size(b) > 1 for _, _, b in compared):
+        return "all numbers of a case are off by one factor, which differs between cases: what is each divided by?"
+    return ""
 
 
 POWERS = {1: "times {}", -1: "divided by {}", 2: "times the square of {}", -2: "divided by the square of {}",
@@ -188,7 +196,8 @@ def _places(compared: Compared, tol: float) -> str:
         if len(columns) < wrong[first].shape[-1]:
             return f"columns {_some(columns)} are wrong, and the others are right: what is different there?"
     if good:
-        return f"case {_some(good)} agrees, case {first + 1} does not: compare their inputs."
+        agree = f"case {good[0]} agrees" if len(good) == 1 else f"cases {_some(good)} agree"
+        return f"{agree}, case {first + 1} does not: compare their inputs."
     larger, smaller = (all((np.sign(side) * (a - b) >= 0).all() for _, a, b in compared) for side in (1, -1))
     if (larger or smaller) and sum(np.size(b) for _, _, b in compared) > 3:
         return f"your numbers are too {'large' if larger else 'small'}, wherever they are wrong."

@@ -248,8 +248,8 @@ def tempered(logits, temperature):
 
 
 @tempered.mutant(
-    "you divide the probabilities, and the division cancels when they are made to sum to 1: divide the logits, before "
-    "the softmax."
+    "your temperature changes nothing: a division of probabilities cancels when they are made to sum to 1, and what is "
+    "added to logits cancels in the softmax. Divide the logits, before the softmax."
 )
 def divides_probabilities(logits, temperature):
     p = logits.softmax(-1) / (temperature or 1.0)

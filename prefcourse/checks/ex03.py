@@ -98,10 +98,14 @@ def _tables(draw: torch.Generator) -> list[Case]:
 def _unfinished(found, wins, prior) -> str:
     """What the gradient says about rewards that are not at the maximum."""
     r = torch.as_tensor(found, dtype=torch.float64)
-    if not r.isfinite().all() or r.abs().max() > 50:
+    if not r.isfinite().all() or r.abs().max() > 15:
         return "your climb runs away: the step is too long, or the prior pulls the wrong way."
     games = wins + wins.T
-    gradient = (wins - games * (r[:, None] - r[None, :]).sigmoid()).sum(1) - prior * r
+    surplus = (wins - games * (r[:, None] - r[None, :]).sigmoid()).sum(1)
+    strength = (surplus @ r / (r @ r)).item()
+    if (surplus - strength * r).abs().max() < 1e-3:
+        return f"your rewards are the maximum for a prior that is {strength / prior:.3g} times as strong."
+    gradient = surplus - prior * r
     if gradient.abs().max() < 0.5 and r.mean().abs() < 1e-6:
         size = gradient.abs().max().item()
         return f"you stop on the way, or swing around the top: at your rewards the gradient is still {size:.1g}."

@@ -103,7 +103,8 @@ def price_of_one(reference, reward, betas):
 
 
 def _one_beta(draw: torch.Generator) -> list[Case]:
-    return [{**case, "betas": case["betas"][-1].item()} for case in _worlds(draw)]
+    names = ("reference", "reward")
+    return [{name: case[name] for name in names} | {"beta": case["betas"][-1].item()} for case in _worlds(draw)]
 
 
 def _variance(reference: Tensor, reward: Tensor, beta: float) -> float:

@@ -49,7 +49,7 @@ def _not_there(found, length_gaps, reward_gaps) -> str:
         return "your climb runs away: the step is too long, or the curvature has the wrong sign."
     gaps = torch.stack([length_gaps, reward_gaps], dim=1)
     gradient = (1 - (gaps @ weights).sigmoid()) @ gaps / len(gaps)
-    if 1e-5 < gradient.abs().max() < 0.02:
+    if 1e-6 < gradient.abs().max() < 0.05:
         return f"you stop on the way: at your numbers the gradient for each label is still {gradient.abs().max():.1g}."
     return ""
 
