@@ -6,6 +6,25 @@ from collections.abc import Callable, Mapping
 from prefcourse.checks import calls
 from prefcourse.checks.showing import said, shown
 
+KNOWN = {  # words of an error → what to look at
+    "must be Tensor, not": "a function of torch takes a tensor, and got a number or an array: use math or numpy, or "
+    "torch.tensor.",
+    "truth value": "an `if` or `and` asks a whole array: compare single numbers, or use any() or all().",
+    "Boolean value of Tensor": "an `if` or `and` asks a whole tensor: compare single numbers, or use any() or all().",
+    "that requires grad": "a tensor with a gradient does not go to numpy: stay with torch, so that the gradient lives.",
+    "does not require grad": "what you differentiate has lost its gradient: a detach, an item() or a copy on its way.",
+    "math domain error": "a logarithm or a root of a number that has none: print its argument.",
+    "ZeroDivisionError": "you divide by zero: which argument is 0 in this case?",
+    "OverflowError": "an exp is too large for a float: stay in logarithms.",
+    "KeyError": "a key is not there: print the keys of the dict that the line looks into.",
+    "IndexError": "an index is out of range: print it, and the shape of what it goes into.",
+    "must match the size": "two shapes do not fit each other: print both, and say which axis is which.",
+    "could not be broadcast": "two shapes do not fit each other: print both, and say which axis is which.",
+    "cannot be multiplied": "two shapes do not fit each other: print both, and say which axis is which.",
+    "same number of dimensions": "gather wants an index with as many axes as the tensor: [..., None] adds one.",
+    "not implemented for 'Long'": "this function of torch wants fractions, and got whole numbers: take .double() first.",
+}
+
 
 def inputs(case: Mapping[str, object]) -> list[str]:
     """The arguments of a case, a line each."""
@@ -43,8 +62,9 @@ def advice(answer: Callable, error: BaseException) -> str:
         return "a variable is read before it gets its value here: on some way through your function it is never set."
     if isinstance(error, NameError):
         return "a name is not defined: run the cells above, and look for a typing error."
-    if isinstance(error, NotImplementedError) and calls.is_stub(answer, error):
+    if isinstance(error, NotImplementedError) and calls.is_stub(error):
         return "a part of your function is not written yet: this case comes to its `raise NotImplementedError`."
-    if isinstance(error, TypeError) and "must be Tensor, not" in said(error):
-        return "a function of torch takes a tensor, and got a number or an array: use math or numpy, or torch.tensor."
+    for words, what in KNOWN.items():
+        if words in f"{type(error).__name__}: {said(error)}":
+            return what
     return "read the error's last words first, then print the shapes of what the line above works on."

@@ -178,7 +178,7 @@ class Exercise(Check):
         noted = calls.Answer(answer, list(inspect.signature(self.reference).parameters))
         with calls.steady():
             try:
-                return self.observe(noted, *copy.deepcopy(list(case.values()))), None, noted
+                return self.observe(noted, *map(copy.deepcopy, case.values())), None, noted
             except KeyboardInterrupt:  # somebody waits no longer
                 raise
             except BaseException as error:  # a learner's function may fail in any way, by exit() too: theirs to read
@@ -195,7 +195,7 @@ class Exercise(Check):
             if exchanged := guard.put_back():
                 told = f"your function exchanges {exchanged[0]}, which everybody uses"
                 return self.fails([told], "leave it alone: the check goes on with what stood there before.")
-            if i == 0 and calls.is_stub(answer, noted.raised):
+            if i == 0 and calls.is_stub(noted.raised):
                 return self.not_attempted()
             expected, ours, _ = self._call(self.reference, case)
             if ours is not None:
@@ -216,9 +216,10 @@ class Exercise(Check):
             return self.passes(f"all {cases} cases agree")
         what = ", ".join(f"`{name}`" for name in changed)
         if self.keeps:
-            told = f"what you return is right in all {cases} cases, and {what} is no longer what it was"
+            told = f"what you return is right in all {cases} cases, and arguments are no longer what they were"
             return self.fails([told], f"your function changes its argument {what}. Work on a copy.", self.hint)
-        return self.passes(f"all {cases} cases agree, but {what} is changed: work on a copy")
+        are = "is" if len(changed) == 1 else "are"
+        return self.passes(f"all {cases} cases agree, but {what} {are} changed: work on a copy")
 
     def _failure(
         self, answer: Callable, cases: list[Case], tries: list[Try], i: int, differs: str, noted: calls.Answer

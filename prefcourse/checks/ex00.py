@@ -185,6 +185,16 @@ def one_early(token_logps, prompt_tokens, completion_tokens):
     return _masked_sum(token_logps, prompt_tokens, completion_tokens, start=-1, stop=-1)
 
 
+@sequence_logps.mutant("the first token of the completion is missing: begin at the place that is the prompt's length.")
+def begins_late(token_logps, prompt_tokens, completion_tokens):
+    return _masked_sum(token_logps, prompt_tokens, completion_tokens, start=1)
+
+
+@sequence_logps.mutant("one place of the filling is in your sum: stop before the place prompt + completion.")
+def ends_late(token_logps, prompt_tokens, completion_tokens):
+    return _masked_sum(token_logps, prompt_tokens, completion_tokens, stop=1)
+
+
 @sequence_logps.mutant("you divide by the number of tokens: log π(y|x) is a sum, never a mean.")
 def mean_for_sum_of_tokens(token_logps, prompt_tokens, completion_tokens):
     return _masked_sum(token_logps, prompt_tokens, completion_tokens) / completion_tokens

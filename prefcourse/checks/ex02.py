@@ -245,6 +245,13 @@ def k3(policy_logps, reference_logps, mask):
     return ((-k1).exp() - 1 + k1).mean()
 
 
+@sampled_kl.mutant(
+    "you weigh log-ratios with π. The texts were drawn from it already: their plain mean is the estimate."
+)
+def weighed_again(policy_logps, reference_logps, mask):
+    return ((policy_logps.exp() * (policy_logps - reference_logps)) * mask).sum(-1).mean()
+
+
 @sampled_kl.mutant("that is k2, half of the squared log-ratio. Asked is the mean of k1, the log-ratio itself.")
 def k2(policy_logps, reference_logps, mask):
     return (((policy_logps - reference_logps) * mask).sum(-1) ** 2 / 2).mean()

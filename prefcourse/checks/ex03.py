@@ -260,6 +260,16 @@ def mean_of_completion(hidden, mask, weight):
     return ((hidden @ weight) * mask).sum(1) / mask.sum(1)
 
 
+@read_at_eos.mutant("you add up the completion. One position has seen all of it: read the reward there.")
+def sum_of_completion(hidden, mask, weight):
+    return ((hidden @ weight) * mask).sum(1)
+
+
+@read_at_eos.mutant("you count the tokens of the completion, and read there. Its row begins with the prompt.")
+def count_for_place(hidden, mask, weight):
+    return _read(hidden, mask.sum(1), weight)
+
+
 @read_at_eos.mutant("you read one token late, in the padding: the count of tokens is one more than the last place.")
 def one_late(hidden, mask, weight):
     return _read(hidden, _last(mask) + 1, weight)

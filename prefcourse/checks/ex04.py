@@ -182,6 +182,17 @@ def clipped_above(log_pi, log_old, advantages, eps):
     return -torch.minimum(ratio * advantages, ratio.clamp(max=1 + eps) * advantages)
 
 
+@clip_loss.mutant("you divide log-probs by each other: the ratio is one of probabilities, exp(log π - log π_old).")
+def quotient_of_logs(log_pi, log_old, advantages, eps):
+    ratio = log_pi / log_old
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - eps, 1 + eps) * advantages)
+
+
+@clip_loss.mutant("you centre or scale the advantages first: they come as they are to be used.")
+def centred(log_pi, log_old, advantages, eps):
+    return ppo_clip_loss(log_pi, log_old, advantages - advantages.mean(), eps)
+
+
 @clip_loss.mutant("the clip is missing: the ratio may count up to 1 ± ε.")
 def not_clipped(log_pi, log_old, advantages, eps):
     return -(log_pi - log_old).exp() * advantages

@@ -247,6 +247,11 @@ def surprises(reward, log_pi, log_ref, values, beta, lam):
     return _summed(_earned(reward, log_pi, log_ref, beta) + _next(values) - values, 0.0)
 
 
+@token_advantages.mutant("these are the targets of V, advantage plus V: the advantages alone are asked.")
+def targets(reward, log_pi, log_ref, values, beta, lam):
+    return token_advantages.reference(reward, log_pi, log_ref, values, beta, lam) + values
+
+
 @token_advantages.mutant("λ has no effect in yours: a later surprise counts λ for each token in between.")
 def lam_ignored(reward, log_pi, log_ref, values, beta, lam):
     return _summed(_earned(reward, log_pi, log_ref, beta) + _next(values) - values, 1.0)

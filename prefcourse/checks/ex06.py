@@ -72,6 +72,16 @@ def mean_over_choices(log_ratios, beta):
     return ranking_loss.reference(log_ratios, beta) / (log_ratios.shape[1] - 1)
 
 
+@ranking_loss.mutant("β stands outside: it scales the log-ratios, inside the softmax.")
+def beta_outside(log_ratios, beta):
+    return beta * ranking_loss.reference(log_ratios, 1.0)
+
+
+@ranking_loss.mutant("the first choice is missing: the best reply is chosen among all K.")
+def first_lost(log_ratios, beta):
+    return ranking_loss.reference(log_ratios[:, 1:], beta) + 0 * log_ratios[:, 0]
+
+
 @ranking_loss.mutant("the minus is missing: a likely ranking has a small loss.")
 def minus_missing(log_ratios, beta):
     return -ranking_loss.reference(log_ratios, beta)
@@ -179,6 +189,11 @@ def reference_dropped(reference_logits, chosen, rejected, beta, lr, steps):
 @train.mutant("you return log-probabilities: asked are the policy's logits, as they are after the last step.")
 def log_probs(reference_logits, chosen, rejected, beta, lr, steps):
     return train.reference(reference_logits, chosen, rejected, beta, lr, steps).log_softmax(-1)
+
+
+@train.mutant("you return probabilities: asked are the policy's logits, as they are after the last step.")
+def probabilities(reference_logits, chosen, rejected, beta, lr, steps):
+    return train.reference(reference_logits, chosen, rejected, beta, lr, steps).softmax(-1)
 
 
 @train.mutant("the logits begin at 0 in yours: a policy begins as a copy of its reference.")

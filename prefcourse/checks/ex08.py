@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from prefcourse.checks.calls import Answer, by_hand
+from prefcourse.checks.calls import by_hand
 from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.ex08_frontier import curve, slopes
 from prefcourse.checks.questions import choice
@@ -59,12 +59,12 @@ def _measured(draw: torch.Generator) -> list[Case]:
     ]  # fmt: skip
 
 
-def _refusing(answer: Answer, betas, kls, budget) -> object:
+def _refusing(answer, betas, kls, budget) -> object:
     """The answer, or "refused" where its own `raise ValueError` says so; one that numpy raises is an error."""
     try:
         return answer(betas, kls, budget)
     except ValueError as error:
-        if by_hand(answer.function, error):
+        if by_hand(error):
             return "refused"
         raise
 

@@ -228,6 +228,21 @@ def nll_summed(chosen, rejected, Lc, Lr, lam):
     return _orpo(chosen, rejected, Lc, Lr, lam, nll_mean=False)
 
 
+@orpo_loss.mutant("chosen and rejected are exchanged: the NLL is that of the chosen text, whose odds are to be larger.")
+def sides_exchanged(chosen, rejected, Lc, Lr, lam):
+    return _orpo(rejected, chosen, Lr, Lc, lam)
+
+
+@orpo_loss.mutant("you compare probabilities in the sigmoid: it takes the difference of their log odds.")
+def of_probabilities(chosen, rejected, Lc, Lr, lam):
+    return _orpo(chosen, rejected, Lc, Lr, lam, odds=torch.exp)
+
+
+@orpo_loss.mutant("the NLL is missing: ORPO has no reference, and the first term is what holds the chosen text.")
+def nll_missing(chosen, rejected, Lc, Lr, lam):
+    return _orpo(chosen, rejected, Lc, Lr, lam) + chosen / Lc
+
+
 @orpo_loss.mutant("that is the ratio p_c / p_r. ORPO compares odds: log odds(m) = m - log(1 - eᵐ).")
 def ratio(chosen, rejected, Lc, Lr, lam):
     return _orpo(chosen, rejected, Lc, Lr, lam, odds=lambda m: m)

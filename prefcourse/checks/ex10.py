@@ -84,6 +84,16 @@ def one_sided(rate, ties):
     return math.ceil(_prompts(rate, _spread(0.5, ties), _spread(rate, ties), z=Z90))
 
 
+@sample_size.mutant("your plan is for 90 % power, z = 1.28. Here it is 80 %, Z80.")
+def ninety_power(rate, ties):
+    return math.ceil(_prompts(rate, _spread(0.5, ties), _spread(rate, ties), z80=1.2815515655446004))
+
+
+@sample_size.mutant("you round to the nearest: the smallest whole number that is enough lies above. Round up.")
+def rounded(rate, ties):
+    return round(_prompts(rate, _spread(0.5, ties), _spread(rate, ties)))
+
+
 @sample_size.mutant("you do not round: prompts are whole, and the smallest whole number that is enough lies above.")
 def not_rounded(rate, ties):
     return _prompts(rate, _spread(0.5, ties), _spread(rate, ties))

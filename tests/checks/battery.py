@@ -4,9 +4,9 @@
     B.right("06.dpo_loss", lambda *a: list(loss(*a)))
     B.wrong("06.dpo_loss", lambda *a: 2 * loss(*a), "2 times")      # what a hint that names the mistake has to say
 
-`battery_00_04` and its neighbours hold answers written for one check, `general` those that can be made of any reference.
-`test_battery` tries them all. The last argument of `wrong` is a pattern: a hint that names the mistake matches it, and
-one that names another mistake does not.
+`battery_00_04` and its neighbours hold answers written for one check, `general` those that can be made of any
+reference. `test_battery` tries them all. The last argument of `wrong` is a pattern: a hint that names the mistake
+matches it, and one that names another mistake does not.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,8 @@ def changed(value, change: Callable):
         return type(value)(change(part) for part in value)
     if isinstance(value, torch.Tensor) and value.dtype != torch.bool:
         return change(value)
-    return change(value) if isinstance(value, float | np.floating) else value
+    numbers = isinstance(value, float | int | np.floating | np.ndarray) and not isinstance(value, bool)
+    return change(value) if numbers else value
 
 
 def of(reference: Callable, change: Callable) -> Callable:

@@ -16,15 +16,23 @@ right, wrong = B.right, B.wrong
 # ---------------------------------------------------------------------------------------------- 00.log_pi
 
 right("00.log_pi", lambda nt, y: np.log([nt[y[:t]][w] for t, w in enumerate(y)]).sum())
-right("00.log_pi", lambda nt, y: torch.tensor([nt[y[:t]][y[t]] for t in range(len(y))], dtype=torch.float64).log().sum())
+right(
+    "00.log_pi", lambda nt, y: torch.tensor([nt[y[:t]][y[t]] for t in range(len(y))], dtype=torch.float64).log().sum()
+)
 right("00.log_pi", lambda nt, y: math.log(math.prod(nt[y[:t]][y[t]] for t in range(len(y)))))
 wrong("00.log_pi", lambda nt, y: math.log1p(sum(nt[y[:t]][y[t]] for t in range(len(y)))), "too large|sum|logarithm")
 wrong("00.log_pi", lambda nt, y: [math.log(nt[y[:t]][y[t]]) for t in range(len(y))], "shape|sum|one number")
 wrong("00.log_pi", lambda nt, y: math.log(nt[y[:-1]][y[-1]]), "last|too large|case|first")
-wrong("00.log_pi", lambda nt, y: sum(math.log(nt[y[:t]][y[t]]) for t in range(len(y))) / (len(y) - 1 or 1), "divi|token|length")
+wrong(
+    "00.log_pi",
+    lambda nt, y: sum(math.log(nt[y[:t]][y[t]]) for t in range(len(y))) / (len(y) - 1 or 1),
+    "divi|token|length",
+)
 wrong("00.log_pi", lambda nt, y: 2 * sum(math.log(nt[y[:t]][y[t]]) for t in range(len(y))), "2 times")
 wrong("00.log_pi", lambda nt, y: float("-inf"), "infinite")
-wrong("00.log_pi", lambda nt, y: sum(math.log(1 - nt[y[:t]][y[t]] + 1e-9) for t in range(len(y))), "case|1 -|1 minus|too")
+wrong(
+    "00.log_pi", lambda nt, y: sum(math.log(1 - nt[y[:t]][y[t]] + 1e-9) for t in range(len(y))), "case|1 -|1 minus|too"
+)
 
 # ---------------------------------------------------------------------------------------------- 00.sequence_logps
 
@@ -71,10 +79,18 @@ wrong("00.tempered", lambda z, t: (z / t).softmax(-1) if t else z / z.sum(), "te
 wrong("00.tempered", lambda z, t: (z - t).softmax(-1) if t else tempered_by_hand(z, t), "changes nothing|has no effect")
 wrong("00.tempered", lambda z, t: (z / t**2).softmax(-1) if t else tempered_by_hand(z, t), "square of `temperature`")
 wrong("00.tempered", lambda z, t: (z / t).exp() if t else tempered_by_hand(z, t), "factor|sum|too large|case")
-wrong("00.tempered", lambda z, t: torch.nn.functional.one_hot(z.argmax(), len(z)).double(), "no effect|if `temperature` were 0|were 0")
+wrong(
+    "00.tempered",
+    lambda z, t: torch.nn.functional.one_hot(z.argmax(), len(z)).double(),
+    "no effect|if `temperature` were 0|were 0",
+)
 wrong("00.tempered", lambda z, t: (z / t).softmax(-1) if t else z.argmax(), "shape")
 wrong("00.tempered", lambda z, t: (z.float() / t).sigmoid() if t else tempered_by_hand(z, t), "too large|case|factor")
-wrong("00.tempered", lambda z, t: (z.long() / t).softmax(-1) if t else z.long().softmax(-1), "case|too|error|words|rows|places|column")
+wrong(
+    "00.tempered",
+    lambda z, t: (z.long() / t).softmax(-1) if t else z.long().softmax(-1),
+    "case|too|error|words|rows|places|column",
+)
 
 # ---------------------------------------------------------------------------------------------- 01.annotator
 
@@ -86,10 +102,18 @@ def p_of_a(d, rel, lapse):
 right("01.annotator", lambda d, rel, lapse, u: (u < p_of_a(d, rel, lapse)).tolist())
 right("01.annotator", lambda d, rel, lapse, u: torch.from_numpy((u < p_of_a(d, rel, lapse)).astype(np.float32)))
 right("01.annotator", lambda d, rel, lapse, u: [int(v < p) for v, p in zip(u, p_of_a(d, rel, lapse), strict=True)])
-wrong("01.annotator", lambda d, rel, lapse, u: (int(v < p) for v, p in zip(u, p_of_a(d, rel, lapse), strict=True)), "generator")
+wrong(
+    "01.annotator",
+    lambda d, rel, lapse, u: (int(v < p) for v, p in zip(u, p_of_a(d, rel, lapse), strict=True)),
+    "generator",
+)
 wrong("01.annotator", lambda d, rel, lapse, u: np.where(u < p_of_a(d, rel, lapse), "A", "B"), "text|str|shape|numbers")
-wrong("01.annotator", lambda d, rel, lapse, u: (0.5 < p_of_a(d, rel, lapse)).astype(int), "`u`|better|coin")
-wrong("01.annotator", lambda d, rel, lapse, u: (u < p_of_a(-d, rel, lapse)).astype(int), "sign of `difference`|1 minus|wrong")
+wrong("01.annotator", lambda d, rel, lapse, u: (p_of_a(d, rel, lapse) > 0.5).astype(int), "`u`|better|coin")
+wrong(
+    "01.annotator",
+    lambda d, rel, lapse, u: (u < p_of_a(-d, rel, lapse)).astype(int),
+    "sign of `difference`|1 minus|wrong",
+)
 wrong("01.annotator", lambda d, rel, lapse, u: (u < p_of_a(d, rel, 1 - lapse)).astype(int), "1 - `lapse`")
 wrong("01.annotator", lambda d, rel, lapse, u: (u < p_of_a(d, 1 / rel, lapse)).astype(int), "1 / `reliability`")
 wrong("01.annotator", lambda d, rel, lapse, u: (u < (1 - lapse) * p_of_a(d, rel, 0)).astype(int), "lapse")
@@ -108,7 +132,9 @@ right("01.ceiling_with_lapses", lambda a, lam: torch.tensor(ceil(a, lam), dtype=
 right("01.ceiling_with_lapses", lambda a, lam: np.clip(0.5 + np.sqrt((a - 0.5) / 2) / (1 - lam), 0, 1))
 wrong("01.ceiling_with_lapses", lambda a, lam: ceil(a, lam) - 0.5, "too small|0.5")
 wrong("01.ceiling_with_lapses", lambda a, lam: 1 - ceil(a, lam), "1 minus")
-wrong("01.ceiling_with_lapses", lambda a, lam: min(1.0, 0.5 + math.sqrt((a - 0.5) / 2) / (1 - lam / 2)), "half of `lapse`")
+wrong(
+    "01.ceiling_with_lapses", lambda a, lam: min(1.0, 0.5 + math.sqrt((a - 0.5) / 2) / (1 - lam / 2)), "half of `lapse`"
+)
 wrong("01.ceiling_with_lapses", lambda a, lam: min(1.0, 0.5 + math.sqrt((a - 0.5) / 2) / (1 + lam)), "sign of `lapse`")
 wrong("01.ceiling_with_lapses", lambda a, lam: min(1.0, 0.5 + math.sqrt(a - 0.5) / (1 - lam)), "too large|case")
 wrong("01.ceiling_with_lapses", lambda a, lam: a, "no effect|too small|case")
@@ -162,7 +188,11 @@ wrong("01.split", lambda *a: ([key(r["prompt"]) for r in split_sorted(*a)[0]], s
 wrong("01.split", lambda rows, share, seed: split_sorted(rows, 1 - share, seed), "1 - `share`|prompts|exchanged")
 wrong("01.split", lambda rows, share, seed: (split_sorted(rows, share, seed)[0], rows), "both|prompt|once")
 wrong("01.split", lambda rows, share, seed: (rows, split_sorted(rows, share, seed)[1]), "both|prompt|once")
-wrong("01.split", lambda rows, share, seed: tuple([dict(r) for r in part][::-1] for part in split_sorted(rows, share, seed)), "order")
+wrong(
+    "01.split",
+    lambda rows, share, seed: tuple([dict(r) for r in part][::-1] for part in split_sorted(rows, share, seed)),
+    "order",
+)
 wrong("01.split", lambda rows, share, seed: split_sorted(rows, 0.2, seed), "`share`|prompts|shares?")
 
 # ---------------------------------------------------------------------------------------------- 01.pipeline
@@ -195,13 +225,17 @@ right("01.pipeline", lambda *a: pipe(*a, order=lambda places: sorted(places, rev
 wrong("01.pipeline", lambda *a: pipe(*a, strip=True), "changes its argument|texts")
 wrong("01.pipeline", lambda *a: pipe(*a, blind=True), "votes|chosen")
 wrong("01.pipeline", lambda *a: pipe(*a, limit=2), "at least half|hold")
-wrong("01.pipeline", lambda *a: [{"prompt": r["prompt"], "chosen": r["chosen"]} for r in pipe(*a)], "prompt, chosen and rejected")
+wrong(
+    "01.pipeline",
+    lambda *a: [{"prompt": r["prompt"], "chosen": r["chosen"]} for r in pipe(*a)],
+    "prompt, chosen and rejected",
+)
 wrong("01.pipeline", lambda *a: [], "at least half|hold")
 wrong("01.pipeline", lambda *a: pipe(*a, order=lambda p: random.sample(p, len(p))), "seed")
 wrong("01.pipeline", lambda *a: pipe(*a) * 2, "once|twice|pair")
-wrong("01.pipeline", lambda *a: [{**r, "prompt": key(r["prompt"])} for r in pipe(*a)], "texts|leaves|as they were|hold")
+wrong("01.pipeline", lambda *a: [{**r, "prompt": key(r["prompt"])} for r in pipe(*a)], "texts|leaves|as they were")
 
-# ---------------------------------------------------------------------------------------------- 01.pairs_enough, doubling
+# ----------------------------------------------------------------------------------- 01.pairs_enough and doubling
 
 
 def enough(wins, target, t, test=lambda low, target: low >= target, t_of=lambda t: t, spread=None, on="mean"):
@@ -235,7 +269,7 @@ wrong(
 def slope(wins, log=np.log2, se=True):
     x = np.repeat(log(list(wins)), [len(w) for w in wins.values()])
     y = np.concatenate(list(wins.values()))
-    (k, h), cov = np.polyfit(x, y, 1, cov=True)
+    (k, _), cov = np.polyfit(x, y, 1, cov=True)
     return k, math.sqrt(cov[0, 0])
 
 
@@ -266,7 +300,11 @@ wrong("02.position_kls", lambda p, q: position_kls(q, p), "exchanged|sign|forwar
 wrong("02.position_kls", lambda p, q: position_kls(p, q)[::-1], "order")
 wrong("02.position_kls", lambda p, q: torch.stack(position_kls(p, q)).cumsum(0), "first|number 1|right")
 wrong("02.position_kls", lambda p, q: position_kls(p, q)[:2], "shape|3 things|number|things")
-wrong("02.position_kls", lambda p, q: position_kls(p, q, lambda p: (p[0].exp(), p[0].exp()[None, :] * p[1].exp())), "number 3|last|right|case")
+wrong(
+    "02.position_kls",
+    lambda p, q: position_kls(p, q, lambda p: (p[0].exp(), p[0].exp()[None, :] * p[1].exp())),
+    "number 3|last|right|case",
+)
 wrong("02.position_kls", lambda p, q: [x / math.log(2) for x in position_kls(p, q)], "times")
 wrong("02.position_kls", lambda p, q: -torch.stack(position_kls(p, q)), "sign")
 
@@ -299,7 +337,11 @@ wrong("02.sampled_kl", lambda p, q, m: ((p - q) * m)[:, :-1].sum(-1).mean(), "la
 wrong("02.sampled_kl", lambda p, q, m: ((p - q) * m).sum(0).mean(), "length of|divided")
 wrong("02.sampled_kl", lambda p, q, m: ((p - q) * m).sum(-1).median(), "case|too|agree|small|large")
 wrong("02.sampled_kl", lambda p, q, m: ((p - q) * (1 - m)).sum(-1).mean(), "1 - `mask`")
-wrong("02.sampled_kl", lambda p, q, m: ((p * m).sum(-1).exp() / (q * m).sum(-1).exp()).mean().log(), "case|too|large|agree")
+wrong(
+    "02.sampled_kl",
+    lambda p, q, m: ((p * m).sum(-1).exp() / (q * m).sum(-1).exp()).mean().log(),
+    "case|too|large|agree",
+)
 wrong("02.sampled_kl", lambda p, q, m: ((p.exp() * (p - q)) * m).sum(-1).mean(), "case|too|agree|weigh")
 wrong("02.sampled_kl", lambda p, q, m: (p * m).sum(-1).mean(), "`reference_logps`")
 
@@ -311,7 +353,12 @@ def flip(c, r, e):
     return -torch.log(e + (1 - 2 * e) * d.sigmoid())
 
 
-right("03.flip_aware_loss", lambda c, r, e: list(-torch.logaddexp(math.log1p(-e) + logsigmoid(c - r), (math.log(e) if e else -torch.inf) + logsigmoid(r - c))))
+right(
+    "03.flip_aware_loss",
+    lambda c, r, e: list(
+        -torch.logaddexp(math.log1p(-e) + logsigmoid(c - r), (math.log(e) if e else -torch.inf) + logsigmoid(r - c))
+    ),
+)
 wrong("03.flip_aware_loss", flip, "nobody flips|infinite|sure") if False else None
 wrong("03.flip_aware_loss", lambda c, r, e: flip(c, r, 1 - e), "1 - `eps`|exchanged")
 wrong("03.flip_aware_loss", lambda c, r, e: flip(c, r, e).sum(), "sum")
@@ -332,7 +379,9 @@ def climb(wins, prior, lr=0.02, steps=4000, pull=1.0):
 
 right("03.fit_with_prior", climb)
 right("03.fit_with_prior", lambda w, p: climb(w, p).tolist())
-wrong("03.fit_with_prior", lambda w, p: climb(w, p, lr=5.0, steps=50), "step is too long|runs away|swing|on the way|large")
+wrong(
+    "03.fit_with_prior", lambda w, p: climb(w, p, lr=5.0, steps=50), "step is too long|runs away|swing|on the way|large"
+)
 wrong("03.fit_with_prior", lambda w, p: climb(w, p, steps=40), "on the way")
 wrong("03.fit_with_prior", lambda w, p: -climb(w, p), "sign|exchanged")
 wrong("03.fit_with_prior", lambda w, p: climb(w, p / 2), "prior that is 0.5 times")
@@ -355,7 +404,11 @@ wrong("03.read_at_eos", lambda h, m, w: h @ w, "shape|axis")
 wrong("03.read_at_eos", lambda h, m, w: at(h, m.sum(1), w), "place|read|case|rows|too")
 wrong("03.read_at_eos", lambda h, m, w: ((h @ w) * m).sum(1), "EOS alone|average|sum|case")
 wrong("03.read_at_eos", lambda h, m, w: ((h @ w) * m).amax(1), "case|rows|too|agree|EOS alone")
-wrong("03.read_at_eos", lambda h, m, w: at(h, (torch.arange(m.shape[1]) * m).argmax(1), torch.ones_like(w)), "if `weight` were 1")
+wrong(
+    "03.read_at_eos",
+    lambda h, m, w: at(h, (torch.arange(m.shape[1]) * m).argmax(1), torch.ones_like(w)),
+    "if `weight` were 1",
+)
 
 # ---------------------------------------------------------------------------------------------- 04
 
@@ -368,7 +421,13 @@ def rloo(lp, lr, rew, beta, K=None, keep=False):
 
 
 right("04.rloo_loss", rloo)
-right("04.rloo_loss", lambda lp, lr, rew, b: -sum(((r.sum() - r) / (1 - len(r)) + r) @ x for r, x in zip(rew - b * (lp.detach() - lr), lp, strict=True)) / lp.numel())
+right(
+    "04.rloo_loss",
+    lambda lp, lr, rew, b: (
+        -sum(((r.sum() - r) / (1 - len(r)) + r) @ x for r, x in zip(rew - b * (lp.detach() - lr), lp, strict=True))
+        / lp.numel()
+    ),
+)
 wrong("04.rloo_loss", lambda *a: rloo(*a).item(), "no tensor|gradient")
 wrong("04.rloo_loss", lambda *a: rloo(*a).detach(), "no gradient")
 wrong("04.rloo_loss", lambda *a: rloo(*a) * 2, "2 times")
@@ -414,12 +473,20 @@ right("04.token_advantages", gae)
 right("04.token_advantages", lambda *a: [torch.tensor(x) for x in gae(*a)])
 wrong("04.token_advantages", lambda *a: gae(*a)[::-1], "order|turned")
 wrong("04.token_advantages", lambda rew, lp, lr, v, b, lam: gae(rew, lp, lr, v * 0, b, lam), "`values`")
-wrong("04.token_advantages", lambda rew, lp, lr, v, b, lam: gae(rew, lp, lr, v, b, lam) + v.numpy(), "`values`|too|case|amount|wrong|large")
+wrong(
+    "04.token_advantages",
+    lambda rew, lp, lr, v, b, lam: gae(rew, lp, lr, v, b, lam) + v.numpy(),
+    "`values`|too|case|amount|wrong|large",
+)
 wrong("04.token_advantages", lambda rew, lp, lr, v, b, lam: gae(rew, lr, lp, v, b, lam), "exchanged|sign")
 wrong("04.token_advantages", lambda rew, lp, lr, v, b, lam: gae(rew, lp, lr, v, b, 1 - lam), "1 - `lam`")
 wrong("04.token_advantages", lambda *a: gae(*a, gamma=0.9), "one token|last|wrong|rows|right|places")
 wrong("04.token_advantages", lambda *a: gae(*a).mean(), "mean")
-wrong("04.token_advantages", lambda rew, lp, lr, v, b, lam: gae(rew, lp, lr, v, b, lam) - gae(rew, lp, lr, v, b, lam).mean(), "mean is subtracted")
+wrong(
+    "04.token_advantages",
+    lambda rew, lp, lr, v, b, lam: gae(rew, lp, lr, v, b, lam) - gae(rew, lp, lr, v, b, lam).mean(),
+    "mean is subtracted",
+)
 
 
 def clip(lp, lo, adv, eps):
@@ -434,6 +501,10 @@ wrong("04.clip_loss", lambda *a: clip(*a).detach().numpy(), "no tensor|gradient"
 wrong("04.clip_loss", lambda *a: clip(*a).sum(), "sum")
 wrong("04.clip_loss", lambda lp, lo, adv, eps: clip(lp, lo, -adv, eps), "sign")
 wrong("04.clip_loss", lambda lp, lo, adv, eps: clip(lp, lo, adv, 2 * eps), "twice `eps`")
-wrong("04.clip_loss", lambda lp, lo, adv, eps: torch.maximum(-(lp / lo) * adv, -(lp / lo).clamp(1 - eps, 1 + eps) * adv), "case|wrong|too|rows|right")
+wrong(
+    "04.clip_loss",
+    lambda lp, lo, adv, eps: torch.maximum(-(lp / lo) * adv, -(lp / lo).clamp(1 - eps, 1 + eps) * adv),
+    "case|wrong|too|rows|right",
+)
 wrong("04.clip_loss", lambda lp, lo, adv, eps: clip(lp, lo, adv - adv.mean(), eps), "case|wrong|too|rows|mean|right")
 wrong("04.clip_loss", lambda lp, lo, adv, eps: clip(lp, lo, torch.ones_like(adv), eps), "if `advantages` were 1")

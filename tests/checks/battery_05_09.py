@@ -51,10 +51,20 @@ wrong("05.with_entropy", lambda ref, r, b, a: entropy(ref, r, b, a).log(), "loga
 wrong("05.with_entropy", lambda ref, r, b, a: entropy(ref, r, b, a)[None], "shape")
 wrong("05.with_entropy", lambda ref, r, b, a: entropy(ref, -r, b, a), "sign of `reward`")
 wrong("05.with_entropy", lambda ref, r, b, a: entropy(ref, r, b, 2 * a), "twice `alpha`")
-wrong("05.with_entropy", lambda ref, r, b, a: ((b * ref.log() + r) / (a * b)).softmax(-1) if a else entropy(ref, r, b, 1), "case|agree|α = 0|infinite|too")
-wrong("05.with_entropy", lambda ref, r, b, a: (ref.log() + r / (a + b) * b).softmax(-1), "case|wrong|rows|too|alpha|agree")
+wrong(
+    "05.with_entropy",
+    lambda ref, r, b, a: ((b * ref.log() + r) / (a * b)).softmax(-1) if a else entropy(ref, r, b, 1),
+    "case|agree|α = 0|infinite|too",
+)
+wrong(
+    "05.with_entropy", lambda ref, r, b, a: (ref.log() + r / (a + b) * b).softmax(-1), "case|wrong|rows|too|alpha|agree"
+)
 wrong("05.with_entropy", lambda ref, r, b, a: ((ref.log() + r) / 1).softmax(-1), "`alpha`")
-wrong("05.with_entropy", lambda ref, r, b, a: torch.softmax((b * ref + r) / (a + b), -1), "e to the power of `reference`|wrong|case|too")
+wrong(
+    "05.with_entropy",
+    lambda ref, r, b, a: torch.softmax((b * ref + r) / (a + b), -1),
+    "e to the power of `reference`|wrong|case|too",
+)
 
 
 def agree(p, q, r):
@@ -89,7 +99,10 @@ def dpo(pc, pr, rc, rr, mc, mr, beta):
 right("06.dpo_loss", dpo)
 right("06.dpo_loss", lambda *a: list(dpo(*a)))
 right("06.dpo_loss", lambda *a: dpo(*(x.double() if isinstance(x, torch.Tensor) else x for x in a)).numpy()[::-1][::-1])
-right("06.dpo_loss", lambda *a: -logsigmoid(-(-dpo(*a)).exp().log() * 0 + torch.log(torch.expm1(dpo(*a))).neg()) if False else dpo(*a))
+right(
+    "06.dpo_loss",
+    lambda *a: -logsigmoid(-(-dpo(*a)).exp().log() * 0 + torch.log(torch.expm1(dpo(*a))).neg()) if False else dpo(*a),
+)
 wrong("06.dpo_loss", lambda *a: dpo(*a).sum(), "sum|mean")
 wrong("06.dpo_loss", lambda *a: dpo(*a)[:, None], "shape")
 wrong("06.dpo_loss", lambda *a: dpo(*a) / a[-1], "divided by `beta`")
@@ -99,8 +112,16 @@ wrong("06.dpo_loss", lambda pc, pr, rc, rr, mc, mr, b: dpo(pc, rr, rc, pr, mc, m
 wrong("06.dpo_loss", lambda pc, pr, rc, rr, mc, mr, b: dpo(pc, pr, rc, rr, mr, mc, b), "exchanged")
 wrong("06.dpo_loss", lambda pc, pr, rc, rr, mc, mr, b: dpo(pc, pr, rc * 0, rr, mc, mr, b), "`reference_chosen`")
 wrong("06.dpo_loss", lambda pc, pr, rc, rr, mc, mr, b: dpo(pc, pr, rc, rr, 1 - mc, 1 - mr, b), "mask|wrong|case|too")
-wrong("06.dpo_loss", lambda pc, pr, rc, rr, mc, mr, b: (-b * (((pc - rc) * mc).sum(1) - ((pr - rr) * mr).sum(1))).exp().log1p(), "float32|far|infinite")
-wrong("06.dpo_loss", lambda pc, pr, rc, rr, mc, mr, b: torch.relu(1 - b * (((pc - rc) * mc).sum(1) - ((pr - rr) * mr).sum(1))), "case|wrong|too|rows")
+wrong(
+    "06.dpo_loss",
+    lambda pc, pr, rc, rr, mc, mr, b: (-b * (((pc - rc) * mc).sum(1) - ((pr - rr) * mr).sum(1))).exp().log1p(),
+    "float32|far|infinite",
+)
+wrong(
+    "06.dpo_loss",
+    lambda pc, pr, rc, rr, mc, mr, b: torch.relu(1 - b * (((pc - rc) * mc).sum(1) - ((pr - rr) * mr).sum(1))),
+    "case|wrong|too|rows",
+)
 wrong("06.dpo_loss", lambda *a: dpo(*a).prod(), "shape")
 
 
@@ -145,7 +166,11 @@ wrong("06.train", lambda z, c, r, b, lr, n: descend(z, c, r, b, lr / 2, n), "hal
 wrong("06.train", lambda z, c, r, b, lr, n: descend(z, c, r, b, lr, 10), "`steps`|too many|no step")
 wrong("06.train", lambda z, c, r, b, lr, n: descend(z, c, r, b, lr, n) - z, "reference_logits|no step|too")
 wrong("06.train", lambda z, c, r, b, lr, n: z.clone(), "no gradient|nothing moves|no effect|same")
-wrong("06.train", lambda z, c, r, b, lr, n: descend(z, c, r, b, lr, n, ref=lambda z: z.log()), "nan|case|wrong|too|log|agree")
+wrong(
+    "06.train",
+    lambda z, c, r, b, lr, n: descend(z, c, r, b, lr, n, ref=lambda z: z.log()),
+    "nan|case|wrong|too|log|agree",
+)
 
 # ---------------------------------------------------------------------------------------------- 07
 
@@ -162,7 +187,9 @@ wrong("07.brake", lambda s, b, p: brake(1 - s, b, p), "share|by it")
 wrong("07.brake", lambda s, b, p: brake(s, 2 * b, p), "twice `beta`|2 times")
 wrong("07.brake", lambda s, b, p: brake(s, b * b, p), "divided by `beta`|square of `beta`")
 wrong("07.brake", lambda s, b, p: math.log(p - s * (p - 0.5)) / b, "case|wrong|too|sign|factor|small|logit")
-wrong("07.brake", lambda s, b, p: 1 / (1 + math.exp(-(p - s * (p - 0.5)))) / b, "case|wrong|too|inver|small|large|factor")
+wrong(
+    "07.brake", lambda s, b, p: 1 / (1 + math.exp(-(p - s * (p - 0.5)))) / b, "case|wrong|too|inver|small|large|factor"
+)
 wrong("07.brake", lambda s, b, p: brake(s / 2, b, p), "half of `share`")
 
 
@@ -197,7 +224,12 @@ def logps(z, ids, m):
 
 
 right("07.logps", logps)
-right("07.logps", lambda z, ids, m: -(torch.nn.functional.cross_entropy(z[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none") * m[:, 1:]).sum(1))
+right(
+    "07.logps",
+    lambda z, ids, m: (
+        -(torch.nn.functional.cross_entropy(z[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none") * m[:, 1:]).sum(1)
+    ),
+)
 wrong("07.logps", lambda z, ids, m: -torch.stack(logps(z, ids, m)), "sign")
 wrong("07.logps", lambda z, ids, m: torch.stack(logps(z, ids, m)).mean(), "mean")
 wrong("07.logps", lambda z, ids, m: torch.stack(logps(z, ids, m)).exp(), "e to the power")
@@ -231,7 +263,7 @@ wrong("07.step", lambda *a: step(*a, value=lambda loss: None), "returns nothing"
 wrong("07.step", lambda *a: (step(*a), 1.0), "one number")
 wrong("07.step", lambda p, o, s, r, b: step(p, o, s, r, b, sign=-1), "wrong way|sign")
 wrong("07.step", lambda p, o, s, r, b: step(p, o, s, r, 1 / b), "1 / `beta`|`beta`|β")
-wrong("07.step", lambda p, o, s, r, b: [step(p, o, s, r, b) for _ in "ab"][0], "right|afterwards|losses|log π")
+wrong("07.step", lambda p, o, s, r, b: max(step(p, o, s, r, b) for _ in "ab"), "right|afterwards|losses|log π")
 
 
 def metrics(pl, pr, sl, sr):
@@ -247,9 +279,21 @@ wrong("07.metrics", lambda *a: list(metrics(*a).values()), "dict")
 wrong("07.metrics", lambda *a: metrics(*a) | {"h": 2 * metrics(*a)["h"]}, "2 times")
 wrong("07.metrics", lambda *a: metrics(*a) | {"accuracy": 1 - metrics(*a)["accuracy"]}, "1 minus")
 wrong("07.metrics", lambda *a: metrics(*a) | {"extra": 1.0}, "extra")
-wrong("07.metrics", lambda pl, pr, sl, sr: metrics(pl, pr, sl, sr) | {"kl": float((sl - sr).sum())}, "length of|number of entries")
-wrong("07.metrics", lambda pl, pr, sl, sr: metrics(pl, pr, sl, sr) | {"kl": float((sl.exp() * (sl - sr)).sum())}, "are right")
-wrong("07.metrics", lambda pl, pr, sl, sr: metrics(pl, pr, sl, sr) | {"h": float((pl[: len(pl) // 2] - pr[: len(pl) // 2]).mean())}, "are right|`h`")
+wrong(
+    "07.metrics",
+    lambda pl, pr, sl, sr: metrics(pl, pr, sl, sr) | {"kl": float((sl - sr).sum())},
+    "length of|number of entries",
+)
+wrong(
+    "07.metrics",
+    lambda pl, pr, sl, sr: metrics(pl, pr, sl, sr) | {"kl": float((sl.exp() * (sl - sr)).sum())},
+    "are right",
+)
+wrong(
+    "07.metrics",
+    lambda pl, pr, sl, sr: metrics(pl, pr, sl, sr) | {"h": float((pl[: len(pl) // 2] - pr[: len(pl) // 2]).mean())},
+    "are right|`h`",
+)
 
 
 def sweep(ref, pairs, betas, steps, lr=0.05, opt=torch.optim.Adam, scale=lambda b: b, keep=None):
@@ -323,7 +367,11 @@ wrong("08.slopes", lambda ref, r, b: tuple(2 * x for x in slopes(ref, r, b)), "2
 
 def beta_for(betas, kls, budget, low=True, high=True, strict=False, at=1.0):
     pairs = sorted(zip(kls, betas, strict=True))
-    if (low and budget < pairs[0][0]) or (high and budget > pairs[-1][0]) or (strict and budget in (pairs[0][0], pairs[-1][0])):
+    if (
+        (low and budget < pairs[0][0])
+        or (high and budget > pairs[-1][0])
+        or (strict and budget in (pairs[0][0], pairs[-1][0]))
+    ):
         raise ValueError("outside")
     k, b = map(list, zip(*pairs, strict=True))
     return math.exp(np.interp(math.log(budget * at), np.log(k), np.log(b)))
@@ -335,7 +383,9 @@ right("08.beta_for", lambda *a: torch.tensor(beta_for(*a)))
 wrong("08.beta_for", lambda *a: beta_for(*a, high=False), "above")
 wrong("08.beta_for", lambda *a: beta_for(*a, low=False), "below")
 wrong("08.beta_for", lambda *a: beta_for(*a, strict=True), "exactly|smallest|largest")
-wrong("08.beta_for", lambda betas, kls, budget: beta_for(betas, kls, budget) if budget < kls else 1.0, "words|error|shape")
+wrong(
+    "08.beta_for", lambda betas, kls, budget: beta_for(betas, kls, budget) if budget < kls else 1.0, "words|error|shape"
+)
 wrong("08.beta_for", lambda *a: 1 / beta_for(*a), "one over")
 wrong("08.beta_for", lambda b, k, budget: beta_for(k, b, budget), "exchanged|refuse|text|case")
 wrong("08.beta_for", lambda *a: math.log10(beta_for(*a)), "case|too|small|factor|sign|log")
@@ -406,8 +456,16 @@ wrong("09.kto_loss", lambda *a: kto(*a).sum(), "sum")
 wrong("09.kto_loss", lambda x, d, b, ld, lu: kto(x, ~d, b, ld, lu), "1 - `desirable`")
 wrong("09.kto_loss", lambda x, d, b, ld, lu: kto(x, d, 1 / b, ld, lu), "1 / `beta`")
 wrong("09.kto_loss", lambda x, d, b, ld, lu: kto(x, d, b, 1.0, lu), "if `lam_d` were 1")
-wrong("09.kto_loss", lambda x, d, b, ld, lu: kto(x, d, b, ld, lu, z=lambda x: x.diag(1).sum().clamp(min=0).detach() / (len(x) - 1) * 2), "wrong|case|too|rows|agree|below")
-wrong("09.kto_loss", lambda x, d, b, ld, lu: kto(x, d, b, ld, lu, z=lambda x: x.roll(-1, 1).diagonal().mean().abs().detach()), "mean of the mismatched pairs is below 0|below")
+wrong(
+    "09.kto_loss",
+    lambda x, d, b, ld, lu: kto(x, d, b, ld, lu, z=lambda x: x.diag(1).sum().clamp(min=0).detach() / (len(x) - 1) * 2),
+    "wrong|case|too|rows|agree|below",
+)
+wrong(
+    "09.kto_loss",
+    lambda x, d, b, ld, lu: kto(x, d, b, ld, lu, z=lambda x: x.roll(-1, 1).diagonal().mean().abs().detach()),
+    "mean of the mismatched pairs is below 0|below",
+)
 
 
 def orpo(c, r, Lc, Lr, lam, expm1=torch.expm1, beta=1.0):
@@ -424,6 +482,18 @@ wrong("09.orpo_loss", lambda c, r, Lc, Lr, lam: orpo(r, c, Lr, Lc, lam), "exchan
 wrong("09.orpo_loss", lambda c, r, Lc, Lr, lam: orpo(c, r, Lr, Lc, lam), "exchanged")
 wrong("09.orpo_loss", lambda c, r, Lc, Lr, lam: orpo(c, r, Lc, Lr, 1.0), "if `lam` were 1")
 wrong("09.orpo_loss", lambda c, r, Lc, Lr, lam: orpo(c, r, Lc, Lr, lam) + c / Lc, "wrong|case|too|rows|amount|right")
-wrong("09.orpo_loss", lambda c, r, Lc, Lr, lam: orpo(c, r, Lc, Lr, lam, expm1=lambda m: (m.exp() - 1).clamp(max=-1e-9)), "nearly certain|force|hold|1 - p")
-wrong("09.orpo_loss", lambda c, r, Lc, Lr, lam: -c / Lc - lam * logsigmoid((c / Lc).exp() - (r / Lr).exp()), "wrong|case|too|rows|agree|right")
-wrong("09.orpo_loss", lambda c, r, Lc, Lr, lam: -c / Lc - lam * logsigmoid(torch.logit((c / Lc).exp()) - torch.logit((r / Lr).exp())), "nearly|infinite|nan|impossible|1 - p")
+wrong(
+    "09.orpo_loss",
+    lambda c, r, Lc, Lr, lam: orpo(c, r, Lc, Lr, lam, expm1=lambda m: (m.exp() - 1).clamp(max=-1e-9)),
+    "nearly certain|force|hold|1 - p",
+)
+wrong(
+    "09.orpo_loss",
+    lambda c, r, Lc, Lr, lam: -c / Lc - lam * logsigmoid((c / Lc).exp() - (r / Lr).exp()),
+    "wrong|case|too|rows|agree|right",
+)
+wrong(
+    "09.orpo_loss",
+    lambda c, r, Lc, Lr, lam: -c / Lc - lam * logsigmoid(torch.logit((c / Lc).exp()) - torch.logit((r / Lr).exp())),
+    "nearly|infinite|nan|impossible|1 - p",
+)

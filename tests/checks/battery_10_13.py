@@ -34,7 +34,9 @@ wrong("10.win_rate", lambda *a: wilson(*a, tie=0.25), "number|too small|tie|agre
 wrong("10.win_rate", lambda *a: [100 * x for x in wilson(*a)], "100 times")
 wrong("10.win_rate", lambda *a: wilson(*a)[0], "3 things")
 wrong("10.win_rate", lambda *a: [wilson(*a)[i] for i in (0, 2, 1)], "number 1 is right")
-wrong("10.win_rate", lambda a, b: [float((a > b).float().mean()), *wilson(a, b)[1:]], "number 2, number 3 are right|ties?")
+wrong(
+    "10.win_rate", lambda a, b: [float((a > b).float().mean()), *wilson(a, b)[1:]], "number 2, number 3 are right|ties?"
+)
 wrong("10.win_rate", lambda a, b: wilson(a, torch.zeros_like(b)), "`b` were 0|`b`")
 
 
@@ -115,7 +117,11 @@ wrong("11.break_even", lambda *a: list(even(*a).values()), "dict")
 wrong("11.break_even", lambda *a: {k: float(math.floor(v)) for k, v in even(*a).items()}, "round|whole|too small|case")
 wrong("11.break_even", lambda E, R, u: even(1, R, u), "if `epochs` were 1")
 wrong("11.break_even", lambda E, R, u: even(R, E, u), "exchanged")
-wrong("11.break_even", lambda *a: even(*a, spared=lambda E, R: 2 + 6 * E + 6 * R), "sign of `reward_epochs`|costs more|too large|agree")
+wrong(
+    "11.break_even",
+    lambda *a: even(*a, spared=lambda E, R: 2 + 6 * E + 6 * R),
+    "sign of `reward_epochs`|costs more|too large|agree",
+)
 
 
 def shared(theta, wins, ref, phi, beta, sign=1, inside=None, at=1.0):
@@ -135,8 +141,16 @@ wrong("11.shared_dpo_loss", lambda *a: shared(*a, sign=-1), "swapped|wins|sign|a
 wrong("11.shared_dpo_loss", lambda *a: shared(*a) / a[1].sum(), "sum of `wins`|nan|divided")
 wrong("11.shared_dpo_loss", lambda *a: shared(*a)[None], "one number|shape|sum")
 wrong("11.shared_dpo_loss", lambda *a: 2 * shared(*a), "2 times")
-wrong("11.shared_dpo_loss", lambda t, w, ref, phi, b: shared(t, (w > 0).double(), ref, phi, b), "wrong|too small|case|agree")
-wrong("11.shared_dpo_loss", lambda t, w, ref, phi, b: shared(t, w, ref.softmax(-1), phi, b, at=0.5), "wrong|too|case|agree|factor")
+wrong(
+    "11.shared_dpo_loss",
+    lambda t, w, ref, phi, b: shared(t, (w > 0).double(), ref, phi, b),
+    "wrong|too small|case|agree",
+)
+wrong(
+    "11.shared_dpo_loss",
+    lambda t, w, ref, phi, b: shared(t, w, ref.softmax(-1), phi, b, at=0.5),
+    "wrong|too|case|agree|factor",
+)
 
 
 def bill(policy, reference, batches, measure, first=True, paused=True, skip=0, twice=False):
@@ -181,7 +195,11 @@ wrong("12.fixes", lambda *a: fixes(*a) | {"lam": 0.0}, "right")
 wrong("12.fixes", lambda *a: fixes(*a) | {"alpha": fixes(*a)["alpha"] / a[4]}, "divided by `beta`")
 wrong("12.fixes", lambda *a: {k: abs(v) for k, v in fixes(*a).items()}, "absolute")
 wrong("12.fixes", lambda pi, u, w, lo, b, m: fixes(pi, u, w, lo, 2 * b, m), "twice `beta`|2 times")
-wrong("12.fixes", lambda *a: fixes(*a, v=lambda pi, u, w: u[w] - u[pi.argmax()]), "nan|right|look|too|case|stop|zero|words")
+wrong(
+    "12.fixes",
+    lambda *a: fixes(*a, v=lambda pi, u, w: u[w] - u[pi.argmax()]),
+    "nan|right|look|too|case|stop|zero|words",
+)
 
 
 def judge(dl, dr, steps=30, lr=None, start=0.0):
@@ -220,9 +238,17 @@ right("12.stop_step", lambda *a: torch.tensor(stop(*a)))
 wrong("12.stop_step", lambda *a: stop(*a, back=0), "late|1 too large")
 wrong("12.stop_step", lambda *a: stop(*a, back=2), "1 too small")
 wrong("12.stop_step", lambda *a: stop(*a, kl=lambda p, q: (p - q).abs().sum(1) / 2), "case|too|factor|agree")
-wrong("12.stop_step", lambda *a: stop(*a, kl=lambda p, q: ((p / q).log() ** 2 * p).sum(1) / 2), "case|too|factor|agree|never")
+wrong(
+    "12.stop_step",
+    lambda *a: stop(*a, kl=lambda p, q: ((p / q).log() ** 2 * p).sum(1) / 2),
+    "case|too|factor|agree|never",
+)
 wrong("12.stop_step", lambda p, q, c, r, b: stop(p, q, c, r, b / 2), "half of `budget`")
-wrong("12.stop_step", lambda p, q, c, r, b: stop(p, torch.ones_like(q) / len(q), c, r, b), "reference|case|too|agree|never")
+wrong(
+    "12.stop_step",
+    lambda p, q, c, r, b: stop(p, torch.ones_like(q) / len(q), c, r, b),
+    "reference|case|too|agree|never",
+)
 wrong("12.stop_step", lambda *a: len(a[0]) - 1, "never stops")
 wrong("12.stop_step", lambda *a: float(stop(*a)) / len(a[0]), "length of `path`|divided")
 
@@ -255,7 +281,11 @@ right("13.ai_labels", labels)
 right("13.ai_labels", lambda *a: {k: v.tolist() for k, v in labels(*a).items()})
 wrong("13.ai_labels", lambda *a: labels(*a)["probability"], "dict")
 wrong("13.ai_labels", lambda *a: labels(*a) | {"probability": 1 - labels(*a)["probability"]}, "1 minus")
-wrong("13.ai_labels", lambda *a: labels(*a) | {"probability": torch.logit(labels(*a)["probability"])}, "`first_wins` is right")
+wrong(
+    "13.ai_labels",
+    lambda *a: labels(*a) | {"probability": torch.logit(labels(*a)["probability"])},
+    "`first_wins` is right",
+)
 wrong("13.ai_labels", lambda a, b, w, rho, c: labels(a, b, w.softmax(0), rho, c), "weights|case|too|wrong|right|rows")
 wrong("13.ai_labels", lambda a, b, w, rho, c: labels(a, b, w, 1 / rho if rho else 1, c), "1 / `reliability`|reliable")
 wrong("13.ai_labels", lambda a, b, w, rho, c: labels(a, b, w, rho, 1 - c), "1 - `coin`|`probability` is right")
@@ -276,7 +306,11 @@ wrong("13.tax", lambda ref, pol, m: tax(ref, pol, ~m), "1 - `mask`|`mask`|prompt
 wrong("13.tax", lambda ref, pol, m: {k: v.exp() for k, v in tax(ref, pol, m).items()}, "e to the power")
 wrong("13.tax", lambda ref, pol, m: tax(ref[:, :-1], pol[:, :-1], m[:, :-1]), "last column")
 wrong("13.tax", lambda ref, pol, m: tax(ref * 0, pol, m), "`reference`")
-wrong("13.tax", lambda ref, pol, m: tax(ref, pol, m) | {"per_text": tax(ref, pol, m)["per_token"]}, "`per_token` is right|divide")
+wrong(
+    "13.tax",
+    lambda ref, pol, m: tax(ref, pol, m) | {"per_text": tax(ref, pol, m)["per_token"]},
+    "`per_token` is right|divide",
+)
 wrong("13.tax", lambda ref, pol, m: tax(ref[:1], pol[:1], m[:1]), "case|too|agree|right|wrong|column|factor")
 
 

@@ -30,6 +30,16 @@ MADE = [
 ]
 
 
+VAGUE = re.compile(r"work this case|agrees?, case \d|wherever they are wrong|Look at|read the error's last words")
+WHICH_PART = re.compile(r"(is|are) right\. ")
+
+
+def names(pattern: str, hint: str) -> bool:
+    """Whether a hint names the mistake: it says what it has to, and where it is vague at least which part is wrong."""
+    clear = not VAGUE.search(hint) or WHICH_PART.search(hint)
+    return bool(re.search(pattern, hint, re.IGNORECASE)) and bool(clear)
+
+
 def tried(answer: Answer) -> str:
     """ "as it should be", "false refusal", "false acceptance", "named" or "not named"."""
     check, said = EXERCISES[answer.check], "as it should be"
@@ -38,7 +48,7 @@ def tried(answer: Answer) -> str:
         if result.passed != (not answer.names):
             return "false acceptance" if result.passed else "false refusal"
         if answer.names and seed == SEEDS[0]:
-            said = "named" if re.search(answer.names, result.hint, re.IGNORECASE) else "not named"
+            said = "named" if names(answer.names, result.hint) else "not named"
     return said
 
 
