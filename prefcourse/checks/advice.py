@@ -22,7 +22,7 @@ KNOWN = {  # words of an error → what to look at
     "could not be broadcast": "two shapes do not fit each other: print both, and say which axis is which.",
     "cannot be multiplied": "two shapes do not fit each other: print both, and say which axis is which.",
     "same number of dimensions": "gather wants an index with as many axes as the tensor: [..., None] adds one.",
-    "not implemented for 'Long'": "this function of torch wants fractions, and got whole numbers: take .double() first.",
+    "not implemented for 'Long'": "this function of torch wants fractions, and got whole numbers: .double() first.",
 }
 
 
