@@ -284,3 +284,22 @@ def test_the_package_needs_no_float64_on_the_device(monkeypatch):
     prompts = [row["prompt"] for row in world.prompts["test"][:40]]
     assert evaluate(policy, world, prompts=prompts)["kl"].value >= 0
     rloo(policy, world.gold, prompts, world.tokenizer, reference=world.sft, steps=1, batch_size=8, progress=False)
+
+
+def test_the_exercises_checks_work_for_a_learner_who_works_on_the_device(tmp_path, monkeypatch):
+    """Their inputs stay on the CPU, and an answer may come from the device."""
+    from prefcourse import checks
+
+    monkeypatch.setenv("PREFCOURSE_PROGRESS", str(tmp_path / "progress.json"))
+    start()
+    assert checks.ex06.dpo_loss.judge(lambda *a: checks.ex06.dpo_loss.reference(*a).to("cuda"), 0).passed
+    torch.set_default_device("cuda")
+    try:
+        assert isinstance(torch.zeros(2), OnDevice)
+        for number in checks.NUMBERS:
+            for check in checks.of_notebook(number).values():
+                assert isinstance(check, checks.Choice) or check.judge(check.reference, 0).passed, check.name
+        assert not checks.ex06.dpo_loss.judge(lambda *a: torch.zeros(1, device="cuda"), 0).passed
+        assert isinstance(torch.zeros(2), OnDevice)
+    finally:
+        torch.set_default_device(None)

@@ -16,11 +16,14 @@ gets the function and the case's arguments. `hint` is the recipe, `where` its pl
 arguments may not be changed, `explain` what a wrong value says, from it and the arguments.
 """
 
+import contextlib
 import copy
 import functools
 import inspect
+import io
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -227,18 +230,15 @@ class Exercise(Check):
         """The verdict on an answer that is wrong in case `i` first."""
         error, last = tries[i].error, tries[-1].error
         outcomes = [t.found if t.error is None else t.error for t in tries]
-        hint = self._diagnosis(cases[: len(tries)], outcomes)
+        with warnings.catch_warnings():  # of numpy, in what we try; the learner has seen those of the answer
+            warnings.simplefilter("ignore")
+            hint = self._diagnosis(cases[: len(tries)], outcomes) or self._described(answer, tries, i)
         if error is None:
             told = [f"case {i + 1} of {len(cases)} is wrong", *inputs(cases[i])]
             told += [f"    {line}" for line in differs.splitlines()]
-            tell = functools.partial(probe, self.outcome, answer, self.reference, tries, self.tol)
-            found = safely(lambda: self.explain(tries[i].found, *cases[i].values()), otherwise="")
-            found = found or safely(lambda: named(tries, self.tol, tell), otherwise="")  # it looks at what is not ours
-            if last is not None and not hint and not found:
-                found = f"in case {len(tries)} it even stops: {type(last).__name__}."
-            return self.fails(
-                told, hint or found or "work this case by hand, and print your steps beside it.", self.hint
-            )
+            if last is not None and not hint:
+                hint = f"in case {len(tries)} it even stops: {type(last).__name__}."
+            return self.fails(told, hint or "work this case by hand, and print your steps beside it.", self.hint)
         if noted.raised is not error:  # the answer had returned
             told = [f"what you return cannot be used in case {i + 1} of {len(cases)}", *inputs(cases[i])]
             told.append(f"    your answer   {shown(noted.returned[-1] if noted.returned else None)}")
@@ -255,6 +255,15 @@ class Exercise(Check):
             if all(self._same(self.outcome(mutant.function, case), found) for case, found in pairs):
                 return mutant.hint
         return ""
+
+    def _described(self, answer: Callable, tries: list[Try], i: int) -> str:
+        """What is wrong with the values of an answer that no mutant knows, "" if it stopped or nothing can be said."""
+        if tries[i].error is not None:
+            return ""
+        tell = functools.partial(probe, self.outcome, answer, self.reference, tries, self.tol)
+        with contextlib.redirect_stdout(io.StringIO()):  # the answer is called again, and may print
+            explained = safely(lambda: self.explain(tries[i].found, *tries[i].case.values()), otherwise="")
+            return explained or safely(lambda: named(tries, self.tol, tell), otherwise="")  # what it reads is not ours
 
     def _same(self, one: object, other: object) -> bool:
         if isinstance(one, BaseException) or isinstance(other, BaseException):

@@ -70,7 +70,12 @@ def untyped(value):
 
 def backwards(value):
     """Arrays with strides that run backwards, as `[::-1]` makes them."""
-    return changed(value, lambda part: np.array(part)[::-1].copy()[::-1] if np.ndim(part) else part)
+    return changed(value, lambda part: _turned_twice(part) if np.ndim(part) else part)
+
+
+def _turned_twice(array) -> np.ndarray:
+    array = array.detach().numpy() if isinstance(array, torch.Tensor) else array
+    return array[::-1].copy()[::-1]
 
 
 def general(check: str, reference: Callable, gradient: bool) -> list[Answer]:

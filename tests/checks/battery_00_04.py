@@ -359,7 +359,7 @@ right(
         -torch.logaddexp(math.log1p(-e) + logsigmoid(c - r), (math.log(e) if e else -torch.inf) + logsigmoid(r - c))
     ),
 )
-wrong("03.flip_aware_loss", flip, "nobody flips|infinite|sure") if False else None
+right("03.flip_aware_loss", flip)
 wrong("03.flip_aware_loss", lambda c, r, e: flip(c, r, 1 - e), "1 - `eps`|exchanged")
 wrong("03.flip_aware_loss", lambda c, r, e: flip(c, r, e).sum(), "sum")
 wrong("03.flip_aware_loss", lambda c, r, e: -flip(c, r, e), "sign")

@@ -99,10 +99,6 @@ def dpo(pc, pr, rc, rr, mc, mr, beta):
 right("06.dpo_loss", dpo)
 right("06.dpo_loss", lambda *a: list(dpo(*a)))
 right("06.dpo_loss", lambda *a: dpo(*(x.double() if isinstance(x, torch.Tensor) else x for x in a)).numpy()[::-1][::-1])
-right(
-    "06.dpo_loss",
-    lambda *a: -logsigmoid(-(-dpo(*a)).exp().log() * 0 + torch.log(torch.expm1(dpo(*a))).neg()) if False else dpo(*a),
-)
 wrong("06.dpo_loss", lambda *a: dpo(*a).sum(), "sum|mean")
 wrong("06.dpo_loss", lambda *a: dpo(*a)[:, None], "shape")
 wrong("06.dpo_loss", lambda *a: dpo(*a) / a[-1], "divided by `beta`")

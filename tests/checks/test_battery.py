@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import cache
 
 import battery_00_04
 import battery_05_09
@@ -11,10 +12,10 @@ from battery import Answer, general
 
 from prefcourse import checks
 
+pytestmark = pytest.mark.slow
 SEEDS = (11, 12, 13)
 FOLLOWS_A_GRADIENT = {"04.rloo_loss", "04.clip_loss", "09.kto_loss", "09.orpo_loss", "11.shared_dpo_loss"}
 WITHOUT_NUMBERS = {"01.split", "01.pipeline", "07.step", "11.bill"}  # reports of what an answer does
-BOUNDED = {"01.annotator", "08.beta_for"}
 EXERCISES = {
     f"{number}.{check.name}": check
     for number in checks.NUMBERS
@@ -40,6 +41,7 @@ def names(pattern: str, hint: str) -> bool:
     return bool(re.search(pattern, hint, re.IGNORECASE)) and bool(clear)
 
 
+@cache
 def tried(answer: Answer) -> str:
     """ "as it should be", "false refusal", "false acceptance", "named" or "not named"."""
     check, said = EXERCISES[answer.check], "as it should be"
