@@ -15,7 +15,7 @@ import sys
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._device import DeviceContext
+from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
@@ -183,6 +183,14 @@ SPECIAL = {
 GRADIENTS = {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
 
 
+def made_there(func, args, kwargs):
+    """What `func` makes, on the device."""
+    made = func(*args, **kwargs | {"device": "cpu"})
+    if not DOUBLES and made.dtype == torch.float64:
+        raise TypeError(f"Cannot convert a MPS Tensor to float64 dtype: {func}")
+    return OnDevice(made.detach()).requires_grad_(made.requires_grad) if made.is_leaf else moved(made)
+
+
 class Redirect(TorchFunctionMode):
     """Sends what asks for "cuda" to the pretended device."""
 
@@ -196,10 +204,7 @@ class Redirect(TorchFunctionMode):
         device = kwargs.get("device")
         if device is None or torch.device(device).type == "cpu":
             return func(*args, **kwargs)
-        made = func(*args, **kwargs | {"device": "cpu"})
-        if not DOUBLES and made.dtype == torch.float64:
-            raise TypeError(f"Cannot convert a MPS Tensor to float64 dtype: {func}")
-        return OnDevice(made.detach()).requires_grad_(made.requires_grad) if made.is_leaf else moved(made)
+        return made_there(func, args, kwargs)
 
 
 def start():
@@ -223,9 +228,14 @@ def start():
     PreTrainedModel.to = to
     plain_context = DeviceContext.__torch_function__
 
-    def context(self, *args):  # inside `with torch.device("meta")` are shapes without numbers, as ever
+    def context(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self.device.type == "cuda":  # torch.set_default_device("cuda")
+            there = func in _device_constructors() and kwargs.get("device") is None
+            return made_there(func, args, kwargs) if there else func(*args, **kwargs)
+        # inside `with torch.device("meta")` are shapes without numbers, as ever
         with torch._C.DisableTorchFunction() if self.device == OTHER else contextlib.nullcontext():
-            return plain_context(self, *args)
+            return plain_context(self, func, types, args, kwargs)
 
     DeviceContext.__torch_function__ = context
     Redirect().__enter__()

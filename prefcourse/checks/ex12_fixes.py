@@ -5,8 +5,8 @@ from torch import Tensor
 
 from prefcourse.checks.core import Case, Limit, exercise
 
-REFERENCE = torch.tensor([0.40, 0.45, 0.15], dtype=torch.float64)  # the lesson's three tokens
-EMBEDDING = torch.tensor([[0.8, 0.3], [1.0, 0.1], [-1.0, 0.4]], dtype=torch.float64)
+REFERENCE = torch.tensor([0.40, 0.45, 0.15], dtype=torch.float64, device="cpu")  # the lesson's three tokens
+EMBEDDING = torch.tensor([[0.8, 0.3], [1.0, 0.1], [-1.0, 0.4]], dtype=torch.float64, device="cpu")
 
 # --------------------------------------------------------------------------------------------- how strong a fix must be
 
