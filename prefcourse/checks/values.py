@@ -15,6 +15,7 @@ import torch
 
 from prefcourse.checks.showing import safely, shown
 
+LONG = 1_000_000  # entries of a list that are read
 DEEP = 8  # lists in lists that are read; a list may hold itself
 
 
@@ -47,6 +48,8 @@ def plain(value: object, depth: int = 0) -> object:
     if isinstance(value, Mapping):
         return {plain(key, depth + 1): plain(part, depth + 1) for key, part in value.items()}
     if isinstance(value, Sequence | ValuesView):
+        if len(value) > LONG:
+            raise TypeError(f"a list of {len(value)} is too long to be an answer")
         return [plain(part, depth + 1) for part in value]
     if isinstance(value, np.ndarray) or hasattr(type(value), "__array__"):  # such as a Series of pandas
         array = np.asarray(value)
