@@ -24,6 +24,7 @@ import torch
 from prefcourse.checks.showing import safely
 
 NOT_THEIRS = {"numpy", "torch", "scipy", "pandas"} | (sys.stdlib_module_names - {"__main__"})
+LONG = 1_000_000  # entries of a list that are looked at
 NUMPYS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}  # what numpy itself begins with
 
 
@@ -87,6 +88,8 @@ class Answer:
             self.raised = error
             raise
         self.returned.append(value)
+        if not isinstance(value, torch.Tensor | np.ndarray) and safely(lambda: len(value), otherwise=0) > LONG:
+            raise Unusable("what your function returns is far too long.")
         for name, was, now in zip(self.names, before, map(_frozen, arguments), strict=False):
             if name not in self.changed and not safely(lambda was=was, now=now: _alike(was, now), otherwise=True):
                 self.changed.append(name)

@@ -36,7 +36,7 @@ from prefcourse.checks.diagnosis import Try, named
 from prefcourse.checks.hints import Hint
 from prefcourse.checks.probing import probe
 from prefcourse.checks.showing import safely, said, shown
-from prefcourse.checks.values import difference
+from prefcourse.checks.values import difference, plain, stacked
 
 SEED_VARIABLE = "PREFCOURSE_GRADING_SEED"  # set by an instructor: hidden tests draw their inputs from it
 
@@ -262,7 +262,9 @@ class Exercise(Check):
             return ""
         tell = functools.partial(probe, self.outcome, answer, self.reference, tries, self.tol)
         with contextlib.redirect_stdout(io.StringIO()):  # the answer is called again, and may print
-            explained = safely(lambda: self.explain(tries[i].found, *tries[i].case.values()), otherwise="")
+            explained = safely(
+                lambda: self.explain(stacked(plain(tries[i].found)), *tries[i].case.values()), otherwise=""
+            )
             return explained or safely(lambda: named(tries, self.tol, tell), otherwise="")  # what it reads is not ours
 
     def _same(self, one: object, other: object) -> bool:
