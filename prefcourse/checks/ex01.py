@@ -122,6 +122,7 @@ def _curves(draw: torch.Generator) -> list[Case]:
     return [
         {"wins": {50: [0.50, 0.52], 100: [0.55, 0.57], 400: [0.68, 0.60]}},
         Limit("sizes have different numbers of runs", {"wins": uneven}),
+        Limit("more pairs make it worse", {"wins": {50: [0.66, 0.60], 100: [0.58, 0.57], 400: [0.50, 0.52]}}),
         *({"wins": case["wins"]} for case in _wins(draw)[-2:]),
     ]
 

@@ -23,7 +23,8 @@ def _coins(draw: torch.Generator) -> list[Case]:
     alike = Limit(
         "both replies have the same u, and the baseline is right", {"p": 0.3, "u1": 2.0, "u0": 2.0, "baseline": 2.0}
     )
-    return [*cases[:2], alike, *cases[2:]]
+    worse = Limit("reply 1 is the worse one", {"p": 0.6, "u1": -3.0, "u0": 2.0, "baseline": 0.5})
+    return [*cases[:2], alike, worse, *cases[2:]]
 
 
 def _noise(p, u1, u0, first, second) -> tuple[float, float, float]:

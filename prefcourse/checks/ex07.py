@@ -32,8 +32,11 @@ def _scores(draw: torch.Generator) -> list[Case]:
         "pair_logps": pairs, "pair_reference": stored, "sample_logps": samples,
         "sample_reference": torch.tensor([-8.0, -8.5, -5.0, -8.0], dtype=torch.float64),
     }  # fmt: skip
-    tied = Limit("every pair is a tie, as before the first step", fixed | {"pair_logps": stored})
-    return [fixed, tied, case(12, 9), case(8, 5)]
+    tied = fixed | {"pair_logps": stored, "sample_logps": samples - 5}
+    tied = Limit("every pair is a tie, and the estimate of KL is below 0", tied)
+    moved = torch.tensor([8.0, 7.0, 9.0, -6.0, -5.0, -9.0], dtype=torch.float64)
+    far = fixed | {"pair_logps": stored + moved, "sample_logps": samples + 20}
+    return [fixed, tied, Limit("the policy has moved far, by many nats", far), case(12, 9), case(8, 5)]
 
 
 @exercise(

@@ -24,7 +24,8 @@ def _worlds(draw: torch.Generator) -> list[Case]:
         "betas": torch.tensor([2.0, 0.5], dtype=torch.float64),
     }
     one = Limit("there is one β alone", fixed | {"betas": fixed["betas"][:1]})
-    return [fixed, one, case(4), case(6)]
+    below = Limit("all rewards are below 0", fixed | {"reward": fixed["reward"] - 5})
+    return [fixed, one, below, case(4), case(6)]
 
 
 def _optimum(reference: Tensor, reward: Tensor, betas: Tensor) -> Tensor:

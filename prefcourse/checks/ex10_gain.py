@@ -19,7 +19,8 @@ def _reviews(draw: torch.Generator) -> list[Case]:
     a = torch.tensor([[2.0, 3.0], [-1.0, 0.0], [4.0, 4.5], [0.5, 0.0]], dtype=torch.float64)
     b = torch.tensor([[0.0, 1.0], [-1.5, 0.5], [1.0, 2.0], [1.0, 1.5]], dtype=torch.float64)
     one = Limit("there is one review of each prompt", {"a": a[:, :1], "b": b[:, :1]})
-    return [{"a": a, "b": b}, one, case(10, 4), case(16, 3)]
+    loses = Limit("B is the better one, so that the gain is below 0", {"a": b - 3, "b": a})
+    return [{"a": a, "b": b}, one, loses, case(10, 4), case(16, 3)]
 
 
 RESAMPLES = 2_000

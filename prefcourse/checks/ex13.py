@@ -146,7 +146,11 @@ def _held_out(draw: torch.Generator) -> list[Case]:
     }
     longer = torch.tensor([[False, False, True, True], [False, True, True, True]])
     full = Limit("texts reach the last column", fixed | {"mask": longer})
-    return [fixed, full, case(4, 6), case(7, 9)]
+    paid_back = {"reference": fixed["policy"], "policy": fixed["reference"]}
+    better = Limit(
+        "the policy finds the texts likelier than the reference, so that the tax is below 0", fixed | paid_back
+    )
+    return [fixed, full, better, case(4, 6), case(7, 9)]
 
 
 def _tax(reference, policy, mask, sign=1.0) -> dict[str, Tensor]:
