@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import math
 import random
 import warnings
@@ -276,8 +277,9 @@ def test_limits_are_fixed_and_arguments_have_their_names(check):
     cases = [check.cases(torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     promises = [[getattr(case, "promise", "") for case in drawn] for drawn in cases]
     assert promises[0] == promises[1]
-    if all(noted == list(case) for case in cases[0] for noted in [list(cases[0][0])]):
-        assert all(list(case) == list(cases[0][0]) for case in cases[0])
+    if check.observe.__name__ == "<lambda>":  # the answer gets the case as it is
+        names = list(inspect.signature(check.reference).parameters)
+        assert all(list(case) == names for case in cases[0])
 
 
 def test_a_limit_is_a_case():
