@@ -15,7 +15,7 @@ import sys
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._device import DeviceContext
+from torch.utils._device import DeviceContext, _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
@@ -183,6 +183,14 @@ SPECIAL = {
 GRADIENTS = {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
 
 
+def made_there(func, args, kwargs):
+    """What `func` makes, on the device."""
+    made = func(*args, **kwargs | {"device": "cpu"})
+    if not DOUBLES and made.dtype == torch.float64:
+        raise TypeError(f"Cannot convert a MPS Tensor to float64 dtype: {func}")
+    return OnDevice(made.detach()).requires_grad_(made.requires_grad) if made.is_leaf else moved(made)
+
+
 class Redirect(TorchFunctionMode):
     """Sends what asks for "cuda" to the pretended device."""
 
@@ -196,10 +204,7 @@ class Redirect(TorchFunctionMode):
         device = kwargs.get("device")
         if device is None or torch.device(device).type == "cpu":
             return func(*args, **kwargs)
-        made = func(*args, **kwargs | {"device": "cpu"})
-        if not DOUBLES and made.dtype == torch.float64:
-            raise TypeError(f"Cannot convert a MPS Tensor to float64 dtype: {func}")
-        return OnDevice(made.detach()).requires_grad_(made.requires_grad) if made.is_leaf else moved(made)
+        return made_there(func, args, kwargs)
 
 
 def start():
@@ -223,9 +228,14 @@ def start():
     PreTrainedModel.to = to
     plain_context = DeviceContext.__torch_function__
 
-    def context(self, *args):  # inside `with torch.device("meta")` are shapes without numbers, as ever
+    def context(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self.device.type == "cuda":  # torch.set_default_device("cuda")
+            there = func in _device_constructors() and kwargs.get("device") is None
+            return made_there(func, args, kwargs) if there else func(*args, **kwargs)
+        # inside `with torch.device("meta")` are shapes without numbers, as ever
         with torch._C.DisableTorchFunction() if self.device == OTHER else contextlib.nullcontext():
-            return plain_context(self, *args)
+            return plain_context(self, func, types, args, kwargs)
 
     DeviceContext.__torch_function__ = context
     Redirect().__enter__()
@@ -284,3 +294,22 @@ def test_the_package_needs_no_float64_on_the_device(monkeypatch):
     prompts = [row["prompt"] for row in world.prompts["test"][:40]]
     assert evaluate(policy, world, prompts=prompts)["kl"].value >= 0
     rloo(policy, world.gold, prompts, world.tokenizer, reference=world.sft, steps=1, batch_size=8, progress=False)
+
+
+def test_the_exercises_checks_work_for_a_learner_who_works_on_the_device(tmp_path, monkeypatch):
+    """Their inputs stay on the CPU, and an answer may come from the device."""
+    from prefcourse import checks
+
+    monkeypatch.setenv("PREFCOURSE_PROGRESS", str(tmp_path / "progress.json"))
+    start()
+    assert checks.ex06.dpo_loss.judge(lambda *a: checks.ex06.dpo_loss.reference(*a).to("cuda"), 0).passed
+    torch.set_default_device("cuda")
+    try:
+        assert isinstance(torch.zeros(2), OnDevice)
+        for number in checks.NUMBERS:
+            for check in checks.of_notebook(number).values():
+                assert isinstance(check, checks.Choice) or check.judge(check.reference, 0).passed, check.name
+        assert not checks.ex06.dpo_loss.judge(lambda *a: torch.zeros(1, device="cuda"), 0).passed
+        assert isinstance(torch.zeros(2), OnDevice)
+    finally:
+        torch.set_default_device(None)

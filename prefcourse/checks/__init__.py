@@ -9,19 +9,24 @@
 How a check finds its hint: next to each reference stand the wrong answers that learners really give, its *mutants*.
 An answer that fails is compared with them, and the mutant that computes the same tells which mistake was made.
 
-In which order to read: `core` is what a check is and how it finds its verdict, `values` how two values are compared and
-shown, `questions` a check with options; then any `exNN`. Where one module grew too long, its first exercises stand
-beside it, as in `ex07_step`, and `exNN` imports them. `record` keeps what has passed, and `progress` shows it.
+What no mutant knows is described: its form, a limit, a factor, an argument without effect. `result.hint()` gives the
+recipe; PREFCOURSE_HINTS holds it back.
+
+In which order to read: `core` is what a check is and how it finds its verdict, `calls` how it calls an answer, `values`
+how two values are compared and `showing` how they are shown, `diagnosis` and `probing` what is said of a wrong one,
+`hints` in which steps; `questions` a check with options; then any `exNN`. Where one module grew too long, its first
+exercises stand beside it, as in `ex07_step`, and `exNN` imports them. `record` keeps what has passed, `progress` shows
+it.
 """
 
 import pkgutil
 import re
 from importlib import import_module
 
-from prefcourse.checks.core import Check, CheckFailed, Exercise, Mutant, Result, attempt, exercise
+from prefcourse.checks.core import Check, CheckFailed, Exercise, Limit, Mutant, Result, attempt, exercise
 from prefcourse.checks.questions import Choice, choice
 
-__all__ = ["Check", "CheckFailed", "Choice", "Exercise", "Mutant", "Result", "attempt", "choice", "exercise"]
+__all__ = ["Check", "CheckFailed", "Choice", "Exercise", "Limit", "Mutant", "Result", "attempt", "choice", "exercise"]
 
 NUMBERS = sorted(m.name[2:] for m in pkgutil.iter_modules(__path__) if re.fullmatch(r"ex\d\d", m.name))
 

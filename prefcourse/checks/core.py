@@ -10,28 +10,45 @@
         return -beta * logsigmoid((c - C) - (r - R))
 
 `cases` gets a random generator and returns dicts, argument name → value: the fixed cases first, then fresh ones. So an
-answer that returns remembered numbers fails. `observe` says what is compared when that is more than the value returned,
-such as a gradient: it gets the function and the case's arguments.
+answer that returns remembered numbers fails. A fixed case that holds one limit of what is promised is a `Limit`, with
+the limit in words. `observe` says what is compared when that is more than the value returned, such as a gradient: it
+gets the function and the case's arguments. `hint` is the recipe, `where` its place in the lesson, `keeps` that the
+arguments may not be changed, `explain` what a wrong value says, from it and the arguments.
 """
 
+import contextlib
 import copy
-import linecache
+import functools
+import inspect
+import io
 import os
 import secrets
-import traceback
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import FunctionType, MethodType
 
 import torch
 
 from prefcourse import streams
-from prefcourse.checks import record
-from prefcourse.checks.values import difference, said, shown
+from prefcourse.checks import calls, hints, record
+from prefcourse.checks.advice import advice, inputs, unusable, where
+from prefcourse.checks.diagnosis import Try, named
+from prefcourse.checks.hints import Hint
+from prefcourse.checks.probing import probe
+from prefcourse.checks.showing import safely, said, shown
+from prefcourse.checks.values import difference, plain, stacked
 
 SEED_VARIABLE = "PREFCOURSE_GRADING_SEED"  # set by an instructor: hidden tests draw their inputs from it
 
 Case = dict[str, object]
+
+
+class Limit(dict):
+    """A case that holds one limit. promise: what is special, so that "it fails where …" can be completed with it."""
+
+    def __init__(self, promise: str, case: Mapping[str, object]):
+        super().__init__(case)
+        self.promise = promise
 
 
 class CheckFailed(AssertionError):
@@ -52,11 +69,14 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Result:
-    """Verdict of a check: `status` is "not attempted", "pass" or "fail"; `text` is what the learner reads."""
+    """Verdict of a check: `status` is "not attempted", "pass" or "fail"; `text` is what the learner reads.
+
+    `hint` is a text, what is wrong with this answer; called, `result.hint()`, it gives the recipe.
+    """
 
     status: str
     text: str
-    hint: str = ""
+    hint: Hint = hints.NOTHING
 
     @property
     def passed(self) -> bool:
@@ -68,6 +88,8 @@ class Result:
 
 class Check:
     """What every check has: a name, the number of its notebook, points, mutants, and a verdict on an answer."""
+
+    where = ""  # the place in the lesson where it is taught
 
     def __init__(self, function: Callable, points: int):
         self.reference, self.name, self.points = function, function.__name__, points
@@ -119,8 +141,10 @@ class Check:
     def passes(self, how: str) -> Result:
         return Result("pass", f"✓ {self.name}: {how} ({self.worth})")
 
-    def fails(self, lines: list[str], hint: str) -> Result:
-        return Result("fail", "\n".join([f"✗ {self.name}: {lines[0]}", *lines[1:], f"  Hint: {hint}"]), hint)
+    def fails(self, lines: list[str], hint: str, recipe: str = "") -> Result:
+        hint = Hint(hint, recipe)
+        text = [f"✗ {self.name}: {lines[0]}", *lines[1:], *hints.lines(hint, self.where)]
+        return Result("fail", "\n".join(text), hints.NOTHING if hints.level() == "none" else hint)
 
     @property
     def worth(self) -> str:
@@ -132,10 +156,13 @@ class Exercise(Check):
 
     def __init__(
         self, function: Callable, cases: Callable[[torch.Generator], list[Case]], points: int, hint: str,
-        observe: Callable | None = None, tol: float = 1e-5,
+        observe: Callable | None = None, tol: float = 1e-5, where: str = "", keeps: bool = False,
+        explain: Callable | None = None,
     ):  # fmt: skip
         super().__init__(function, points)
-        self.cases, self.hint, self.tol = cases, hint, tol
+        self.hint, self.tol, self.keeps, self.explain = hint, tol, keeps, explain or (lambda *_: "")
+        self.where = f"lesson {self.number}, “{where}”" if where else ""
+        self.cases = lambda draw: _settled(cases, draw)
         self.observe = observe or (lambda answer, *arguments: answer(*arguments))
 
     def mutant(self, hint: str) -> Callable[[Callable], Callable]:
@@ -149,56 +176,104 @@ class Exercise(Check):
 
     def outcome(self, answer: Callable, case: Case) -> object:
         """What `answer` does with a copy of `case`: what is observed, or the error it raised. Draws repeat."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        found, error, _ = self._call(answer, case)
+        return found if error is None else error
+
+    def _call(self, answer: Callable, case: Case) -> tuple[object, BaseException | None, calls.Answer]:
+        """What is observed, the error or None, and the notes of the call."""
+        noted = calls.Answer(answer, list(inspect.signature(self.reference).parameters))
+        with calls.steady():
             try:
-                return self.observe(answer, *copy.deepcopy(list(case.values())))
+                return self.observe(noted, *map(copy.deepcopy, case.values())), None, noted
             except KeyboardInterrupt:  # somebody waits no longer
                 raise
             except BaseException as error:  # a learner's function may fail in any way, by exit() too: theirs to read
-                return error
+                return None, error, noted
 
     def judge(self, answer: Callable, seed: int | None) -> Result:
         if not callable(answer):
             return self.not_a_function(answer)
-        seed = secrets.randbelow(2**31) if seed is None else seed
-        cases = self.cases(torch.Generator().manual_seed(seed))
-        answers = []
+        cases = self.cases(torch.Generator().manual_seed(secrets.randbelow(2**31) if seed is None else seed))
+        tries, guard, failed, notes = [], calls.Guard(self, type(self), Exercise, Check), None, []
         for i, case in enumerate(cases):
-            answers.append(found := self.outcome(answer, case))
-            if isinstance(found, NotImplementedError) and not found.args:  # the stub's; torch's have a message
+            found, error, noted = self._call(answer, case)
+            notes.append(noted)
+            if exchanged := guard.put_back():
+                told = f"your function exchanges {exchanged[0]}, which everybody uses"
+                return self.fails([told], "leave it alone: the check goes on with what stood there before.")
+            if i == 0 and calls.is_stub(noted.raised):
                 return self.not_attempted()
-            expected = self.outcome(self.reference, case)
-            if isinstance(expected, BaseException):
-                raise expected  # ours, not the learner's
-            if isinstance(found, BaseException):
-                told = [
-                    f"your function stopped in case {i + 1} of {len(cases)}",
-                    *_inputs(case),
-                    *_where(answer, found),
-                ]
-                return self.fails(told, self._diagnosis(cases[: i + 1], answers) or _advice(found))
-            if differs := difference(found, expected, self.tol):
-                told = [f"case {i + 1} of {len(cases)} is wrong", *_inputs(case)]
-                told += [f"    {line}" for line in differs.splitlines()]
-                if found is None:
-                    return self.fails(told, "your function returns nothing: is its `return` missing?")
-                answers += [self.outcome(answer, later) for later in cases[i + 1 :]]
-                return self.fails(told, self._diagnosis(cases, answers) or self.hint)
-        return self.passes(f"all {len(cases)} cases agree")
+            expected, ours, _ = self._call(self.reference, case)
+            if ours is not None:
+                raise ours
+            differs = "" if error else difference(found, expected, self.tol)
+            tries.append(Try(case, found, expected, error, getattr(case, "promise", ""), bool(error or differs)))
+            if failed is None and tries[-1].wrong:
+                failed = i, differs, noted
+            if error:
+                break
+        if failed is not None:
+            return self._failure(answer, cases, tries, *failed)
+        changed = list(dict.fromkeys(name for noted in notes for name in noted.changed))
+        return self._agreed(len(cases), changed)
+
+    def _agreed(self, cases: int, changed: list[str]) -> Result:
+        if not changed:
+            return self.passes(f"all {cases} cases agree")
+        what = ", ".join(f"`{name}`" for name in changed)
+        if self.keeps:
+            told = f"what you return is right in all {cases} cases, and arguments are no longer what they were"
+            return self.fails([told], f"your function changes its argument {what}. Work on a copy.", self.hint)
+        are = "is" if len(changed) == 1 else "are"
+        return self.passes(f"all {cases} cases agree, but {what} {are} changed: work on a copy")
+
+    def _failure(
+        self, answer: Callable, cases: list[Case], tries: list[Try], i: int, differs: str, noted: calls.Answer
+    ) -> Result:
+        """The verdict on an answer that is wrong in case `i` first."""
+        error, last = tries[i].error, tries[-1].error
+        outcomes = [t.found if t.error is None else t.error for t in tries]
+        with warnings.catch_warnings():  # of numpy, in what we try; the learner has seen those of the answer
+            warnings.simplefilter("ignore")
+            hint = self._diagnosis(cases[: len(tries)], outcomes) or self._described(answer, tries, i)
+        if error is None:
+            told = [f"case {i + 1} of {len(cases)} is wrong", *inputs(cases[i])]
+            told += [f"    {line}" for line in differs.splitlines()]
+            if last is not None and not hint:
+                hint = f"in case {len(tries)} it even stops: {type(last).__name__}."
+            return self.fails(told, hint or "work this case by hand, and print your steps beside it.", self.hint)
+        if noted.raised is not error:  # the answer had returned
+            told = [f"what you return cannot be used in case {i + 1} of {len(cases)}", *inputs(cases[i])]
+            told.append(f"    your answer   {shown(noted.returned[-1] if noted.returned else None)}")
+            return self.fails(told, hint or unusable(error, noted), self.hint)
+        told = [f"your function stopped in case {i + 1} of {len(cases)}", *inputs(cases[i]), *where(answer, error)]
+        if not hint and tries[i].promise:
+            hint = f"it stops where {tries[i].promise}."
+        return self.fails(told, hint or advice(answer, error), self.hint)
 
     def _diagnosis(self, cases: list[Case], answers: list[object]) -> str:
         """The hint of the first mutant that does what the answer did in every case; "" if there is none."""
         for mutant in self.mutants:
-            outcomes = [self.outcome(mutant.function, case) for case in cases]
-            if all(self._same(a, b) for a, b in zip(outcomes, answers, strict=True)):
+            pairs = zip(cases, answers, strict=True)
+            if all(self._same(self.outcome(mutant.function, case), found) for case, found in pairs):
                 return mutant.hint
         return ""
+
+    def _described(self, answer: Callable, tries: list[Try], i: int) -> str:
+        """What is wrong with the values of an answer that no mutant knows, "" if it stopped or nothing can be said."""
+        if tries[i].error is not None:
+            return ""
+        tell = functools.partial(probe, self.outcome, answer, self.reference, tries, self.tol)
+        with contextlib.redirect_stdout(io.StringIO()):  # the answer is called again, and may print
+            explained = safely(
+                lambda: self.explain(stacked(plain(tries[i].found)), *tries[i].case.values()), otherwise=""
+            )
+            return explained or safely(lambda: named(tries, self.tol, tell), otherwise="")  # what it reads is not ours
 
     def _same(self, one: object, other: object) -> bool:
         if isinstance(one, BaseException) or isinstance(other, BaseException):
             return type(one) is type(other) and said(one) == said(other)
-        return not difference(one, other, self.tol)
+        return not difference(one, other, self.tol, nan_alike=True)
 
 
 def exercise(**settings) -> Callable[[Callable], Exercise]:
@@ -212,31 +287,10 @@ def attempt(answer: Callable, *arguments):
         return answer(*arguments)
     except NotImplementedError:
         streams.tolerate()
-        print(f"○ {getattr(answer, '__name__', 'your function')}: not attempted yet")
+        print(f"○ {getattr(calls.own(answer), '__name__', 'your function')}: not attempted yet")
         return None
 
 
-def _inputs(case: Case) -> list[str]:
-    width = max(map(len, case), default=0)
-    return [f"    {name:{width}} = {shown(value)}" for name, value in case.items()]
-
-
-def _where(answer: Callable, error: BaseException) -> list[str]:
-    """The error in one line, and the line of the learner's own code that was running."""
-    lines = [f"    {type(error).__name__}: {said(error)}".rstrip(": ")]
-    code = answer.__code__ if isinstance(answer, FunctionType | MethodType) else None
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if code and f.filename == code.co_filename]
-    if frames:
-        source = linecache.getline(frames[-1].filename, frames[-1].lineno).strip()
-        lines.append(f"    in line {frames[-1].lineno - code.co_firstlineno + 1} of your function: {source}")
-    return lines
-
-
-def _advice(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return "do not call exit() or quit(): return what the docstring asks for."
-    if isinstance(error, TypeError) and "argument" in said(error):
-        return "keep the function's arguments as they were given, in that order."
-    if isinstance(error, NameError):
-        return "a name is not defined: run the cells above, and look for a typing error."
-    return "read the error's last words first, then print the shapes of what the line above works on."
+def _settled(cases: Callable[[torch.Generator], list[Case]], draw: torch.Generator) -> list[Case]:
+    with calls.steady():
+        return cases(draw)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.questions import choice
 
 END = "END"
@@ -39,6 +39,7 @@ def _texts(draw: torch.Generator) -> list[Case]:
     return [
         {"next_token": fixed, "y": ("slow", "slow", END)},
         {"next_token": fixed, "y": ("slow", END)},
+        Limit("the text is END alone", {"next_token": {(): {END: 0.25, "slow": 0.75}}, "y": (END,)}),
         {"next_token": language(words, 2), "y": ("bad", "good", END)},
         {"next_token": language(words, 3), "y": ("good", "good", "bad", END)},
         {"next_token": language(words, 3), "y": ("bad", END)},
@@ -52,6 +53,7 @@ def _factors(next_token: Language, y: tuple[str, ...]) -> list[float]:
 @exercise(
     cases=_texts,
     points=3,
+    where="Step 3 · The end counts",
     hint="for each t from 0 to len(y) - 1 look up next_token[y[:t]][y[t]], the probability of token t given those "
     "before it; take math.log of each, and add them up.",
 )
@@ -92,6 +94,26 @@ def bits(next_token, y):
     return log_pi.reference(next_token, y) / math.log(2)
 
 
+@log_pi.mutant("your logarithm has base 10. Nats are natural logarithms: math.log.")
+def base_ten(next_token, y):
+    return log_pi.reference(next_token, y) / math.log(10)
+
+
+@log_pi.mutant("you look up each token after the one before it alone: it depends on the whole beginning, y[:t].")
+def after_one_token(next_token, y):
+    return sum(math.log(next_token[y[max(t - 1, 0) : t]][y[t]]) for t in range(len(y)))
+
+
+@log_pi.mutant("you add up probabilities: it is their logarithms that add up, because the probabilities multiply.")
+def sum_of_probabilities(next_token, y):
+    return sum(_factors(next_token, y))
+
+
+@log_pi.mutant("you take the logarithm of a sum of probabilities. Take the logarithm of each first, then add.")
+def log_of_sum(next_token, y):
+    return math.log(sum(_factors(next_token, y)))
+
+
 # ---------------------------------------------------------------------------------------------- which tokens count
 
 
@@ -113,7 +135,12 @@ def _batches(draw: torch.Generator) -> list[Case]:
         "prompt_tokens": torch.tensor([2, 1]),
         "completion_tokens": torch.tensor([3, 2]),
     }
-    return [fixed, batch(4, 8), batch(3, 12)]
+    full = Limit(
+        "a completion reaches the last column, as that of the longest row always does",
+        fixed | {"prompt_tokens": torch.tensor([2, 3]), "completion_tokens": torch.tensor([4, 2])},
+    )
+    short = {"prompt_tokens": torch.tensor([5, 1]), "completion_tokens": torch.tensor([1, 1])}
+    return [fixed, full, Limit("a completion is EOS alone", fixed | short), batch(4, 8), batch(3, 12)]
 
 
 def _masked_sum(token_logps, prompt_tokens, completion_tokens, start=0, stop=0) -> Tensor:
@@ -125,6 +152,7 @@ def _masked_sum(token_logps, prompt_tokens, completion_tokens, start=0, stop=0) 
 @exercise(
     cases=_batches,
     points=3,
+    where="Step 4 · The prompt does not count",
     hint="make a mask (N, T): true where the place is at least the prompt's length, and below prompt + completion. "
     "Multiply, and sum over the last axis.",
 )
@@ -155,6 +183,16 @@ def padding_counted(token_logps, prompt_tokens, completion_tokens):
 )
 def one_early(token_logps, prompt_tokens, completion_tokens):
     return _masked_sum(token_logps, prompt_tokens, completion_tokens, start=-1, stop=-1)
+
+
+@sequence_logps.mutant("the first token of the completion is missing: begin at the place that is the prompt's length.")
+def begins_late(token_logps, prompt_tokens, completion_tokens):
+    return _masked_sum(token_logps, prompt_tokens, completion_tokens, start=1)
+
+
+@sequence_logps.mutant("one place of the filling is in your sum: stop before the place prompt + completion.")
+def ends_late(token_logps, prompt_tokens, completion_tokens):
+    return _masked_sum(token_logps, prompt_tokens, completion_tokens, stop=1)
 
 
 @sequence_logps.mutant("you divide by the number of tokens: log π(y|x) is a sum, never a mean.")
@@ -194,6 +232,11 @@ def _scores(draw: torch.Generator) -> list[Case]:
     pairs = zip(drawn, (0.7, 1.6, 0.0), strict=True)
     return [
         *({"logits": fixed, "temperature": t} for t in (0.5, 2.0, 0.0)),
+        Limit(
+            "the temperature is 0 and the likeliest token is not the first one",
+            {"logits": fixed.roll(2), "temperature": 0.0},
+        ),
+        Limit("the temperature is a whole number", {"logits": fixed, "temperature": 3}),
         *({"logits": logits, "temperature": t} for logits, t in pairs),
     ]
 
@@ -202,16 +245,10 @@ def _coldest(logits: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
 
 
-def _readable(answer, logits, temperature) -> Tensor | str:
-    """The answer; in words if it holds nan, which agrees with nothing, so that its hint can be found."""
-    found = answer(logits, temperature)
-    return "nan: not a number" if isinstance(found, Tensor) and found.isnan().any() else found
-
-
 @exercise(
     cases=_scores,
     points=3,
-    observe=_readable,
+    where="Step 5 · Temperature",
     hint="divide the logits by the temperature first, then softmax. Temperature 0 stands for the limit: 1 for the "
     "likeliest token and 0 for all others; no division by zero is needed for that.",
 )
@@ -221,8 +258,8 @@ def tempered(logits, temperature):
 
 
 @tempered.mutant(
-    "you divide the probabilities, and the division cancels when they are made to sum to 1: divide the logits, before "
-    "the softmax."
+    "your temperature changes nothing: a division of probabilities cancels when they are made to sum to 1, and what is "
+    "added to logits cancels in the softmax. Divide the logits, before the softmax."
 )
 def divides_probabilities(logits, temperature):
     p = logits.softmax(-1) / (temperature or 1.0)
@@ -249,6 +286,11 @@ def divides_by_zero(logits, temperature):
 @tempered.mutant("at temperature 0 you leave the model as it is. 0 means the likeliest token always: 1 for it, else 0.")
 def zero_means_one(logits, temperature):
     return (logits / (temperature or 1.0)).softmax(-1)
+
+
+@tempered.mutant("at temperature 0 you always take the first token: find the largest logit, logits.argmax().")
+def first_token(logits, temperature):
+    return tempered.reference(logits, temperature) if temperature > 0 else _coldest(-torch.arange(len(logits)).double())
 
 
 @tempered.mutant("these are log-probabilities. The exercise asks for probabilities: softmax, not log_softmax.")

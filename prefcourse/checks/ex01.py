@@ -1,6 +1,6 @@
 """Checks of exercise notebook 01: preference data. Here how many pairs are enough, the end of the project.
 
-Exercises 1 to 4 stand in `ex01_annotators`, the project's pipeline in `ex01_pipeline`.
+Exercises 1 to 3 stand in `ex01_annotators`, exercise 4 in `ex01_split`, the project's pipeline in `ex01_pipeline`.
 """
 
 import math
@@ -8,16 +8,10 @@ import math
 import numpy as np
 import torch
 
-from prefcourse.checks.core import Case, exercise
-from prefcourse.checks.ex01_annotators import (
-    annotator,
-    ceiling_with_lapses,
-    key,
-    six_hundred_labels,
-    split,
-    split_report,
-)
+from prefcourse.checks.core import Case, Limit, exercise
+from prefcourse.checks.ex01_annotators import annotator, ceiling_with_lapses, six_hundred_labels
 from prefcourse.checks.ex01_pipeline import Desk, pipeline, pipeline_report
+from prefcourse.checks.ex01_split import key, split, split_report
 
 __all__ = [
     "Desk", "annotator", "ceiling_with_lapses", "doubling", "key", "pairs_enough", "pipeline", "pipeline_report",
@@ -43,6 +37,11 @@ def _wins(draw: torch.Generator) -> list[Case]:
         {"wins": rising, "target": 0.6, "t": 2.306},
         {"wins": dips, "target": 0.6, "t": 2.447},
         {"wins": never, "target": 0.65, "t": 4.303},
+        Limit(
+            "a lower end is exactly at the target, which it reaches",
+            {"wins": {100: [0.5, 0.5], 200: [0.625, 0.625], 400: [0.75, 0.75]}, "target": 0.625, "t": 4.303},
+        ),
+        Limit("the sizes do not come in order", {"wins": dict(reversed(dips.items())), "target": 0.6, "t": 2.447}),
         case(4, 0.6, 2.131),
         case(5, 0.65, 2.086),
     ]
@@ -62,6 +61,7 @@ def _enough(wins, target, t, ddof=1, pooled=True, root=True, every=True, means=F
 @exercise(
     cases=_wins,
     points=2,
+    where="How many pairs are enough?",
     hint="first one spread for all sizes, the root of the mean of the variances (divided by seeds - 1); then the lower "
     "ends, mean - t · spread / √seeds; then go from the largest n down while the lower end reaches the target.",
 )
@@ -104,9 +104,26 @@ def normal_interval(wins, target, t):
     return _enough(wins, target, t, last=1.96)
 
 
+@pairs_enough.mutant(
+    "you return the largest number of pairs that is enough. Asked is the smallest from which on all are."
+)
+def largest(wins, target, t):
+    found, low = _enough(wins, target, t)
+    return (None if found is None else max(n for n in wins if low[n] >= target)), low
+
+
+@pairs_enough.mutant("your ends are the upper ones: mean minus t times the spread of the mean, not plus.")
+def upper_ends(wins, target, t):
+    return _enough(wins, target, -t)
+
+
 def _curves(draw: torch.Generator) -> list[Case]:
-    return [{"wins": {50: [0.50, 0.52], 100: [0.55, 0.57], 400: [0.68, 0.60]}}] + [
-        {"wins": case["wins"]} for case in _wins(draw)[3:]
+    uneven = {50: [0.50, 0.52, 0.54], 100: [0.55], 400: [0.68, 0.60]}
+    return [
+        {"wins": {50: [0.50, 0.52], 100: [0.55, 0.57], 400: [0.68, 0.60]}},
+        Limit("sizes have different numbers of runs", {"wins": uneven}),
+        Limit("more pairs make it worse", {"wins": {50: [0.66, 0.60], 100: [0.58, 0.57], 400: [0.50, 0.52]}}),
+        *({"wins": case["wins"]} for case in _wins(draw)[-2:]),
     ]
 
 
@@ -122,6 +139,7 @@ def _slope(wins, scale=math.log2, lost=2, on_means=False, divided=True):
 @exercise(
     cases=_curves,
     points=2,
+    where="How many pairs are enough?",
     hint="x = log2 of the number of pairs, y = win rate, one point for each run, both minus their means: slope = Σxy / "
     "Σx², and its standard error √(Σ(y - slope · x)² / (runs - 2)) / √Σx².",
 )
@@ -145,7 +163,17 @@ def divided_by_runs(wins):
     return _slope(wins, lost=0)
 
 
-@doubling.mutant("you fit the means. The slope is the same, its error is not: each run is one point.")
+@doubling.mutant("your error divides by runs - 1. Two numbers were fitted, slope and height: divide by runs - 2.")
+def divided_by_one_less(wins):
+    return _slope(wins, lost=1)
+
+
+@doubling.mutant("your logarithm has base 10: a doubling is one step of log2.")
+def base_ten(wins):
+    return _slope(wins, scale=math.log10)
+
+
+@doubling.mutant("you fit the means of the sizes: each run is one point.")
 def fitted_to_means(wins):
     return _slope(wins, on_means=True)
 

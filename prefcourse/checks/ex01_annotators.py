@@ -1,13 +1,11 @@
-"""Checks of exercise notebook 01, exercises 1 to 4: annotators, agreement, what to buy, split. See also `ex01`."""
+"""Checks of exercise notebook 01, exercises 1 to 3: annotators, agreement, what to buy. See also `ex01`."""
 
 import math
-import random
-from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.questions import choice
 
 # ---------------------------------------------------------------------------------------------- a coin for each pair
@@ -25,6 +23,7 @@ def _clicks(draw: torch.Generator) -> list[Case]:
     return [
         {"difference": four["difference"], "reliability": 1.0, "lapse": 0.4, "u": four["u"]},
         {"difference": many["difference"], "reliability": 2.0, "lapse": 0.4, "u": many["u"]},
+        Limit("everybody lapses: lapse is 1", case(20, 1.0, 1.0)),
         case(200, 1.0, 0.2),
         case(200, 0.5, 0.6),
     ]
@@ -37,6 +36,7 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
 @exercise(
     cases=_clicks,
     points=1,
+    where="People are not coins: five annotators",
     hint="first the probability of A for each pair, (1 - lapse) · σ(reliability · difference) + lapse / 2, then "
     "compare u with it.",
 )
@@ -88,12 +88,17 @@ def other_way(difference, reliability, lapse, u):
 def _agreements(draw: torch.Generator) -> list[Case]:
     fixed = ((0.529, 0.4), (0.58, 0.0), (0.98, 0.5), (0.5, 0.3))  # the third is more than such people can agree
     drawn = torch.rand(3, 2, generator=draw, dtype=torch.float64).tolist()
-    return [{"agreement": a, "lapse": lam} for a, lam in (*fixed, *((0.51 + 0.2 * x, 0.1 + 0.3 * y) for x, y in drawn))]
+    drawn = [(0.51 + 0.2 * x, 0.1 + 0.3 * y) for x, y in drawn]
+    cases = [{"agreement": a, "lapse": lam} for a, lam in (*fixed, *drawn)]
+    cases[2] = Limit("such people cannot agree so often", cases[2])
+    cases[3] = Limit("they agree no more often than by chance", cases[3])
+    return cases
 
 
 @exercise(
     cases=_agreements,
     points=2,
+    where="Step 4 · From the ceiling to agreement",
     hint="with q = (1 - λ) p + λ / 2 two annotators agree with probability 1/2 + 2 (q - 1/2)². Solve for |q - 1/2|, "
     "then for |p - 1/2|, and add 1/2.",
 )
@@ -148,123 +153,3 @@ def six_hundred_labels():
         "neither: with 40 % lapses both stay near a coin": "a label with 40 % lapses still points the right way more "
         "often than not, and a fit averages over hundreds of them.",
     }
-
-
-# ---------------------------------------------------------------------------------------------- the split
-
-
-def key(prompt: str) -> str:
-    """A prompt without its capitals and with single spaces: prompts with the same key count as one."""
-    return " ".join(prompt.lower().split())
-
-
-def _row(prompt: str, k: int) -> dict:
-    return {"prompt": prompt, "chosen": f" good {k}", "rejected": f" bad {k}"}
-
-
-def _splits(draw: torch.Generator) -> list[Case]:
-    def number(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (), generator=draw))
-
-    def case(prompts: int, share: float, variants: bool) -> Case:
-        rows = []
-        for p in range(prompts):
-            for k in range(number(2, 9)):
-                name = f"Prompt {p} is"
-                rows.append(_row(name.lower() + " " if variants and k % 2 else name, k))
-        order = torch.randperm(len(rows), generator=draw).tolist()
-        return {"rows": [rows[i] for i in order], "share": share, "seed": number(0, 1000)}
-
-    plain = [_row(f"Prompt {p} is", k) for p in range(10) for k in range(40 if p == 3 else 2)]
-    return [
-        {"rows": plain, "share": 0.5, "seed": 0},
-        {"rows": plain, "share": 0.3, "seed": 1},
-        case(12, 0.25, variants=True),
-        case(30, 0.2, variants=True),
-        case(number(18, 40), 0.3, variants=False),
-    ]
-
-
-def split_report(answer: Callable, rows: list[dict], share: float, seed: int) -> dict:
-    """What is true of a split, whichever prompts were drawn; used by the check and in the notebook."""
-    train, test = answer(rows, share, seed)
-    keys = [{key(row["prompt"]) for row in part} for part in (train, test)]
-    prompts = {key(row["prompt"]) for row in rows}
-    mark = [[rows.index(row) for row in part] for part in (train, test)]
-    others = [answer(rows, share, seed + k)[1] for k in (1, 2, 3)]
-    return {
-        "no prompt in both": not keys[0] & keys[1],
-        f"test has {share:.0%} of the {len(prompts)} prompts": len(keys[1]) == round(share * len(prompts)),
-        "each row in one part, once": sorted(mark[0] + mark[1]) == list(range(len(rows))),
-        "rows in their old order": all(part == sorted(part) for part in mark),
-        "the same seed gives the same split": answer(rows, share, seed) == (train, test),
-        "another seed gives another": any(other != test for other in others),
-    }
-
-
-def _keys(rows: list[dict]) -> list[str]:
-    """The different keys, in the order in which they come."""
-    return list(dict.fromkeys(key(row["prompt"]) for row in rows))
-
-
-def _parted(rows: list[dict], test: Collection[str], spelled: Callable = key) -> tuple[list[dict], list[dict]]:
-    """Train and test: `test` holds the keys of the test set, or the prompts as `spelled`."""
-    return [r for r in rows if spelled(r["prompt"]) not in test], [r for r in rows if spelled(r["prompt"]) in test]
-
-
-@exercise(
-    cases=_splits,
-    points=2,
-    observe=split_report,
-    hint="list the different keys in the order in which they come, shuffle the list with random.Random(seed), give the "
-    "first round(share · number of keys) to the test set, and let each row follow the key of its prompt.",
-)
-def split(rows, share, seed):
-    """A split into train and test that leaks no prompt."""
-    keys = _keys(rows)
-    random.Random(seed).shuffle(keys)
-    test = set(keys[: round(share * len(keys))])
-    return _parted(rows, test)
-
-
-@split.mutant(
-    "you deal pairs, so the pairs of one prompt go to both sides. Deal the prompts; each pair follows its own."
-)
-def pairs_dealt(rows, share, seed):
-    picked = set(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
-    train = [row for i, row in enumerate(rows) if i not in picked]
-    return train, [row for i, row in enumerate(rows) if i in picked and row not in train]
-
-
-@split.mutant("two spellings of one prompt stand on different sides: compare keys, not the prompts' texts.")
-def spellings(rows, share, seed):
-    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-    random.Random(seed).shuffle(prompts)
-    return _parted(rows, prompts[: round(share * len(prompts))], spelled=str)
-
-
-@split.mutant(
-    "nothing leaks, but rows are lost: you deal pairs and throw out of the test set what leaks. Deal prompts."
-)
-def thrown_out(rows, share, seed):
-    picked = set(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
-    train = [row for i, row in enumerate(rows) if i not in picked]
-    known = {key(row["prompt"]) for row in train}
-    return train, [row for i, row in enumerate(rows) if i in picked and key(row["prompt"]) not in known]
-
-
-@split.mutant("you count rows: the test set gets a share of the prompts, however many pairs each of them has.")
-def share_of_rows(rows, share, seed):
-    keys = _keys(rows)
-    random.Random(seed).shuffle(keys)
-    test = set()
-    while sum(key(row["prompt"]) in test for row in rows) < share * len(rows):
-        test.add(keys[len(test)])
-    return _parted(rows, test)
-
-
-@split.mutant("the seed changes nothing: your test set takes the first prompts of the file. Shuffle them first.")
-def not_shuffled(rows, share, seed):
-    keys = _keys(rows)
-    test = set(keys[: round(share * len(keys))])
-    return _parted(rows, test)

@@ -1,14 +1,16 @@
 """Checks of exercise notebook 01, the project's pipeline and the desk at which it buys labels. See also `ex01`."""
 
+import copy
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from prefcourse.checks.core import Case, exercise
-from prefcourse.checks.ex01_annotators import key
+from prefcourse.checks.calls import Unusable
+from prefcourse.checks.core import Case, Limit, exercise
+from prefcourse.checks.ex01_split import key
 
 # ---------------------------------------------------------------------------------------------- the pipeline
 
@@ -90,9 +92,16 @@ def _collections(draw: torch.Generator) -> list[Case]:
         *(("FILM 3", " fine.", " dull."), ("film 1", " dull.", " fine."), ("Film 4", " great.", " so so.")),
     ]
     small = [dict(zip(("prompt", "a", "b"), text, strict=True)) for text in texts]
+    spaced = [("The  film", " fine.", " dull."), ("the film", " dull.", " fine."), ("A  book", " good.", " poor.")]
+    spaced += [("The film", " great.", " bad."), ("a book", " long.", " short."), ("The plot", " thin.", " thick.")]
+    spaced = [dict(zip(("prompt", "a", "b"), text, strict=True)) for text in spaced]
     budgets = torch.randint(16, 30, (2,), generator=draw).tolist()
     return [
         {"candidates": small, "held_out": {"film 3"}, "budget": 10, "seed": 0},
+        Limit(
+            "spellings differ in the spaces between the words",
+            {"candidates": spaced, "held_out": {"a book"}, "budget": 20, "seed": 0},
+        ),
         case(45, 31),
         *(case(40, budget) for budget in budgets),
     ]
@@ -100,20 +109,56 @@ def _collections(draw: torch.Generator) -> list[Case]:
 
 def _inspected(answer: Callable, candidates: list[dict], held_out: set[str], budget: int, seed: int) -> dict:
     difference = np.random.default_rng(seed).normal(size=len(candidates))
-    desk = Desk(difference.tolist(), lapse=0.4, seed=seed)
-    return pipeline_report(answer(candidates, desk, held_out, budget, seed), candidates, desk, held_out, budget)
+    desks = [Desk(difference.tolist(), lapse=0.4, seed=seed) for _ in range(4)]
+    given = copy.deepcopy(candidates)
+    rows = answer(candidates, desks[0], held_out, budget, seed)
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Mapping) for row in rows):
+        raise Unusable("return a list of rows, each a dict with prompt, chosen and rejected.")
+    if any(not {"prompt", "chosen", "rejected"} <= set(row) for row in rows):
+        raise Unusable("each row needs prompt, chosen and rejected.")
+    orders = [_asked(desks[0])]
+    for other, desk in zip((seed, seed + 1, seed + 2), desks[1:], strict=True):
+        again = answer(copy.deepcopy(given), desk, held_out, budget, other)
+        orders.append(_asked(desk))
+        steered = other != seed or list(again) == list(rows)
+        if not steered:
+            break
+    return pipeline_report(rows, given, desks[0], held_out, budget) | {
+        "the same seed gives the same rows": steered,
+        "what is random follows the seed": len(given) < 20
+        or not _drawn_blindly(answer, orders, given, held_out, budget),
+    }
+
+
+def _asked(desk: Desk) -> list[int]:
+    """The candidates in the order in which they were first asked about."""
+    return list(dict.fromkeys(i for i, _ in desk.bought))
+
+
+def _drawn_blindly(
+    answer: Callable, orders: list[list[int]], candidates: list[dict], held_out: set, budget: int
+) -> bool:
+    """Whether the order is a draw that no seed steers: the same for each, not the file's, and not by what is in it."""
+    first = orders[0]
+    if any(order != first for order in orders) or first in (sorted(first), sorted(first)[::-1]):
+        return False
+    desk = Desk([0.0] * len(candidates), lapse=0.4, seed=0)
+    answer(copy.deepcopy(candidates[1:] + candidates[:1]), desk, held_out, budget, 0)
+    places = [i for i in _asked(desk) if i in first]
+    return places == [i for i in first if i in places]  # the texts have moved, and the order of the places has not
 
 
 def _collect(candidates, ask, held_out, budget, seed, *, gates=True, late=False, leak=False, twice=False, votes=1,
-             keep=lambda a, b: a != b, spend=True):  # fmt: skip
+             keep=lambda a, b: a != b, spend=True, spelled=key):  # fmt: skip
     """One way to keep the contract; each keyword breaks one part of it."""
     rows, seen, bought = [], set(), 0
     order = list(range(len(candidates)))
     random.Random(seed).shuffle(order)
     for i in order:
         c = candidates[i]
-        a, b, pair = c["a"].strip(), c["b"].strip(), _pair(c["prompt"], c["a"], c["b"])
-        refused = (gates and not (a and b and a != b)) or (key(c["prompt"]) in held_out and not leak)
+        a, b = c["a"].strip(), c["b"].strip()
+        pair = spelled(c["prompt"]), frozenset((a, b))
+        refused = (gates and not (a and b and a != b)) or (spelled(c["prompt"]) in held_out and not leak)
         if (refused and not late) or (pair in seen and not twice):
             continue
         if spend and bought + votes > budget:
@@ -131,6 +176,8 @@ def _collect(candidates, ask, held_out, budget, seed, *, gates=True, late=False,
     cases=_collections,
     points=3,
     observe=_inspected,
+    keeps=True,
+    where="The pipeline",
     hint="the part of the contract that is False stands above. Go through the candidates in a random order; refuse "
     "before you pay; count the labels; write the row from the votes.",
 )
@@ -170,6 +217,27 @@ def duplicates(candidates, ask, held_out, budget, seed):
 def texts_changed(candidates, ask, held_out, budget, seed):
     rows = _collect(candidates, ask, held_out, budget, seed)
     return [{name: text.strip() for name, text in row.items()} for row in rows]
+
+
+@pipeline.mutant("your order is not steered by the seed: draw with random.Random(seed), not with the general `random`.")
+def general_random(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, random.randrange(10**9))
+
+
+@pipeline.mutant("the loser of the vote is your chosen text: chosen is the one with more votes.")
+def turned(candidates, ask, held_out, budget, seed):
+    rows = _collect(candidates, ask, held_out, budget, seed)
+    return [{"prompt": row["prompt"], "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+
+
+@pipeline.mutant("prompts are compared with their spaces inside: two spellings are one prompt, compare key(prompt).")
+def prompts_stripped(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, seed, spelled=lambda prompt: prompt.strip().lower())
+
+
+@pipeline.mutant("your seed is a constant: random.Random(seed) takes the one that is given.")
+def constant_seed(candidates, ask, held_out, budget, seed):
+    return _collect(candidates, ask, held_out, budget, 0)
 
 
 @pipeline.mutant("some of your rows have no majority: a tie is no label. Leave the pair out, or ask an odd number.")

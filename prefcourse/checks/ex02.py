@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.questions import choice
 
 # ---------------------------------------------------------------------------------------------- three tokens
@@ -36,6 +36,7 @@ def _weighted(kls: list[Tensor], one: Tensor, two: Tensor) -> Tensor:
 @exercise(
     cases=_three_tokens,
     points=2,
+    where="2 · A distance to pay for: the KL divergence",
     hint="(p * (log p - log q)).sum(-1) gives one KL for every prefix. Weigh it with how often the policy writes that "
     "prefix: 1, then π(a), then π(a) π(b | a).",
 )
@@ -115,6 +116,7 @@ def _climb(theta, reference, reward, beta, paid=None, baseline=True, weighted=Tr
 @exercise(
     cases=_worlds,
     points=3,
+    where="4 · The gradient, and the climb",
     hint="π = softmax(θ), then u = r - β log(π / π_ref), of the same shape. J = Σ π u and its gradient is "
     "π (u - Σ π u), both row by row.",
 )
@@ -190,12 +192,15 @@ def _texts(draw: torch.Generator) -> list[Case]:
         "reference_logps": torch.tensor([[-2.0, -1.5, -0.7, -8.0], [-1.0, -4.0, -9.0, -6.0]], dtype=torch.float64),
         "mask": torch.tensor([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]], dtype=torch.float64),
     }
-    return [fixed, case(4, 6), case(3, 9), case(8, 5)]
+    whole = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    full = Limit("a text reaches the last column, as the longest of a batch does", fixed | {"mask": whole})
+    return [fixed, full, case(4, 6), case(3, 9), case(8, 5)]
 
 
 @exercise(
     cases=_texts,
     points=3,
+    where="6 · KL from samples",
     hint="the log-ratio of a text is the sum of its tokens' log-ratios where the mask is 1; the KL is the mean of that "
     "over the texts, one number.",
 )
@@ -227,6 +232,34 @@ def padding_counts(policy_logps, reference_logps, mask):
 @sampled_kl.mutant("the sign is turned: the policy wrote the texts, so the log-ratio is log π - log π_ref.")
 def turned(policy_logps, reference_logps, mask):
     return ((reference_logps - policy_logps) * mask).sum(-1).mean()
+
+
+@sampled_kl.mutant("you take absolute values: single log-ratios may be negative, and the mean needs them as they are.")
+def absolute(policy_logps, reference_logps, mask):
+    return ((policy_logps - reference_logps) * mask).sum(-1).abs().mean()
+
+
+@sampled_kl.mutant("that is k3, e^-k1 - 1 + k1 of each text. Asked is the mean of k1, the log-ratio itself.")
+def k3(policy_logps, reference_logps, mask):
+    k1 = ((policy_logps - reference_logps) * mask).sum(-1)
+    return ((-k1).exp() - 1 + k1).mean()
+
+
+@sampled_kl.mutant(
+    "you weigh log-ratios with π. The texts were drawn from it already: their plain mean is the estimate."
+)
+def weighed_again(policy_logps, reference_logps, mask):
+    return ((policy_logps.exp() * (policy_logps - reference_logps)) * mask).sum(-1).mean()
+
+
+@sampled_kl.mutant("that is k2, half of the squared log-ratio. Asked is the mean of k1, the log-ratio itself.")
+def k2(policy_logps, reference_logps, mask):
+    return (((policy_logps - reference_logps) * mask).sum(-1) ** 2 / 2).mean()
+
+
+@sampled_kl.mutant("you return one number for each text: take the mean over the texts as well.")
+def for_each_text(policy_logps, reference_logps, mask):
+    return ((policy_logps - reference_logps) * mask).sum(-1)
 
 
 @sampled_kl.mutant("you add up the whole batch: over texts take the mean, over tokens the sum.")

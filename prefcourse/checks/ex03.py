@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.questions import choice
 
 # ---------------------------------------------------------------------------------------------- labels that flip
@@ -19,12 +19,20 @@ def _noisy_pairs(draw: torch.Generator) -> list[Case]:
         "chosen": torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64),
         "rejected": torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64),
     }
-    return [{**fixed, "eps": 0.2}, case(4, 0.1), case(5, 0.35), case(2, 0.0)]
+    sure = {"chosen": torch.tensor([60.0, -60.0]).double(), "rejected": torch.tensor([-60.0, 60.0]).double()}
+    return [
+        {**fixed, "eps": 0.2},
+        Limit("the model is very sure, Δ = ±120", {**sure, "eps": 0.2}),
+        case(4, 0.1),
+        case(5, 0.35),
+        Limit("nobody flips, ε = 0", case(2, 0.0)),
+    ]
 
 
 @exercise(
     cases=_noisy_pairs,
     points=2,
+    where="Step 1 · From rewards to choices",
     hint="the label came out as it did in one of two ways: the chosen text won and nobody flipped, (1 - ε) σ(Δ), or it "
     "lost and somebody did, ε σ(-Δ). The loss is -log of their sum.",
 )
@@ -64,6 +72,11 @@ def scaled_margin(chosen, rejected, eps):
     return -logsigmoid((1 - 2 * eps) * (chosen - rejected))
 
 
+@flip_aware_loss.mutant("that is a probability: the loss is minus its logarithm.")
+def probability(chosen, rejected, eps):
+    return (-flip_aware_loss.reference(chosen, rejected, eps)).exp()
+
+
 @flip_aware_loss.mutant("you return the mean of the batch; the exercise asks for one loss per pair, of shape (B,).")
 def batch_mean(chosen, rejected, eps):
     return flip_aware_loss.reference(chosen, rejected, eps).mean()
@@ -82,6 +95,23 @@ def _tables(draw: torch.Generator) -> list[Case]:
     return [{"wins": sweep, "prior": 0.5}, {"wins": sweep.T.contiguous(), "prior": 2.0}, case(4, 0.3), case(5, 1.0)]
 
 
+def _unfinished(found, wins, prior) -> str:
+    """What the gradient says about rewards that are not at the maximum."""
+    r = torch.as_tensor(found, dtype=torch.float64)
+    if not r.isfinite().all() or r.abs().max() > 15:
+        return "your climb runs away: the step is too long, or the prior pulls the wrong way."
+    games = wins + wins.T
+    surplus = (wins - games * (r[:, None] - r[None, :]).sigmoid()).sum(1)
+    strength = (surplus @ r / (r @ r)).item()
+    if (surplus - strength * r).abs().max() < 1e-3:
+        return f"your rewards are the maximum for a prior that is {strength / prior:.3g} times as strong."
+    gradient = surplus - prior * r
+    if gradient.abs().max() < 0.5 and r.mean().abs() < 1e-6:
+        size = gradient.abs().max().item()
+        return f"you stop on the way, or swing around the top: at your rewards the gradient is still {size:.1g}."
+    return ""
+
+
 def _fit(wins: Tensor, prior: float, steps: int = 40, double: bool = False, centred: bool = True) -> Tensor:
     """Newton's method on the penalised likelihood of one prompt."""
     games, r = wins + wins.T, torch.zeros(len(wins), dtype=torch.float64)
@@ -98,6 +128,8 @@ def _fit(wins: Tensor, prior: float, steps: int = 40, double: bool = False, cent
 @exercise(
     cases=_tables,
     points=3,
+    where="Step 4 · The gradient: wins seen minus wins expected",
+    explain=_unfinished,
     tol=1e-4,
     hint="uphill with the gradient `wins seen - wins expected - prior · r`, from r = 0, until nothing moves. Then "
     "that gradient must be 0: print it.",
@@ -168,7 +200,16 @@ def _hidden_states(draw: torch.Generator) -> list[Case]:
     hidden = torch.tensor([[[1.0], [2.0], [4.0], [8.0], [16.0], [32.0]]], dtype=torch.float64)
     mask = torch.tensor([[False, False, True, True, True, False]])
     fixed = {"hidden": hidden, "mask": mask, "weight": torch.ones(1, dtype=torch.float64)}
-    return [fixed, case(4, 9, 3), case(3, 10, 4)]
+    full = mask.roll(1, 1)
+    full[0, 0] = False
+    alone = torch.tensor([[False, False, False, True, False, False]])
+    return [
+        fixed,
+        Limit("a completion reaches the last column, as that of the longest row does", fixed | {"mask": full}),
+        Limit("a completion is EOS alone", fixed | {"mask": alone}),
+        case(4, 9, 3),
+        case(3, 10, 4),
+    ]
 
 
 def _read(hidden: Tensor, place: Tensor, weight: Tensor) -> Tensor:
@@ -183,6 +224,7 @@ def _last(mask: Tensor) -> Tensor:
 @exercise(
     cases=_hidden_states,
     points=3,
+    where="2 · The wrong token",
     hint="print the place that you read in each row. It must be the last one where the mask is True, and it depends on "
     "the row.",
 )
@@ -216,6 +258,16 @@ def first_token(hidden, mask, weight):
 @read_at_eos.mutant("you average over the completion. One position has seen all of it: read the reward there.")
 def mean_of_completion(hidden, mask, weight):
     return ((hidden @ weight) * mask).sum(1) / mask.sum(1)
+
+
+@read_at_eos.mutant("you add up the completion. One position has seen all of it: read the reward there.")
+def sum_of_completion(hidden, mask, weight):
+    return ((hidden @ weight) * mask).sum(1)
+
+
+@read_at_eos.mutant("you count the tokens of the completion, and read there. Its row begins with the prompt.")
+def count_for_place(hidden, mask, weight):
+    return _read(hidden, mask.sum(1), weight)
 
 
 @read_at_eos.mutant("you read one token late, in the padding: the count of tokens is one more than the last place.")

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.calls import Unusable
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.rlhf.advantages import gae, grpo_advantages, kl_penalty, rloo_advantages
 
 # ---------------------------------------------------------------------------------------------- the loss of RLOO
@@ -17,7 +18,9 @@ def _groups(draw: torch.Generator) -> list[Case]:
     one = torch.tensor([[-1.0, -2.0, -2.0, -3.0]], dtype=torch.float64)
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.5]], dtype=torch.float64)
     fixed = {"log_pi": one, "log_ref": one + torch.tensor([0.5, 0.0, -0.5, 1.0]), "rewards": rewards, "beta": 0.5}
-    return [fixed, case(2, 3, 0.1), case(3, 2, 1.0), case(2, 6, 0.3)]
+    free = Limit("KL costs nothing, β = 0", fixed | {"beta": 0.0})
+    alike = Limit("all siblings have the same reward", fixed | {"rewards": torch.ones_like(rewards)})
+    return [fixed, free, alike, case(2, 3, 0.1), case(3, 2, 1.0), case(2, 6, 0.3)]
 
 
 def with_gradient(answer, log_pi, *arguments) -> dict[str, Tensor] | None:
@@ -26,8 +29,16 @@ def with_gradient(answer, log_pi, *arguments) -> dict[str, Tensor] | None:
     loss = answer(leaf, *arguments)
     if loss is None:
         return None
-    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    return {"loss": loss.detach(), "gradient": gradient}
+    if isinstance(loss, list | tuple) and loss and all(isinstance(part, Tensor) for part in loss):
+        loss = torch.stack(list(loss))
+    if not isinstance(loss, Tensor):
+        raise Unusable("your loss is no tensor, so it has no gradient: no item(), float() or numpy on its way.")
+    if not loss.requires_grad:
+        raise Unusable(
+            "your loss has no gradient in the policy's log-probs: what is multiplied by A may not be detached."
+        )
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
+    return {"loss": loss.detach(), "gradient": torch.zeros_like(leaf) if gradient is None else gradient}
 
 
 def _rloo(log_pi, log_ref, rewards, beta, advantages=rloo_advantages, detach=True, sign=1.0) -> Tensor:
@@ -39,6 +50,7 @@ def _rloo(log_pi, log_ref, rewards, beta, advantages=rloo_advantages, detach=Tru
     cases=_groups,
     observe=with_gradient,
     points=3,
+    where="From scratch, I: RLOO",
     hint="three steps: u = rewards - beta * (log_pi - log_ref), detached; the advantage of each, u minus the mean of "
     "the K - 1 others of its row; then minus the mean of advantage times log_pi.",
 )
@@ -66,6 +78,36 @@ def no_baseline(log_pi, log_ref, rewards, beta):
 )
 def not_detached(log_pi, log_ref, rewards, beta):
     return _rloo(log_pi, log_ref, rewards, beta, detach=False)
+
+
+@rloo_loss.mutant("you add the advantages up: take the mean over all X · K completions.")
+def summed(log_pi, log_ref, rewards, beta):
+    return _rloo(log_pi, log_ref, rewards, beta) * rewards.numel()
+
+
+@rloo_loss.mutant(
+    "you return one number for each prompt or completion: the mean over all of them is asked, one number."
+)
+def not_averaged(log_pi, log_ref, rewards, beta):
+    u = rewards - beta * (log_pi.detach() - log_ref)
+    return -rloo_advantages(u) * log_pi
+
+
+@rloo_loss.mutant("the price of KL is paid out in yours: u is the reward minus β log π/π_ref.")
+def price_paid_out(log_pi, log_ref, rewards, beta):
+    return _rloo(log_pi, log_ref, rewards, -beta)
+
+
+@rloo_loss.mutant("the advantage of each is multiplied by log π/π_ref in yours: it belongs to log π.")
+def ratio_for_log_pi(log_pi, log_ref, rewards, beta):
+    u = rewards - beta * (log_pi.detach() - log_ref)
+    return -(rloo_advantages(u) * (log_pi - log_ref)).mean()
+
+
+@rloo_loss.mutant("the advantage is multiplied by π in yours: the score is the derivative of log π.")
+def probability_for_log(log_pi, log_ref, rewards, beta):
+    u = rewards - beta * (log_pi.detach() - log_ref)
+    return -(rloo_advantages(u) * log_pi.exp()).mean()
 
 
 @rloo_loss.mutant("the price of KL is missing: u is the reward minus β log π/π_ref.")
@@ -105,7 +147,14 @@ def _texts(draw: torch.Generator) -> list[Case]:
         "log_ref": torch.tensor([-1.5, -0.5, -1.0], dtype=torch.float64),
         "values": torch.tensor([1.0, 2.0, 2.5], dtype=torch.float64), "beta": 0.5, "lam": 0.5,
     }  # fmt: skip
-    return [fixed, case(4, 0.1, 0.95), case(5, 0.5, 1.0), case(6, 1.0, 0.0)]
+    one = {name: fixed[name][:1] for name in ("log_pi", "log_ref", "values")}
+    return [
+        fixed,
+        Limit("the text is one token", fixed | one),
+        case(4, 0.1, 0.95),
+        Limit("λ is 1", case(5, 0.5, 1.0)),
+        Limit("λ is 0", case(6, 1.0, 0.0)),
+    ]
 
 
 def _earned(reward, log_pi, log_ref, beta) -> Tensor:
@@ -128,6 +177,7 @@ def _next(values: Tensor) -> Tensor:
 @exercise(
     cases=_texts,
     points=3,
+    where="The maths, II: PPO",
     hint="first what each token earns: -β (log π - log π_ref), the last one the reward too. Then δ_t = r_t + V_{t+1} - "
     "V_t with V = 0 after the end. Then from the last token backwards: A_t = δ_t + λ A_{t+1}.",
 )
@@ -171,6 +221,35 @@ def no_next_value(reward, log_pi, log_ref, values, beta, lam):
 def forwards(reward, log_pi, log_ref, values, beta, lam):
     delta = _earned(reward, log_pi, log_ref, beta) + _next(values) - values
     return _summed(delta.flip(0), lam).flip(0)
+
+
+@token_advantages.mutant("the reward is missing: the last token earns it, besides its price of KL.")
+def no_reward(reward, log_pi, log_ref, values, beta, lam):
+    return _summed(_earned(0.0, log_pi, log_ref, beta) + _next(values) - values, lam)
+
+
+@token_advantages.mutant("the reward goes to the first token in yours: it comes when the text is finished.")
+def reward_first(reward, log_pi, log_ref, values, beta, lam):
+    earned = -beta * (log_pi - log_ref)
+    earned[0] += reward
+    return _summed(earned + _next(values) - values, lam)
+
+
+@token_advantages.mutant("the price of KL is missing: each token earns -β (log π - log π_ref).")
+def no_price(reward, log_pi, log_ref, values, beta, lam):
+    return _summed(_earned(reward, log_pi, log_ref, 0.0) + _next(values) - values, lam)
+
+
+@token_advantages.mutant(
+    "these are the surprises δ. Each token is also answerable for those that follow, λ for each step."
+)
+def surprises(reward, log_pi, log_ref, values, beta, lam):
+    return _summed(_earned(reward, log_pi, log_ref, beta) + _next(values) - values, 0.0)
+
+
+@token_advantages.mutant("these are the targets of V, advantage plus V: the advantages alone are asked.")
+def targets(reward, log_pi, log_ref, values, beta, lam):
+    return token_advantages.reference(reward, log_pi, log_ref, values, beta, lam) + values
 
 
 @token_advantages.mutant("λ has no effect in yours: a later surprise counts λ for each token in between.")

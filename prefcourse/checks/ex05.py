@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from prefcourse import tabular
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.calls import Unusable
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.questions import choice
 
 # ---------------------------------------------------------------------------------------------- the optimum, in logs
@@ -20,22 +21,26 @@ def _worlds(draw: torch.Generator) -> list[Case]:
         {"reference": ref, "reward": r, "beta": 0.5},
         {"reference": ref, "reward": r, "beta": 0.002},
         {"reference": narrow, "reward": torch.tensor([[0.0, 1.0, -1.0, 9.0]], dtype=torch.float64), "beta": 1.0},
+        *(
+            Limit(
+                f"the reference never gives the reply with the largest reward, and β is {beta}",
+                {"reference": narrow, "reward": torch.tensor([[0.0, 1.0, -1.0, 9.0]]).double(), "beta": beta},
+            )
+            for beta in (0.1, 0.002)
+        ),
         {"reference": drawn[0].softmax(-1), "reward": drawn[1], "beta": 0.3},
         {"reference": drawn[2].softmax(-1), "reward": drawn[3], "beta": 2.0},
     ]
 
 
 def _seen(answer, reference, reward, beta) -> dict[str, object] | None:
-    """Policy and value by name; where one is not a number, that in words, for nan is not even equal to nan."""
+    """Policy and value by name."""
     found = answer(reference, reward, beta)
     if found is None:
         return None
     if not isinstance(found, tuple | list) or len(found) != 2:
-        raise TypeError("return two tensors: π* of shape (X, Y), then J* of shape (X,)")
-    broken = [bool(torch.as_tensor(part).isnan().any()) for part in found]
-    return {
-        name: "not a number" if bad else part for name, part, bad in zip(("policy", "J*"), found, broken, strict=True)
-    }
+        raise Unusable("return two tensors: π* of shape (X, Y), then J* of shape (X,).")
+    return dict(zip(("policy", "J*"), found, strict=True))
 
 
 def _answer(weights: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -46,6 +51,7 @@ def _answer(weights: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     cases=_worlds,
     observe=_seen,
     points=3,
+    where="Step 6 · Read off the optimum",
     hint="stay in logs: the exponents are log π_ref + r/β, (X, Y). Their softmax over replies is π*, their logsumexp "
     "over replies is log Z, and J* = β log Z.",
 )
@@ -79,6 +85,38 @@ def overflow(reference, reward, beta):
     return w / w.sum(-1, keepdim=True), beta * w.sum(-1).log()
 
 
+@optimum.mutant(
+    "a reply that the reference never gives must get exactly nothing. You put a small number in the place of its 0: "
+    "with a small β its reward wins."
+)
+def held_away_from_zero(reference, reward, beta):
+    return _answer(reference.clamp(min=1e-12).log() + reward / beta, beta)
+
+
+@optimum.mutant(
+    "you add a small number to π_ref before the log: a reply that it never gives must get exactly nothing, and with a "
+    "small β yours lets its reward win."
+)
+def a_little_added(reference, reward, beta):
+    return _answer((reference + 1e-30).log() + reward / beta, beta)
+
+
+@optimum.mutant(
+    "you subtract the largest reward first, and that reply may have π_ref = 0: then all others vanish. Subtract the "
+    "largest *exponent*, or let softmax and logsumexp do it."
+)
+def shifted_by_reward(reference, reward, beta):
+    top = reward.amax(-1, keepdim=True)
+    w = reference * ((reward - top) / beta).exp()
+    return w / w.sum(-1, keepdim=True), top[..., 0] + beta * w.sum(-1).log()
+
+
+@optimum.mutant("π* is right. J* is not E[r] under π*: the nats that π* has cost are missing, J* = β log Z.")
+def reward_alone(reference, reward, beta):
+    policy, _ = optimum.reference(reference, reward, beta)
+    return policy, (policy * reward).sum(-1)
+
+
 @optimum.mutant("you normalise over all prompts together. Each prompt has its own Z: sum over replies, the last axis.")
 def one_z_for_all(reference, reward, beta):
     weights = reference.log() + reward / beta
@@ -102,6 +140,8 @@ def _two_prices(draw: torch.Generator) -> list[Case]:
     return [
         {"reference": ref, "reward": r, "beta": 0.5, "alpha": 0.25},
         {"reference": ref, "reward": r, "beta": 1.0, "alpha": 2.0},
+        Limit("the entropy earns nothing, α = 0", {"reference": ref, "reward": r, "beta": 0.5, "alpha": 0.0}),
+        Limit("both prices are alike", {"reference": ref, "reward": r, "beta": 0.5, "alpha": 0.5}),
         {"reference": drawn[0].softmax(-1), "reward": drawn[1], "beta": 0.3, "alpha": 0.1},
         {"reference": drawn[2].softmax(-1), "reward": drawn[3], "beta": 0.7, "alpha": 1.1},
     ]
@@ -110,6 +150,7 @@ def _two_prices(draw: torch.Generator) -> list[Case]:
 @exercise(
     cases=_two_prices,
     points=3,
+    where="Step 2 · Divide by −β",
     hint="write the objective as one expectation of r + β log π_ref - (α + β) log π. Divide by -(α + β), write r and "
     "log π_ref as one log, and normalise.",
 )
@@ -135,6 +176,16 @@ def reference_at_full_weight(reference, reward, beta, alpha):
 )
 def entropy_punished(reference, reward, beta, alpha):
     return ((beta * reference.log() + reward) / (beta - alpha)).softmax(-1)
+
+
+@with_entropy.mutant("log π_ref lacks its β: KL costs β, so β log π_ref stands in the objective.")
+def reference_without_beta(reference, reward, beta, alpha):
+    return ((reference.log() + reward) / (alpha + beta)).softmax(-1)
+
+
+@with_entropy.mutant("the reference has no part in your policy: the KL to it still costs β.")
+def no_reference(reference, reward, beta, alpha):
+    return (reward / (alpha + beta)).softmax(-1)
 
 
 @with_entropy.mutant("α and β are exchanged: β belongs to log π_ref.")
@@ -186,6 +237,7 @@ def _agreement(score: Tensor, reward: Tensor) -> Tensor:
 @exercise(
     cases=_three_tables,
     points=3,
+    where="Step 10 · Turn it round: the reward from the policy",
     hint="take the log-ratio log π/π_ref, (X, Y). For each prompt compare every pair i < j of its replies: does the "
     "log-ratio order them as the reward does? Then the mean over all prompts and pairs.",
 )
@@ -217,6 +269,27 @@ def with_itself(policy, reference, reward):
 @agreement.mutant("you only ask whether the best reply is the same. The order of all pairs counts.")
 def best_only(policy, reference, reward):
     return ((policy / reference).argmax(-1) == reward.argmax(-1)).double().mean().item()
+
+
+@agreement.mutant(
+    "you count every pair twice and each reply with itself: of two replies i and j take the pair once, i < j."
+)
+def all_ordered_pairs(policy, reference, reward):
+    ratio = policy / reference
+    one, other = (table[:, :, None] > table[:, None, :] for table in (ratio, reward))
+    return (one == other).double().mean().item()
+
+
+@agreement.mutant("you compare neighbours alone, reply i with reply i + 1: all pairs of replies to a prompt count.")
+def neighbours(policy, reference, reward):
+    ratio = (policy / reference).log()
+    return ((ratio.diff() > 0) == (reward.diff() > 0)).double().mean().item()
+
+
+@agreement.mutant("you return the number of pairs that agree: divide by the number of all.")
+def counted(policy, reference, reward):
+    i, _ = torch.triu_indices(reward.shape[1], reward.shape[1], offset=1)
+    return agreement.reference(policy, reference, reward) * len(reward) * len(i)
 
 
 @agreement.mutant("the order is turned: your share counts the pairs on which the two disagree.")

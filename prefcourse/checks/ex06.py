@@ -1,90 +1,14 @@
-"""Checks of exercise notebook 06: the DPO loss."""
+"""Checks of exercise notebook 06: a ranking, a prediction, a loop with a bug. Exercise 1 stands in `ex06_loss`."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
+from prefcourse.checks.ex06_loss import dpo_loss
 from prefcourse.checks.questions import choice
 
-ROWS, TOKENS = 4, 7  # of a batch drawn afresh
-
-# ---------------------------------------------------------------------------------------------- the loss from tokens
-
-
-def _token_batches(draw: torch.Generator) -> list[Case]:
-    """Token log-probs with masks: prompt 0, completion 1 (EOS included), padding 0."""
-
-    def batch(beta: float) -> Case:
-        lengths = torch.randint(1, 5, (2, ROWS), generator=draw)
-        masks = [((torch.arange(TOKENS) >= 2) & (torch.arange(TOKENS) < 2 + n[:, None])).double() for n in lengths]
-        logps = {
-            name: -3 * torch.rand(ROWS, TOKENS, generator=draw, dtype=torch.float64)
-            for name in ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
-        }
-        return {**logps, "chosen_mask": masks[0], "rejected_mask": masks[1], "beta": beta}
-
-    one = torch.tensor([[-1.0, -2.0, -0.5, -0.25]], dtype=torch.float64)
-    mask = torch.tensor([[0.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
-    fixed = {
-        "policy_chosen": one, "policy_rejected": one - 0.5, "reference_chosen": one - 1.0,
-        "reference_rejected": one - 0.25, "chosen_mask": mask, "rejected_mask": mask, "beta": 0.5,
-    }  # fmt: skip
-    return [fixed, batch(0.1), batch(0.7), batch(2.0)]
-
-
-def _sums(weights_chosen: Tensor, weights_rejected: Tensor, *logps: Tensor) -> list[Tensor]:
-    """Sums over tokens of policy_chosen, policy_rejected, reference_chosen, reference_rejected: four of (B,)."""
-    weights = (weights_chosen, weights_rejected, weights_chosen, weights_rejected)
-    return [(logp * weight).sum(-1) for logp, weight in zip(logps, weights, strict=True)]
-
-
-@exercise(
-    cases=_token_batches,
-    points=3,
-    hint="go in three steps and print each: four sums over completion tokens (B,), then h = (c - C) - (r - R), "
-    "then -logsigmoid(beta * h).",
-)
-def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, chosen_mask, rejected_mask, beta):
-    """The DPO loss of each pair, from token log-probs and masks."""
-    c, r, C, R = _sums(chosen_mask, rejected_mask, policy_chosen, policy_rejected, reference_chosen, reference_rejected)
-    return -logsigmoid(beta * ((c - C) - (r - R)))
-
-
-@dpo_loss.mutant("you average over tokens. log π(y|x) is a sum: with the mean β acts as if divided by the length.")
-def mean_for_sum(pc, pr, rc, rr, mc, mr, beta):
-    c, r, C, R = _sums(mc / mc.sum(-1, keepdim=True), mr / mr.sum(-1, keepdim=True), pc, pr, rc, rr)
-    return -logsigmoid(beta * ((c - C) - (r - R)))
-
-
-@dpo_loss.mutant("β stands outside the sigmoid. Eq. 7 scales h first: -log σ(β h), not -β log σ(h).")
-def beta_outside(pc, pr, rc, rr, mc, mr, beta):
-    c, r, C, R = _sums(mc, mr, pc, pr, rc, rr)
-    return -beta * logsigmoid((c - C) - (r - R))
-
-
-@dpo_loss.mutant("the reference is missing: h compares log-ratios to π_ref, not the policy's log-probs alone.")
-def no_reference(pc, pr, rc, rr, mc, mr, beta):
-    c, r, _, _ = _sums(mc, mr, pc, pr, rc, rr)
-    return -logsigmoid(beta * (c - r))
-
-
-@dpo_loss.mutant("chosen and rejected are swapped, or a minus is lost: a larger h must make the loss smaller.")
-def sign_flipped(pc, pr, rc, rr, mc, mr, beta):
-    c, r, C, R = _sums(mc, mr, pc, pr, rc, rr)
-    return -logsigmoid(-beta * ((c - C) - (r - R)))
-
-
-@dpo_loss.mutant("your sums run over the prompt and the padding too: multiply by the mask before you sum.")
-def mask_ignored(pc, pr, rc, rr, mc, mr, beta):
-    c, r, C, R = _sums(torch.ones_like(mc), torch.ones_like(mr), pc, pr, rc, rr)
-    return -logsigmoid(beta * ((c - C) - (r - R)))
-
-
-@dpo_loss.mutant("you return the mean of the batch; the exercise asks for one loss per pair, of shape (B,).")
-def batch_mean(pc, pr, rc, rr, mc, mr, beta):
-    return dpo_loss.reference(pc, pr, rc, rr, mc, mr, beta).mean()
-
+__all__ = ["dpo_loss", "kl_against_beta", "ranking_loss", "train"]
 
 # ---------------------------------------------------------------------------------------------- a ranking of K replies
 
@@ -93,6 +17,10 @@ def _rankings(draw: torch.Generator) -> list[Case]:
     fixed = torch.tensor([[1.0, 0.0, -1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     return [
         {"log_ratios": fixed, "beta": 0.5},
+        Limit(
+            "log-ratios are large, in float32: an exp of them overflows",
+            {"log_ratios": torch.tensor([[300.0, -200.0, 100.0], [-150.0, 0.0, 150.0]]), "beta": 1.0},
+        ),
         *({"log_ratios": torch.randn(3, k, generator=draw, dtype=torch.float64) * 3, "beta": b}
           for k, b in ((2, 0.1), (3, 0.3), (5, 1.0))),
     ]  # fmt: skip
@@ -101,6 +29,7 @@ def _rankings(draw: torch.Generator) -> list[Case]:
 @exercise(
     cases=_rankings,
     points=3,
+    where="Step 1 · Preferences from rewards: Bradley–Terry",
     hint="the loss is -log of a product of K - 1 factors. Factor k is a softmax over the replies k, …, K that are "
     "still in the race. For K = 2 it must be the DPO loss.",
 )
@@ -128,6 +57,46 @@ def all_in_denominator(log_ratios, beta):
 def all_pairs(log_ratios, beta):
     K = log_ratios.shape[1]
     return sum(-logsigmoid(beta * (log_ratios[:, i] - log_ratios[:, j])) for i in range(K) for j in range(i + 1, K))
+
+
+@ranking_loss.mutant(
+    "e to a large number is infinite in float32: take logsumexp, or log_softmax, instead of log of a sum of exp."
+)
+def no_logsumexp(log_ratios, beta):
+    rewards = beta * log_ratios
+    return sum(rewards[:, k:].exp().sum(-1).log() - rewards[:, k] for k in range(rewards.shape[1] - 1))
+
+
+@ranking_loss.mutant("you divide by the number of choices: the loss is minus the log of a product, so a sum.")
+def mean_over_choices(log_ratios, beta):
+    return ranking_loss.reference(log_ratios, beta) / (log_ratios.shape[1] - 1)
+
+
+@ranking_loss.mutant("β stands outside: it scales the log-ratios, inside the softmax.")
+def beta_outside(log_ratios, beta):
+    return beta * ranking_loss.reference(log_ratios, 1.0)
+
+
+@ranking_loss.mutant("the first choice is missing: the best reply is chosen among all K.")
+def first_lost(log_ratios, beta):
+    return ranking_loss.reference(log_ratios[:, 1:], beta) + 0 * log_ratios[:, 0]
+
+
+@ranking_loss.mutant("the minus is missing: a likely ranking has a small loss.")
+def minus_missing(log_ratios, beta):
+    return -ranking_loss.reference(log_ratios, beta)
+
+
+@ranking_loss.mutant(
+    "only neighbours are compared in yours: the k-th reply wins against all that are still in the race."
+)
+def neighbours(log_ratios, beta):
+    return sum(-logsigmoid(beta * (log_ratios[:, k] - log_ratios[:, k + 1])) for k in range(log_ratios.shape[1] - 1))
+
+
+@ranking_loss.mutant("you return the mean of the batch; the exercise asks for one loss for each ranking, (B,).")
+def batch_mean(log_ratios, beta):
+    return ranking_loss.reference(log_ratios, beta).mean()
 
 
 @ranking_loss.mutant("the order is reversed: column 0 is the best reply.")
@@ -166,6 +135,10 @@ def _tables(draw: torch.Generator) -> list[Case]:
     return [
         {"reference_logits": fixed, "chosen": 0, "rejected": 2, "beta": 0.5, "lr": 1.0, "steps": 1},
         {"reference_logits": fixed, "chosen": 2, "rejected": 0, "beta": 0.5, "lr": 1.0, "steps": 20},
+        Limit(
+            "there is no step at all",
+            {"reference_logits": fixed, "chosen": 0, "rejected": 1, "beta": 0.5, "lr": 1.0, "steps": 0},
+        ),
         {"reference_logits": drawn[0], "chosen": 1, "rejected": 3, "beta": 1.0, "lr": 0.5, "steps": 15},
         {"reference_logits": drawn[1], "chosen": 3, "rejected": 0, "beta": 0.2, "lr": 2.0, "steps": 30},
     ]
@@ -186,6 +159,8 @@ def _descend(reference_logits, chosen, rejected, beta, lr, steps, reference_of=N
 @exercise(
     cases=_tables,
     points=3,
+    keeps=True,
+    where="Step 7 · The gradient, three ways",
     hint="compute the reference's log-probs once, before the loop, from `reference_logits`; the loop changes a copy.",
 )
 def train(reference_logits, chosen, rejected, beta, lr, steps):
@@ -209,6 +184,44 @@ def reference_is_policy(reference_logits, chosen, rejected, beta, lr, steps):
 @train.mutant("the reference is missing from h: at the first step the loss must be ln 2 whatever the logits are.")
 def reference_dropped(reference_logits, chosen, rejected, beta, lr, steps):
     return _descend(reference_logits, chosen, rejected, beta, lr, steps, lambda logp: torch.zeros_like(logp))
+
+
+@train.mutant("you return log-probabilities: asked are the policy's logits, as they are after the last step.")
+def log_probs(reference_logits, chosen, rejected, beta, lr, steps):
+    return train.reference(reference_logits, chosen, rejected, beta, lr, steps).log_softmax(-1)
+
+
+@train.mutant("you return probabilities: asked are the policy's logits, as they are after the last step.")
+def probabilities(reference_logits, chosen, rejected, beta, lr, steps):
+    return train.reference(reference_logits, chosen, rejected, beta, lr, steps).softmax(-1)
+
+
+@train.mutant("the logits begin at 0 in yours: a policy begins as a copy of its reference.")
+def from_zero(reference_logits, chosen, rejected, beta, lr, steps):
+    start = torch.zeros_like(reference_logits)
+    frozen = reference_logits.log_softmax(-1)
+    return _descend(start, chosen, rejected, beta, lr, steps, lambda logp: frozen)
+
+
+@train.mutant("you make one step too many.")
+def one_more(reference_logits, chosen, rejected, beta, lr, steps):
+    return _descend(reference_logits, chosen, rejected, beta, lr, steps + 1)
+
+
+@train.mutant("you make a single step, however many are asked for.")
+def one_step(reference_logits, chosen, rejected, beta, lr, steps):
+    return _descend(reference_logits, chosen, rejected, beta, lr, min(steps, 1))
+
+
+@train.mutant("your gradients add up: set them to zero, or take them anew, in each step.")
+def gradients_kept(reference_logits, chosen, rejected, beta, lr, steps):
+    logits, frozen = reference_logits.clone().requires_grad_(True), reference_logits.log_softmax(-1)
+    for _ in range(steps):
+        logp = logits.log_softmax(-1)
+        (-logsigmoid(beta * ((logp - frozen)[chosen] - (logp - frozen)[rejected]))).backward()
+        with torch.no_grad():
+            logits -= lr * logits.grad
+    return logits.detach()
 
 
 @train.mutant("your steps climb the loss: subtract lr times the gradient.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.ex07_batches import batch, brake, logps
 from prefcourse.checks.ex07_step import step
 from prefcourse.checks.questions import choice
@@ -32,12 +32,17 @@ def _scores(draw: torch.Generator) -> list[Case]:
         "pair_logps": pairs, "pair_reference": stored, "sample_logps": samples,
         "sample_reference": torch.tensor([-8.0, -8.5, -5.0, -8.0], dtype=torch.float64),
     }  # fmt: skip
-    return [fixed, case(12, 9), case(8, 5)]
+    tied = fixed | {"pair_logps": stored, "sample_logps": samples - 5}
+    tied = Limit("every pair is a tie, and the estimate of KL is below 0", tied)
+    moved = torch.tensor([8.0, 7.0, 9.0, -6.0, -5.0, -9.0], dtype=torch.float64)
+    far = fixed | {"pair_logps": stored + moved, "sample_logps": samples + 20}
+    return [fixed, tied, Limit("the policy has moved far, by many nats", far), case(12, 9), case(8, 5)]
 
 
 @exercise(
     cases=_scores,
     points=2,
+    where="The four curves, and how to read them",
     hint="h of a pair is (c - C) - (r - R). Accuracy: the share with h > 0, ties count one half. KL: the mean of "
     "log π - log π_ref over samples of the policy.",
 )
@@ -84,6 +89,35 @@ def kl_on_pairs(pair_logps, pair_reference, sample_logps, sample_reference):
     return _changed(pair_logps, pair_reference, sample_logps, sample_reference, kl=kl)
 
 
+@metrics.mutant("your h is the margin Δ or a share, not the mean of h: its sign is right and its size is not.")
+def h_of_signs(pair_logps, pair_reference, sample_logps, sample_reference):
+    c, r = (pair_logps - pair_reference).chunk(2)
+    return _changed(pair_logps, pair_reference, sample_logps, sample_reference, h=(c - r).sign().mean())
+
+
+@metrics.mutant(
+    "you take every second row for a pair: the chosen ones are the first half, the rejected ones the second."
+)
+def interleaved(pair_logps, pair_reference, sample_logps, sample_reference):
+    c, r = (pair_logps - pair_reference).view(-1, 2).unbind(-1)
+    right = ((c > r).double() + 0.5 * (c == r)).mean()
+    return _changed(pair_logps, pair_reference, sample_logps, sample_reference, accuracy=right, h=(c - r).mean())
+
+
+@metrics.mutant("chosen and rejected have changed places: the chosen rows come first.")
+def sides_exchanged(pair_logps, pair_reference, sample_logps, sample_reference):
+    return metrics.reference(
+        pair_logps.roll(len(pair_logps) // 2), pair_reference.roll(len(pair_logps) // 2), sample_logps, sample_reference
+    )
+
+
+@metrics.mutant("a tie counts as right in yours. It counts one half.")
+def ties_won(pair_logps, pair_reference, sample_logps, sample_reference):
+    c, r = (pair_logps - pair_reference).chunk(2)
+    right = (c >= r).double().mean()
+    return _changed(pair_logps, pair_reference, sample_logps, sample_reference, accuracy=right)
+
+
 @metrics.mutant("single log-ratios may be negative. Leave them as they are: without them the mean is no longer the KL.")
 def kl_absolute(pair_logps, pair_reference, sample_logps, sample_reference):
     kl = (sample_logps - sample_reference).abs().mean()
@@ -112,6 +146,7 @@ def _sweeps(draw: torch.Generator) -> list[Case]:
     drawn = [torch.randn(4, generator=draw, dtype=torch.float64) for _ in range(2)]
     return [
         case(fixed, [(0, 2), (1, 2)], (0.1, 1.0), 20),
+        Limit("there is one β alone", case(fixed, [(2, 0)], (0.5,), 10)),
         case(drawn[0], [(3, 0), (1, 2), (3, 2)], (2.0, 0.5, 0.1), 30),
         case(drawn[1], [(0, 1), (2, 3)], (0.5, 5.0), 25),
     ]
@@ -123,7 +158,9 @@ def _swept(answer, reference, pairs, betas, steps) -> dict[str, object] | None:
     if not isinstance(found, dict):
         return found
     kept = bool(torch.equal(before, reference.logits.detach()))
-    return {**{f"β {b:g}": value for b, value in found.items()}, "the reference is unchanged": kept}
+    free = not any(getattr(value, "requires_grad", False) for value in found.values())
+    named = {f"β {b:g}": value for b, value in found.items()}
+    return {**named, "the reference is unchanged": kept, "log-probs are detached": free}
 
 
 def _sweep(reference, pairs, betas, steps, fresh, frozen=None, optimize=None) -> dict[float, Tensor]:
@@ -146,6 +183,7 @@ def _sweep(reference, pairs, betas, steps, fresh, frozen=None, optimize=None) ->
     cases=_sweeps,
     observe=_swept,
     points=2,
+    where="The training loop, from scratch",
     hint="inside the loop over β: a deep copy of `reference`, a new Adam for the copy's parameters, and log-probs of "
     "`reference` itself, detached, as π_ref.",
 )
@@ -179,6 +217,32 @@ def copied_once(reference, pairs, betas, steps):
 )
 def wrong_parameters(reference, pairs, betas, steps):
     return _sweep(reference, pairs, betas, steps, lambda: copy.deepcopy(reference), optimize=reference)
+
+
+@sweep.mutant("your log-probs still carry their graph: detach them before you keep them.")
+def graph_kept(reference, pairs, betas, steps):
+    found = sweep.reference(reference, pairs, betas, steps)
+    return {beta: logps.requires_grad_() for beta, logps in found.items()}
+
+
+@sweep.mutant("β has no part in your loss: -log σ(β h).")
+def no_beta(reference, pairs, betas, steps):
+    found = sweep.reference(reference, pairs, [1.0], steps)
+    return dict.fromkeys(betas, found[1.0])
+
+
+@sweep.mutant("gradients add up in yours: optimizer.zero_grad() is missing in the loop.")
+def gradients_kept(reference, pairs, betas, steps):
+    found, start = {}, reference().detach()
+    for beta in betas:
+        policy = copy.deepcopy(reference)
+        optimizer = torch.optim.Adam(policy.parameters(), lr=0.05)
+        for _ in range(steps):
+            log_ratio = policy() - start
+            (-logsigmoid(beta * (log_ratio[pairs[:, 0]] - log_ratio[pairs[:, 1]])).mean()).backward()
+            optimizer.step()
+        found[beta] = policy().detach()
+    return found
 
 
 @sweep.mutant(

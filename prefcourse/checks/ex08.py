@@ -8,13 +8,13 @@ import math
 import numpy as np
 import torch
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.calls import by_hand
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.ex08_frontier import curve, slopes
 from prefcourse.checks.questions import choice
+from prefcourse.evaluate import T975
 
 __all__ = ["beta_for", "curve", "kl_by_beta", "slopes", "three_times_beta"]
-
-T975 = {1: 12.706, 2: 4.303, 3: 3.182}  # Student's t by degrees of freedom
 
 # ---------------------------------------------------------------------------------------------- a prediction
 
@@ -46,16 +46,27 @@ def _measured(draw: torch.Generator) -> list[Case]:
 
     return [
         {"betas": betas, "kls": np.array(falls), "budget": 6.0},
-        {"betas": betas, "kls": np.array(falls), "budget": 1.0},
+        *(
+            Limit(promise, {"betas": betas, "kls": np.array(falls), "budget": budget})
+            for promise, budget in (
+                ("the budget lies below all that was measured", 1.0),
+                ("the budget lies above all that was measured", 100.0),
+                ("the budget is the smallest KL that was measured", 1.5),
+                ("the budget is the largest KL that was measured", 20.0),
+            )
+        ),
         case([3, 2, 1, 0], 5.0), case([2, 0, 3, 1], 7.0), case([0, 1, 2, 3], 3.0),
     ]  # fmt: skip
 
 
 def _refusing(answer, betas, kls, budget) -> object:
+    """The answer, or "refused" where its own `raise ValueError` says so; one that numpy raises is an error."""
     try:
         return answer(betas, kls, budget)
-    except ValueError:
-        return "refused"
+    except ValueError as error:
+        if by_hand(error):
+            return "refused"
+        raise
 
 
 def _read(betas, kls, budget, order=None, x=np.log, y=np.log, back=np.exp, refuse=True) -> float:
@@ -73,6 +84,7 @@ def _same(value):
     cases=_measured,
     observe=_refusing,
     points=3,
+    where="From scratch: β for a KL budget",
     hint="np.interp(x, xp, fp) needs xp rising. Sort both arrays by KL, take logarithms of all three, interpolate, and "
     "undo the logarithm. First refuse a budget outside of the measured range with ValueError.",
 )
@@ -92,6 +104,42 @@ def falling(betas, kls, budget):
 @beta_for.mutant("outside of the measured KL np.interp returns its last value without a word. Raise ValueError there.")
 def clamped(betas, kls, budget):
     return _read(betas, kls, budget, refuse=False)
+
+
+@beta_for.mutant("a budget above all that was measured must be refused, too, with ValueError.")
+def only_below(betas, kls, budget):
+    return _read(betas, kls, budget, refuse=budget < min(kls))
+
+
+@beta_for.mutant("a budget below all that was measured must be refused, too, with ValueError.")
+def only_above(betas, kls, budget):
+    return _read(betas, kls, budget, refuse=budget > max(kls))
+
+
+@beta_for.mutant(
+    "a budget that is exactly the smallest or the largest KL has an answer: refuse what lies outside alone."
+)
+def ends_refused(betas, kls, budget):
+    if budget in (min(kls), max(kls)):
+        raise ValueError
+    return _read(betas, kls, budget)
+
+
+@beta_for.mutant("you refuse every budget.")
+def all_refused(betas, kls, budget):
+    raise ValueError
+
+
+@beta_for.mutant("you return the β of the run that comes nearest. Interpolate between the runs on either side.")
+def nearest(betas, kls, budget):
+    if not min(kls) <= budget <= max(kls):
+        raise ValueError
+    return float(betas[np.abs(kls - budget).argmin()])
+
+
+@beta_for.mutant("that is log β: take exp at the end.")
+def log_beta(betas, kls, budget):
+    return math.log(_read(betas, kls, budget))
 
 
 @beta_for.mutant("you turn the arrays round, which helps only if β was rising. Sort by KL: any order may come in.")
@@ -125,7 +173,7 @@ def _sweeps(draw: torch.Generator) -> list[Case]:
         kl = {key: (size[key] * (0.5 + torch.rand(seeds, generator=draw))).tolist() for key in size}
         return {"kl": kl, "lr": 2e-4, "step": step}
 
-    return [case(3, 40), case(3, 120), case(4, 10)]
+    return [case(3, 40), case(3, 120), Limit("there are seven seeds", case(7, 40)), case(4, 10)]
 
 
 def _on_runs(answer, kl, lr, step) -> object:
@@ -160,6 +208,7 @@ def _geometric(values, factor=None, ddof=1, root=True) -> tuple[float, ...]:
     cases=_sweeps,
     observe=_on_runs,
     points=3,
+    where="Choosing β for a KL budget",
     hint="print the list of KL values that you collect for each β: as many as seeds, all at one rate and step. Then "
     "work with their logarithms: mean, T975[n - 1] · sd / √n with n - 1 in the sd, and exp at the end.",
 )
@@ -190,6 +239,29 @@ def arithmetic(runs, lr, step):
 @kl_by_beta.mutant("your factor is 1.96, which is for many values. Three seeds know little: take T975[n - 1] = 4.3.")
 def normal_factor(runs, lr, step):
     return _by_beta(runs, lr, step, lambda values: _geometric(values, 1.96))
+
+
+@kl_by_beta.mutant("T975 is read at n. Its argument is n - 1, the degrees of freedom.")
+def factor_of_n(runs, lr, step):
+    return _by_beta(runs, lr, step, lambda values: _geometric(values, T975[len(values)]))
+
+
+@kl_by_beta.mutant("these are logarithms: take exp of all three numbers at the end.")
+def no_exp(runs, lr, step):
+    return {beta: tuple(map(math.log, three)) for beta, three in _by_beta(runs, lr, step).items()}
+
+
+@kl_by_beta.mutant("you return low, KL, high. Asked is KL first, then the two ends.")
+def other_order(runs, lr, step):
+    return {beta: (low, kl, high) for beta, (kl, low, high) in _by_beta(runs, lr, step).items()}
+
+
+@kl_by_beta.mutant("the ends are right. The first number is not the mean of KL: take exp of the mean of log KL.")
+def arithmetic_middle(runs, lr, step):
+    def average(values):
+        return (float(values.mean()), *_geometric(values)[1:])
+
+    return _by_beta(runs, lr, step, average)
 
 
 @kl_by_beta.mutant("your interval is that of one seed. The mean of n seeds varies less: divide by √n.")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 
 # ---------------------------------------------------------------------------------------------- the exact curve
 
@@ -23,7 +23,9 @@ def _worlds(draw: torch.Generator) -> list[Case]:
         "reward": torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64),
         "betas": torch.tensor([2.0, 0.5], dtype=torch.float64),
     }
-    return [fixed, case(4), case(6)]
+    one = Limit("there is one β alone", fixed | {"betas": fixed["betas"][:1]})
+    below = Limit("all rewards are below 0", fixed | {"reward": fixed["reward"] - 5})
+    return [fixed, one, below, case(4), case(6)]
 
 
 def _optimum(reference: Tensor, reward: Tensor, betas: Tensor) -> Tensor:
@@ -39,6 +41,7 @@ def _columns(policy: Tensor, reference: Tensor, reward: Tensor, betas: Tensor, d
 @exercise(
     cases=_worlds,
     points=3,
+    where="The toy: five replies, and the exact frontier",
     hint="print the policies first, (B, Y): π_ref(y) e^{r(y)/β}, each row divided by its sum. Then E[r] = Σ π r and "
     "KL = Σ π log(π/π_ref), row by row.",
 )
@@ -69,6 +72,23 @@ def entropy_for_kl(reference, reward, betas):
     return _columns(policy, reference, reward, betas, (policy * policy.log()).sum(-1))
 
 
+@curve.mutant("your policies are not normalised: each row has to sum to 1.")
+def not_normalised(reference, reward, betas):
+    return _columns(reference * (reward / betas[:, None]).exp(), reference, reward, betas)
+
+
+@curve.mutant("your three columns stand in another order: E[r], then KL, then J.")
+def other_order(reference, reward, betas):
+    return curve.reference(reference, reward, betas)[:, [1, 0, 2]]
+
+
+@curve.mutant("your reward is the mean under the reference: E[r] is taken under π_β.")
+def reward_of_reference(reference, reward, betas):
+    mean, kl, _ = curve.reference(reference, reward, betas).unbind(-1)
+    mean = torch.full_like(mean, (reference * reward).sum().item())
+    return torch.stack([mean, kl, mean - betas * kl], -1)
+
+
 @curve.mutant("your J adds the KL. It is a price: J = E[r] - β KL.")
 def kl_added(reference, reward, betas):
     return _columns(_optimum(reference, reward, betas), reference, reward, betas, sign=1)
@@ -84,7 +104,8 @@ def price_of_one(reference, reward, betas):
 
 
 def _one_beta(draw: torch.Generator) -> list[Case]:
-    return [{**case, "betas": case["betas"][-1].item()} for case in _worlds(draw)]
+    names = ("reference", "reward")
+    return [{name: case[name] for name in names} | {"beta": case["betas"][-1].item()} for case in _worlds(draw)]
 
 
 def _variance(reference: Tensor, reward: Tensor, beta: float) -> float:
@@ -99,6 +120,7 @@ def _three(variance: float, beta: float, powers=(2, 3)) -> tuple[float, float, f
 @exercise(
     cases=_one_beta,
     points=2,
+    where="Step 3 · KL falls with β, at a known rate",
     hint="all three come from one number, the variance of r under π_β. The slope of the frontier is β itself, so its "
     "change along KL is dβ/dKL = 1 / (dKL/dβ).",
 )
@@ -125,6 +147,23 @@ def signs(reference, reward, beta):
 @slopes.mutant("your two derivatives are equal. dKL/dβ has one more power of β: the slope of the frontier must be β.")
 def same_power(reference, reward, beta):
     return _three(_variance(reference, reward, beta), beta, (2, 2))
+
+
+@slopes.mutant("your third number is upside down: dβ/dKL = 1 / (dKL/dβ).")
+def curvature_upside_down(reference, reward, beta):
+    found = slopes.reference(reference, reward, beta)
+    return (*found[:2], found[1])
+
+
+@slopes.mutant("your variance divides by the number of replies: weigh each with its probability under π_β instead.")
+def plain_variance(reference, reward, beta):
+    return _three(reward.var(correction=0).item(), beta)
+
+
+@slopes.mutant("the variance is E[r²] in yours: subtract the squared mean.")
+def second_moment(reference, reward, beta):
+    policy = (reference.log() + reward / beta).softmax(-1)
+    return _three((policy * reward**2).sum().item(), beta)
 
 
 @slopes.mutant("your third number is the slope of the frontier, β. Asked is how that slope changes along KL, dβ/dKL.")

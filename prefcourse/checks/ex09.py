@@ -1,13 +1,16 @@
-"""Checks of exercise notebook 09: IPO, KTO, ORPO and relatives. Exercises 1 and 2 are in `ex09_stops`."""
+"""Checks of exercise notebook 09: a prediction, ORPO, and a loss that a machine found.
 
-import math
+Exercise 1 stands in `ex09_stops`, exercise 2, KTO, in `ex09_kto`.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prefcourse.checks.core import Case, exercise
-from prefcourse.checks.ex09_stops import kto_loss, stops
+from prefcourse.checks.calls import Unusable
+from prefcourse.checks.core import Case, Limit, exercise
+from prefcourse.checks.ex09_kto import kto_loss
+from prefcourse.checks.ex09_stops import stops
 from prefcourse.checks.questions import choice
 
 __all__ = ["discovered_slope", "hardest_pull", "kto_loss", "orpo_loss", "stops"]
@@ -46,25 +49,33 @@ def _texts(draw: torch.Generator) -> list[Case]:
 
     return [
         fixed([-4.0, -1.0], [-6.0, -9.0], [8.0, 2.0], [3.0, 30.0]),
-        fixed([-1e-17, -2.0], [-3.0, -4e-18], [4.0, 4.0], [2.0, 2.0]),
+        Limit(
+            "a text is nearly certain, its log-probability -1e-17",
+            fixed([-1e-17, -2.0], [-3.0, -4e-18], [4.0, 4.0], [2.0, 2.0]),
+        ),
+        Limit(
+            "a text is next to impossible, -2000 nats a token",
+            fixed([-8000.0, -2.0], [-3.0, -6000.0], [4.0, 4.0], [2.0, 3.0]),
+        ),
         case(0.1), case(1.0),
     ]  # fmt: skip
 
 
-def _spelled(values: Tensor) -> list:
-    """Numbers as they are; what is not finite by its name, so that it can be compared and read."""
-    return [v if math.isfinite(v) else f"not finite: {v}" for v in values.detach().tolist()]
-
-
-def _finite(answer, chosen, rejected, Lc, Lr, lam) -> object:
+def _with_slopes(answer, chosen, rejected, Lc, Lr, lam) -> object:
+    """The losses, and how their sum pulls on each side."""
     sides = [side.requires_grad_() for side in (chosen, rejected)]
     loss = answer(*sides, Lc, Lr, lam)
-    if not isinstance(loss, Tensor) or not loss.requires_grad or loss.ndim != 1:
-        return loss
+    if loss is None:
+        return None
+    if isinstance(loss, list | tuple) and loss and all(isinstance(part, Tensor) for part in loss):
+        loss = torch.stack(list(loss))
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        raise Unusable("your loss has no gradient in the log-probs: no detach, item, float or numpy on its way.")
     slopes = torch.autograd.grad(loss.sum(), sides, allow_unused=True)
     names = ("gradient in chosen", "gradient in rejected")
-    found = {name: _spelled(slope) for name, slope in zip(names, slopes, strict=True) if slope is not None}
-    return {"loss": _spelled(loss)} | found
+    given = zip(names, sides, slopes, strict=True)
+    found = {name: torch.zeros_like(side) if slope is None else slope for name, side, slope in given}
+    return {"loss": loss.detach()} | found
 
 
 def _log_odds(m: Tensor) -> Tensor:
@@ -83,8 +94,9 @@ def _orpo(chosen, rejected, Lc, Lr, lam, odds=_log_odds, mean=True, nll_mean=Tru
 
 @exercise(
     cases=_texts,
-    observe=_finite,
+    observe=_with_slopes,
     points=3,
+    where="Step 2 · Why odds",
     hint="first the means mc and mr per token, then log odds(m) = m - log(1 - eᵐ), with torch.expm1 for 1 - eᵐ, then "
     "-mc - λ log σ(log odds(mc) - log odds(mr)). Print each line for the first case.",
 )
@@ -130,6 +142,21 @@ def nll_summed(chosen, rejected, Lc, Lr, lam):
     return _orpo(chosen, rejected, Lc, Lr, lam, nll_mean=False)
 
 
+@orpo_loss.mutant("chosen and rejected are exchanged: the NLL is that of the chosen text, whose odds are to be larger.")
+def sides_exchanged(chosen, rejected, Lc, Lr, lam):
+    return _orpo(rejected, chosen, Lr, Lc, lam)
+
+
+@orpo_loss.mutant("you compare probabilities in the sigmoid: it takes the difference of their log odds.")
+def of_probabilities(chosen, rejected, Lc, Lr, lam):
+    return _orpo(chosen, rejected, Lc, Lr, lam, odds=torch.exp)
+
+
+@orpo_loss.mutant("the NLL is missing: ORPO has no reference, and the first term is what holds the chosen text.")
+def nll_missing(chosen, rejected, Lc, Lr, lam):
+    return _orpo(chosen, rejected, Lc, Lr, lam) + chosen / Lc
+
+
 @orpo_loss.mutant("that is the ratio p_c / p_r. ORPO compares odds: log odds(m) = m - log(1 - eᵐ).")
 def ratio(chosen, rejected, Lc, Lr, lam):
     return _orpo(chosen, rejected, Lc, Lr, lam, odds=lambda m: m)
@@ -159,6 +186,7 @@ def _discovered(h, beta, tau, chain=True, swapped=False, per_tau=True, inner=Non
 @exercise(
     cases=_margins,
     points=3,
+    where="From scratch",
     hint="with x = βh and m = σ(x/τ) the product rule has three terms: (1 - m) times the slope of ℓ, m times the slope "
     "of e^(-x), and the slope of m, m(1 - m)/τ, times what it moves between, e^(-x) - ℓ(x). Then all of it times β.",
 )

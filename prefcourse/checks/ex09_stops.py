@@ -1,11 +1,10 @@
-"""Checks of exercise notebook 09, exercises 1 and 2: where a loss stops, KTO's reference point. See also `ex09`."""
+"""Check of exercise notebook 09: where IPO and DPO stop."""
 
 import math
 
 import torch
-from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 
 # ---------------------------------------------------------------------------------------------- where a loss stops
 
@@ -16,7 +15,9 @@ def _shares(draw: torch.Generator) -> list[Case]:
         return {"p": 0.55 + 0.4 * p, "flips": 0.05 + 0.3 * f, "strength": 0.1 + s}
 
     fixed = [{"p": 0.8, "flips": 0.0, "strength": 0.1}, {"p": 0.9, "flips": 0.2, "strength": 0.5}]
-    return [*fixed, {"p": 0.3, "flips": 0.1, "strength": 0.2}, case(), case()]
+    rare = Limit("most prefer the other reply, p below ½", {"p": 0.3, "flips": 0.1, "strength": 0.2})
+    torn = Limit("half prefer each, p = ½", {"p": 0.5, "flips": 0.1, "strength": 0.2})
+    return [*fixed, rare, torn, case(), case()]
 
 
 def _stops(p: float, strength: float) -> dict[str, float]:
@@ -30,6 +31,7 @@ def _after_flips(p: float, flips: float) -> float:
 @exercise(
     cases=_shares,
     points=2,
+    where="Where does each loss stop?",
     hint="in two steps: the share p' of labels that name y first after the flips, then the h at which the slope of "
     "p' L(h) + (1 - p') L(-h) is zero, once with IPO's square and once with -log σ(βh).",
 )
@@ -59,6 +61,28 @@ def all_agree(p, flips, strength):
     return {**stops.reference(p, flips, strength), "ipo": 1 / (2 * strength)}
 
 
+@stops.mutant("your DPO never stops: that is so only if all labels agree, p' = 1. Here some name the other reply.")
+def never(p, flips, strength):
+    return {**stops.reference(p, flips, strength), "dpo": math.inf}
+
+
+@stops.mutant("your stops stand under each other's names.")
+def exchanged(p, flips, strength):
+    found = stops.reference(p, flips, strength)
+    return {"ipo": found["dpo"], "dpo": found["ipo"]}
+
+
+@stops.mutant("your DPO stop is multiplied by β: σ(βh) = p' gives βh, so divide by β.")
+def times_beta(p, flips, strength):
+    found = stops.reference(p, flips, strength)
+    return {**found, "dpo": found["dpo"] * strength**2}
+
+
+@stops.mutant("your DPO stop is log p'. The inverse of σ is the logit, log(p' / (1 - p')).")
+def logarithm_alone(p, flips, strength):
+    return {**stops.reference(p, flips, strength), "dpo": math.log(_after_flips(p, flips)) / strength}
+
+
 @stops.mutant("β is missing in your DPO stop: σ(βh) = p' gives βh, not h.")
 def no_beta(p, flips, strength):
     return {**stops.reference(p, flips, strength), "dpo": stops.reference(p, flips, 1.0)["dpo"]}
@@ -68,93 +92,3 @@ def no_beta(p, flips, strength):
 def both_linear(p, flips, strength):
     found = stops.reference(p, flips, strength)
     return {**found, "dpo": found["ipo"]}
-
-
-# ---------------------------------------------------------------------------------------------- KTO
-
-
-def _ratios(draw: torch.Generator) -> list[Case]:
-    def case(n: int, shift: float, beta: float) -> Case:
-        ratios = 3 * torch.randn(n, n, generator=draw, dtype=torch.float64) + shift
-        desirable = torch.rand(n, generator=draw) < 0.5
-        desirable[:2] = torch.tensor([True, False])
-        return {"log_ratios": ratios, "desirable": desirable, "beta": beta, "lam_d": 1.5, "lam_u": 0.75}
-
-    fixed = torch.tensor([[4.0, 1.0, -3.0], [0.5, -2.0, 2.0], [3.0, 6.0, 1.0]], dtype=torch.float64)
-    common = {"desirable": torch.tensor([True, False, True]), "beta": 0.5, "lam_d": 1.0, "lam_u": 2.0}
-    return [{"log_ratios": fixed, **common}, {"log_ratios": fixed - 4, **common}, case(4, 3.0, 0.1), case(5, 4.0, 0.3)]
-
-
-def _with_slopes(answer, log_ratios, *arguments) -> object:
-    """The losses, and how their sum pulls on each log-ratio."""
-    log_ratios = log_ratios.requires_grad_()
-    loss = answer(log_ratios, *arguments)
-    if not isinstance(loss, Tensor) or not loss.requires_grad:
-        return loss
-    (slope,) = torch.autograd.grad(loss.sum(), log_ratios)
-    return {"loss": loss.detach(), "gradient in the log-ratios": slope}
-
-
-def _mismatched(log_ratios: Tensor, shift: int = -1) -> Tensor:
-    return log_ratios.roll(shift, dims=1).diagonal()  # row i, column i + 1
-
-
-def _kto(log_ratios, desirable, beta, lam_d, lam_u, z0) -> Tensor:
-    t = beta * (log_ratios.diagonal() - z0)
-    return torch.where(desirable, lam_d * (1 - t.sigmoid()), lam_u * (1 - (-t).sigmoid()))
-
-
-@exercise(
-    cases=_ratios,
-    observe=_with_slopes,
-    points=4,
-    hint="k is the diagonal, (B,). z0 is one number: the mean of the entries (i, i + 1), the last row with column 0, "
-    "cut off at 0 and detached. Then one formula for each label, chosen with torch.where.",
-)
-def kto_loss(log_ratios, desirable, beta, lam_d, lam_u):
-    """The KTO loss of each completion from a square of log-ratios, and its gradient."""
-    z0 = _mismatched(log_ratios).mean().clamp(min=0).detach()
-    return _kto(log_ratios, desirable, beta, lam_d, lam_u, z0)
-
-
-@kto_loss.mutant(
-    "a gradient flows through your z0: the loss could be lowered by moving the reference point. Detach z0; it is a "
-    "measurement."
-)
-def not_detached(log_ratios, desirable, beta, lam_d, lam_u):
-    return _kto(log_ratios, desirable, beta, lam_d, lam_u, _mismatched(log_ratios).mean().clamp(min=0))
-
-
-@kto_loss.mutant(
-    "your z0 is the mean of the matched pairs, the very texts that are judged: raise them all and nothing is a gain. "
-    "Take prompt i with completion i + 1."
-)
-def matched(log_ratios, desirable, beta, lam_d, lam_u):
-    return _kto(log_ratios, desirable, beta, lam_d, lam_u, log_ratios.diagonal().mean().clamp(min=0).detach())
-
-
-@kto_loss.mutant("your z0 can be negative. It estimates a KL, which cannot: cut off the mean at 0.")
-def no_clamp(log_ratios, desirable, beta, lam_d, lam_u):
-    return _kto(log_ratios, desirable, beta, lam_d, lam_u, _mismatched(log_ratios).mean().detach())
-
-
-@kto_loss.mutant("you cut off each log-ratio at 0 before the mean, which makes z0 too large. Take the mean, then cut.")
-def clamped_first(log_ratios, desirable, beta, lam_d, lam_u):
-    return _kto(log_ratios, desirable, beta, lam_d, lam_u, _mismatched(log_ratios).clamp(min=0).mean().detach())
-
-
-@kto_loss.mutant("your undesirable texts are pulled up like the desirable ones: for them the sign in σ turns, z0 - k.")
-def undesirable_up(log_ratios, desirable, beta, lam_d, lam_u):
-    found = kto_loss.reference(log_ratios, torch.ones_like(desirable), beta, 1.0, 1.0)
-    return torch.where(desirable, lam_d, lam_u) * found
-
-
-@kto_loss.mutant("λ_D and λ_U have changed places: λ_D belongs to the desirable texts.")
-def weights_swapped(log_ratios, desirable, beta, lam_d, lam_u):
-    return kto_loss.reference(log_ratios, desirable, beta, lam_u, lam_d)
-
-
-@kto_loss.mutant("rows are prompts and columns are completions: you took prompt i + 1 with completion i.")
-def turned(log_ratios, desirable, beta, lam_d, lam_u):
-    z0 = _mismatched(log_ratios.T).mean().clamp(min=0).detach()
-    return _kto(log_ratios, desirable, beta, lam_d, lam_u, z0)

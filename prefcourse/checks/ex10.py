@@ -1,6 +1,6 @@
 """Checks of exercise notebook 10: an A/B test of DPO against SFT, by type of prompt. Here from the sample size on.
 
-Exercise 1, the win rate, stands in `ex10_win_rate`.
+Exercise 1, the win rate, stands in `ex10_win_rate`, exercise 3, the interval of a gain, in `ex10_gain`.
 """
 
 import math
@@ -8,14 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
+from prefcourse.checks.ex10_gain import gain
 from prefcourse.checks.ex10_win_rate import Z90, Z, win_rate
 from prefcourse.checks.questions import choice
 
 __all__ = ["by_type", "gain", "sample_size", "two_faults", "win_rate"]
 
 Z80 = 0.8416212335729143  # 80 % power
-RESAMPLES = 2_000
 
 # ---------------------------------------------------------------------------------------------- sample size with ties
 
@@ -27,7 +27,8 @@ def _plans(draw: torch.Generator) -> list[Case]:
         return {"rate": rate, "ties": (0.2 + 0.6 * torch.rand((), generator=draw).item()) * most}
 
     fixed = [{"rate": 0.55, "ties": 0.0}, {"rate": 0.55, "ties": 0.5}, {"rate": 0.6, "ties": 0.3}]
-    return [*fixed, case(0.54, 0.7), case(0.3, 0.45)]
+    below = Limit("A loses, so that the rate is below ½", {"rate": 0.42, "ties": 0.2})
+    return [*fixed, below, case(0.54, 0.7), case(0.3, 0.45)]
 
 
 def _prompts(rate: float, null: float, real: float, z: float = Z, z80: float = Z80) -> float:
@@ -41,6 +42,7 @@ def _spread(rate: float, ties: float) -> float:
 @exercise(
     cases=_plans,
     points=2,
+    where="Step 3 · Power",
     hint="with ties the standard deviation of a point is √(p - t/4 - p²). Put it into both places of step 3: at p = ½ "
     "for the limit of the test, at `rate` for the spread of what is measured. Then solve for n and round up.",
 )
@@ -82,88 +84,40 @@ def one_sided(rate, ties):
     return math.ceil(_prompts(rate, _spread(0.5, ties), _spread(rate, ties), z=Z90))
 
 
+@sample_size.mutant("your plan is for 90 % power, z = 1.28. Here it is 80 %, Z80.")
+def ninety_power(rate, ties):
+    return math.ceil(_prompts(rate, _spread(0.5, ties), _spread(rate, ties), z80=1.2815515655446004))
+
+
+@sample_size.mutant("you round to the nearest: the smallest whole number that is enough lies above. Round up.")
+def rounded(rate, ties):
+    return round(_prompts(rate, _spread(0.5, ties), _spread(rate, ties)))
+
+
+@sample_size.mutant("you do not round: prompts are whole, and the smallest whole number that is enough lies above.")
+def not_rounded(rate, ties):
+    return _prompts(rate, _spread(0.5, ties), _spread(rate, ties))
+
+
+@sample_size.mutant("the square is missing: the number of prompts goes with one over the *square* of the effect.")
+def not_squared(rate, ties):
+    return math.ceil(math.sqrt(_prompts(rate, _spread(0.5, ties), _spread(rate, ties))))
+
+
+@sample_size.mutant("a point varies by p - t/4 - p²; you subtract t/2, or all of t.")
+def too_much_of_ties(rate, ties):
+    null, real = 0.25 - ties / 2, rate - ties / 2 - rate**2
+    return math.ceil(_prompts(rate, math.sqrt(max(null, 0)), math.sqrt(max(real, 0))))
+
+
+@sample_size.mutant("both spreads are those of one half in yours: what is measured varies as it does at `rate`.")
+def real_at_half(rate, ties):
+    return math.ceil(_prompts(rate, _spread(0.5, ties), _spread(0.5, ties)))
+
+
 @sample_size.mutant("you round down, and stay below the power that you promise. Round up.")
 def rounded_down(rate, ties):
     return math.floor(_prompts(rate, _spread(0.5, ties), _spread(rate, ties)))
-
-
-# ---------------------------------------------------------------------------------------------- the narrow interval
-
-
-def _reviews(draw: torch.Generator) -> list[Case]:
-    """Rewards (N, K) of two policies: a prompt moves both, and its own gain."""
-
-    def case(n: int, k: int) -> Case:
-        prompt, gain = torch.randn(2, n, 1, generator=draw, dtype=torch.float64)
-        dice = torch.randn(2, n, k, generator=draw, dtype=torch.float64)
-        return {"a": 2 * prompt + 0.5 + gain + dice[0], "b": 2 * prompt + dice[1]}
-
-    a = torch.tensor([[2.0, 3.0], [-1.0, 0.0], [4.0, 4.5], [0.5, 0.0]], dtype=torch.float64)
-    b = torch.tensor([[0.0, 1.0], [-1.5, 0.5], [1.0, 2.0], [1.0, 1.5]], dtype=torch.float64)
-    return [{"a": a, "b": b}, case(10, 4), case(16, 3)]
-
-
-def _resampled(d: Tensor, draws: int = 1) -> list[Tensor]:
-    """Numbers of the rows that each resample takes, (RESAMPLES, N), as the exercise says how to draw them."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randint(len(d), (RESAMPLES, len(d)), generator=generator) for _ in range(draws)]
-
-
-def _interval(mean: Tensor, means: Tensor, low: float = 0.025) -> tuple[float, float, float]:
-    ends = means.quantile(torch.tensor([low, 1 - low], dtype=means.dtype))
-    return mean.item(), *ends.tolist()
-
-
-@exercise(
-    cases=_reviews,
-    points=3,
-    hint="go in three steps: d (N,) = mean of a over reviews - mean of b over reviews; draw (2000, N) row numbers as "
-    "given; means of d over each draw, and their quantiles 0.025 and 0.975.",
-)
-def gain(a, b):
-    """Mean gain of A over B with its paired bootstrap interval, from K reviews of each prompt."""
-    d = a.mean(1) - b.mean(1)
-    return _interval(d.mean(), d[_resampled(d)[0]].mean(1))
-
-
-@gain.mutant(
-    "you draw reviews, not prompts: the interval forgets that the gain differs between prompts (τ² of step 2). Average "
-    "over the K reviews first, then draw from N prompts."
-)
-def reviews_as_prompts(a, b):
-    d = (a - b).flatten()
-    return _interval(d.mean(), d[_resampled(d)[0]].mean(1))
-
-
-@gain.mutant(
-    "you draw the prompts of A and of B separately. That throws the pairs away: draw once, and let a prompt bring both "
-    "of its rewards along."
-)
-def unpaired(a, b):
-    one, other = _resampled(a, 2)
-    return _interval((a.mean(1) - b.mean(1)).mean(), a.mean(1)[one].mean(1) - b.mean(1)[other].mean(1))
-
-
-@gain.mutant("only the first review of each prompt is used. Average over all K: it shrinks the dice.")
-def first_review(a, b):
-    return gain.reference(a[:, :1], b[:, :1])
-
-
-@gain.mutant("your ends are the quantiles of d itself: that says how prompts differ. We ask how the *mean* varies.")
-def spread_of_prompts(a, b):
-    d = a.mean(1) - b.mean(1)
-    return _interval(d.mean(), d)
-
-
-@gain.mutant("your ends are the quantiles 0.05 and 0.95, which leave 10 % outside. For 95 % take 0.025 and 0.975.")
-def ninety(a, b):
-    d = a.mean(1) - b.mean(1)
-    return _interval(d.mean(), d[_resampled(d)[0]].mean(1), 0.05)
-
-
-@gain.mutant("the sign is turned round: a gain of A over B is a - b.")
-def b_minus_a(a, b):
-    return gain.reference(b, a)
 
 
 # ---------------------------------------------------------------------------------------------- a prediction
@@ -196,7 +150,12 @@ def _typed(draw: torch.Generator) -> list[Case]:
     return [
         {"d": torch.tensor(close, dtype=torch.float64), "types": ["question"] * 5 + ["neutral"] * 5 + ["positive"] * 5},
         {"d": torch.tensor(nothing, dtype=torch.float64), "types": ["neutral", "positive"] * 4},
-        case("abc", 0.6), case("abcde", 0.9),
+        Limit(
+            "one type loses clearly",
+            {"d": torch.tensor([1.0, -1.0, 0.5, -0.8, 1.2, -1.1, -0.3, -0.9]).double(), "types": ["won", "lost"] * 4},
+        ),
+        Limit("there is one type alone", {"d": torch.tensor(nothing).double(), "types": ["neutral"] * 8}),
+        case("abc", 0.6), case("abcde", 0.9), case("abcd", -0.7),
     ]  # fmt: skip
 
 
@@ -222,6 +181,7 @@ def _holm(p_values: dict[str, float], cap: bool = True, climb: bool = True) -> d
 @exercise(
     cases=_typed,
     points=3,
+    where="Step 6 · Many tests",
     hint="print the plain p-values by type first. Then sort them: the smallest times m, the next times m - 1, …; none "
     "above 1, none below the one before it.",
 )
@@ -249,6 +209,41 @@ def not_climbing(d, types):
 @by_type.mutant("an adjusted p-value of yours is above 1: cut off there.")
 def above_one(d, types):
     return _holm(_by_type(d, types), cap=False)
+
+
+@by_type.mutant("z has lost its absolute value: a type that clearly loses is as far from chance as one that gains.")
+def signed(d, types):
+    def p(d: Tensor) -> float:
+        return torch.special.erfc(d.sum() / d.square().sum().sqrt() / math.sqrt(2)).item()
+
+    return _holm(_by_type(d, types, p))
+
+
+@by_type.mutant("√2 is missing: the two-sided p-value is erfc(z / √2).")
+def no_root_of_two(d, types):
+    return _holm(_by_type(d, types, lambda d: torch.special.erfc(d.sum().abs() / d.square().sum().sqrt()).item()))
+
+
+@by_type.mutant("that is 1 - p: small where nothing was found.")
+def complement(d, types):
+    return _holm(_by_type(d, types, lambda d: 1 - _p(d)))
+
+
+@by_type.mutant("your factors rise: the *smallest* p is multiplied by m, the largest by 1.")
+def factors_turned(d, types):
+    found = _by_type(d, types)
+    order = sorted(found, key=found.__getitem__)
+    return {name: min((k + 1) * found[name], 1.0) for k, name in enumerate(order)}
+
+
+@by_type.mutant("that is Benjamini and Hochberg's, m / rank. Holm multiplies by m, m - 1, … and holds for any test.")
+def false_discovery(d, types):
+    found, least = _by_type(d, types), 1.0
+    order, adjusted = sorted(found, key=found.__getitem__), {}
+    for k in reversed(range(len(order))):
+        least = min(least, found[order[k]] * len(order) / (k + 1))
+        adjusted[order[k]] = least
+    return adjusted
 
 
 @by_type.mutant("your p-values are one-sided, half of what they should be: a type could also have lost.")

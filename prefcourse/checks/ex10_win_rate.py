@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 
 Z = 1.959963984540054  # two-sided 95 %
 Z90 = 1.6448536269514722  # two-sided 90 %, which is also one-sided 95 %
@@ -24,7 +24,15 @@ def _duels(draw: torch.Generator) -> list[Case]:
     decided = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
     tied = torch.tensor([0.9, 0.4, 1.2, 0.3, 0.8, 0.0, 0.5, 1.1, 0.2, 0.7], dtype=torch.float64)
     other = torch.tensor([0.1, 0.4, 0.6, 0.5, 0.2, 0.0, 0.1, 0.3, 0.4, 0.6], dtype=torch.float64)
-    return [{"a": decided, "b": torch.zeros_like(decided)}, {"a": tied, "b": other}, case(12), case(40)]
+    won = torch.ones(20, dtype=torch.float64)
+    return [
+        {"a": decided, "b": torch.zeros_like(decided)},
+        {"a": tied, "b": other},
+        Limit("A wins every prompt", {"a": won, "b": 0 * won}),
+        Limit("every prompt is a tie", {"a": won, "b": won}),
+        case(12),
+        case(40),
+    ]
 
 
 def _points(a: Tensor, b: Tensor, tie: float = 0.5) -> Tensor:
@@ -40,6 +48,7 @@ def _wilson(share: float, n: int, z: float = Z) -> tuple[float, float, float]:
 @exercise(
     cases=_duels,
     points=2,
+    where="An interval for a win rate",
     hint="give each prompt 1, ½ or 0, take the mean over all N prompts, then solve "
     "(1 + z²/n) p² - (2p̂ + z²/n) p + p̂² = 0 for the two ends.",
 )
@@ -80,6 +89,30 @@ def wald_cut(a, b):
 @win_rate.mutant("z is 1.645 in your interval, which covers 90 %. Two-sided 95 % leaves 2.5 % at each end: z = 1.96.")
 def ninety_percent(a, b):
     return _wilson(_points(a, b).mean().item(), len(a), Z90)
+
+
+@win_rate.mutant("your ties count as wins: compared with itself a policy would win 100 %. A tie is half a point.")
+def ties_won(a, b):
+    return _wilson(_points(a, b, 1.0).mean().item(), len(a))
+
+
+@win_rate.mutant("your interval is centred at p̂. Wilson's centre lies nearer to one half: (p̂ + z²/2n) / (1 + z²/n).")
+def centre_not_moved(a, b):
+    share = _points(a, b).mean().item()
+    _, low, high = _wilson(share, len(a))
+    return share, share - (high - low) / 2, share + (high - low) / 2
+
+
+@win_rate.mutant("the first number is the centre of the interval: asked is the win rate itself.")
+def centre_for_share(a, b):
+    _, low, high = win_rate.reference(a, b)
+    return (low + high) / 2, low, high
+
+
+@win_rate.mutant("you divide by 1 + z²/n nowhere, or once too little: both ends are divided by it.")
+def not_divided(a, b):
+    share, low, high = win_rate.reference(a, b)
+    return share, low * (1 + Z**2 / len(a)), high * (1 + Z**2 / len(a))
 
 
 @win_rate.mutant("you count B's wins: A wins a prompt where a is larger than b.")

@@ -1,15 +1,15 @@
-"""Checks of exercise notebook 11: DPO against RLHF."""
-
-from contextlib import nullcontext
+"""Checks of exercise notebook 11: DPO against RLHF. Exercise 4, the bill of a run, stands in `ex11_bill`."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.calls import Unusable
+from prefcourse.checks.core import Case, Limit, exercise
+from prefcourse.checks.ex11_bill import bill, learn, run_bill, score
 from prefcourse.checks.questions import choice
-from prefcourse.checks.tiny_gpt2 import WORDS, tiny_gpt2
-from prefcourse.comparison.costs import Meter
+
+__all__ = ["bill", "break_even", "learn", "run_bill", "score", "shared_dpo_loss", "two_features"]
 
 # ---------------------------------------------------------------------------------------------- how many samples
 
@@ -17,9 +17,11 @@ from prefcourse.comparison.costs import Meter
 def _plans(draw: torch.Generator) -> list[Case]:
     fixed = ((3, 1, 2), (1, 1, 1), (1, 2, 2), (2, 0, 3))  # the third cannot be done, the fourth has its reward model
     epochs = [[int(torch.randint(low, 9, (), generator=draw)) for low in (4, 1, 1)] for _ in range(3)]
-    return [
-        {"epochs": e, "reward_epochs": r, "reuse": u} for e, r, u in (*fixed, *((e, r % 4, u) for e, r, u in epochs))
-    ]
+    drawn = [(e, r % 4, u) for e, r, u in epochs]
+    cases = [{"epochs": e, "reward_epochs": r, "reuse": u} for e, r, u in (*fixed, *drawn)]
+    cases[2] = Limit("the reward model alone costs more than DPO", cases[2])
+    cases[3] = Limit("the reward model is there already, 0 epochs", cases[3])
+    return cases
 
 
 def _break_even(epochs, reward_epochs, reuse, scored=2, scored_dpo=1, both=1, ppo_scored=3, clamp=True):
@@ -33,6 +35,7 @@ def _break_even(epochs, reward_epochs, reuse, scored=2, scored_dpo=1, both=1, pp
 @exercise(
     cases=_plans,
     points=3,
+    where="The maths in five steps",
     hint="write both works with N, K, L and E, set them equal and solve for K/N. Of the lesson's numbers only the 6 of "
     "the reward model, the 6 of DPO's policy and PPO's 2 passes over a sample change.",
 )
@@ -63,6 +66,37 @@ def one_side(epochs, reward_epochs, reuse):
 @break_even.mutant("your PPO scores a sample twice. It takes reference, reward model and the policy that drew it: 3KL.")
 def ppo_scores_twice(epochs, reward_epochs, reuse):
     return _break_even(epochs, reward_epochs, reuse, ppo_scored=2)
+
+
+@break_even.mutant("both names have the same number: PPO's samples cost more, (4 + 3u) KL against RLOO's 6 KL.")
+def ppo_like_rloo(epochs, reward_epochs, reuse):
+    return dict.fromkeys(("RLOO", "PPO"), _break_even(epochs, reward_epochs, reuse)["RLOO"])
+
+
+@break_even.mutant("the names are exchanged.")
+def exchanged(epochs, reward_epochs, reuse):
+    found = _break_even(epochs, reward_epochs, reuse)
+    return {"RLOO": found["PPO"], "PPO": found["RLOO"]}
+
+
+@break_even.mutant(
+    "your RLOO draws its samples for nothing: a completion that is drawn costs KL, scored 2KL, learned 3KL."
+)
+def drawn_for_nothing(epochs, reward_epochs, reuse):
+    return {
+        **_break_even(epochs, reward_epochs, reuse),
+        "RLOO": _break_even(epochs, reward_epochs, reuse, scored=1)["RLOO"],
+    }
+
+
+@break_even.mutant("you round: K/N is a number of completions for each pair, and need not be whole.")
+def rounded(epochs, reward_epochs, reuse):
+    return {name: float(round(value)) for name, value in _break_even(epochs, reward_epochs, reuse).items()}
+
+
+@break_even.mutant("DPO's pass over the reference is missing: its log-probs are computed once, 2NL.")
+def no_reference_pass(epochs, reward_epochs, reuse):
+    return _break_even(epochs, reward_epochs, reuse, scored_dpo=0)
 
 
 @break_even.mutant("a negative number of completions: where the reward model alone costs more than DPO, return 0.")
@@ -96,7 +130,8 @@ def _shared_worlds(draw: torch.Generator) -> list[Case]:
         "reference": torch.tensor([[0.75, 0.25]], dtype=torch.float64),
         "features": torch.tensor([[1.0], [0.0]], dtype=torch.float64), "beta": 0.5,
     }  # fmt: skip
-    return [fixed, world(2, 4, 3, 0.5), world(3, 3, 2, 0.2), world(2, 5, 2, 2.0)]
+    never = Limit("a response is never compared", fixed | {"wins": torch.zeros_like(one)})
+    return [fixed, never, world(2, 4, 3, 0.5), world(3, 3, 2, 0.2), world(2, 5, 2, 2.0)]
 
 
 def _shared_loss(theta, wins, reference, features, beta, scale=None, outside=None, subtract=1.0) -> Tensor:
@@ -111,6 +146,8 @@ def _value_and_gradient(answer, theta, *rest) -> dict[str, Tensor]:
     value = answer(theta, *rest)
     if value is None:
         return None
+    if isinstance(value, list | tuple | dict | str):
+        raise Unusable("return one number, a tensor without axes: the sum over all comparisons.")
     value = torch.as_tensor(value)  # a number has lost its gradient
     (gradient,) = torch.autograd.grad(value.sum(), theta, allow_unused=True) if value.requires_grad else (None,)
     return {"loss": value.detach(), "its gradient in θ": torch.zeros_like(theta) if gradient is None else gradient}
@@ -120,6 +157,7 @@ def _value_and_gradient(answer, theta, *rest) -> dict[str, Tensor]:
     cases=_shared_worlds,
     points=4,
     observe=_value_and_gradient,
+    where="The maths in five steps",
     hint="three lines: log π_θ = log_softmax of log π_ref + features · θ / β, (X, Y); h = log π_θ - log π_ref; and "
     "-Σ wins[x, i, j] · log σ(β (h[x, i] - h[x, j])).",
 )
@@ -180,85 +218,3 @@ def two_features():
         "stays near that of the reference: a wrong reward model teaches nothing": "it is wrong about one bit in three. "
         "About the other two, which carry most of the reward, it learns the truth.",
     }
-
-
-# ---------------------------------------------------------------------------------------------- the bug
-
-
-def _texts(draw: torch.Generator) -> list[Case]:
-    def case(batches: int, rows: int, width: int, test: tuple[int, int]) -> Case:
-        ids = torch.randint(WORDS, (batches, rows, width), generator=draw)
-        return {"batches": list(ids), "test": torch.randint(WORDS, test, generator=draw)}
-
-    a, b, c = (int(n) for n in torch.randint(2, 7, (3,), generator=draw))
-    return [case(2, 4, 5, (8, 10)), case(1, 2, 3, (1, 2)), case(2, a, b, (5, c)), case(3, b, c, (a, 9))]
-
-
-def score(model, ids) -> Tensor:
-    """One forward pass without a gradient: what a reference does. Mean log-prob of a token."""
-    with torch.no_grad():
-        return -model(ids, labels=ids).loss
-
-
-def learn(model, ids) -> None:
-    """One forward and one backward pass; the weights stay as they are, which the bill does not notice."""
-    model(ids, labels=ids).loss.backward()
-    model.zero_grad()
-
-
-def run_bill(answer, batches: list[Tensor], test: Tensor) -> dict:
-    """What a bill comes to, and how often it evaluated, with two tiny models: used by the check and the notebook."""
-    shape, looks = {"n_layer": 2, "n_positions": 32}, []
-    policy, reference = tiny_gpt2(0, **shape), tiny_gpt2(1, **shape)
-    work = answer(policy, reference, batches, lambda: looks.append(score(policy, test).item()))
-    return {"work": work, "evaluations": len(looks)}
-
-
-def _bill(policy, reference, batches, measure, pause_look=True, pause_reference=False, look=True, last_only=False):
-    meter = Meter(policy=policy, reference=reference)
-    with meter:
-        for i, batch in enumerate(batches):
-            with meter.paused() if pause_reference else nullcontext():
-                score(reference, batch)
-            learn(policy, batch)
-            if look and (not last_only or i == len(batches) - 1):
-                with meter.paused() if pause_look else nullcontext():
-                    measure()
-    return meter
-
-
-@exercise(
-    cases=_texts,
-    points=3,
-    observe=run_bill,
-    hint="per token of a batch the work is 1 for the reference and 3 for the policy, 4 in all. Compare that with your "
-    "number, and count how often `measure` is called: once after each batch.",
-)
-def bill(policy, reference, batches, measure):
-    """The work of a run that is evaluated on the way, evaluation not counted."""
-    return _bill(policy, reference, batches, measure).work
-
-
-@bill.mutant("the evaluations are in the bill: pause the meter around `measure()`, not around the training.")
-def evaluation_counted(policy, reference, batches, measure):
-    return _bill(policy, reference, batches, measure, pause_look=False).work
-
-
-@bill.mutant("the run is no longer evaluated at all: call `measure()` after every batch, with the meter paused.")
-def no_evaluation(policy, reference, batches, measure):
-    return _bill(policy, reference, batches, measure, look=False).work
-
-
-@bill.mutant("the run is evaluated only once, at its end: call `measure()` after every batch.")
-def evaluated_at_the_end(policy, reference, batches, measure):
-    return _bill(policy, reference, batches, measure, last_only=True).work
-
-
-@bill.mutant("the reference's passes are not in your bill: they are part of DPO's price, one unit for each token.")
-def reference_free(policy, reference, batches, measure):
-    return _bill(policy, reference, batches, measure, pause_reference=True).work
-
-
-@bill.mutant("your bill counts forward tokens alone. `work` is forward + 2 · backward.")
-def forward_only(policy, reference, batches, measure):
-    return _bill(policy, reference, batches, measure).forward.total()

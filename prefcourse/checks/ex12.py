@@ -1,88 +1,13 @@
-"""Checks of exercise notebook 12: when it goes wrong."""
+"""Checks of exercise notebook 12: when it goes wrong. Exercise 1, how strong a fix must be, stands in `ex12_fixes`."""
 
 import torch
 from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
+from prefcourse.checks.ex12_fixes import EMBEDDING, REFERENCE, fixes
 from prefcourse.checks.questions import choice
 
-REFERENCE = torch.tensor([0.40, 0.45, 0.15], dtype=torch.float64)  # the lesson's three tokens
-EMBEDDING = torch.tensor([[0.8, 0.3], [1.0, 0.1], [-1.0, 0.4]], dtype=torch.float64)
-
-# --------------------------------------------------------------------------------------------- how strong a fix must be
-
-
-def _vocabularies(draw: torch.Generator) -> list[Case]:
-    def drawn(words: int, width: int, beta: float, margin: float) -> Case:
-        return {
-            "policy": torch.randn(words, generator=draw, dtype=torch.float64).softmax(-1),
-            "embedding": torch.randn(words, width, generator=draw, dtype=torch.float64),
-            "won": 1, "lost": 0, "beta": beta, "margin": margin,
-        }  # fmt: skip
-
-    three = {"policy": REFERENCE, "embedding": EMBEDDING, "won": 0, "lost": 1, "beta": 1.0, "margin": 0.0}
-    four = {"policy": torch.full((4,), 0.25).double(), "embedding": torch.eye(4, dtype=torch.float64)}
-    return [
-        three,
-        three | {"beta": 0.5, "margin": 1.0},
-        four | {"won": 2, "lost": 0, "beta": 0.1, "margin": 0.5},
-        drawn(5, 3, 0.3, 0.7),
-        drawn(6, 2, 2.0, -0.5),
-    ]
-
-
-def _fixes(policy, embedding, won, lost, weight, mean=None, sign=1.0, power=2, clamp=True) -> dict[str, Tensor]:
-    v = embedding[won] - (policy @ embedding if mean is None else mean)
-    d = sign * (embedding[won] - embedding[lost])
-    lam = -(v @ d) / v.norm() ** power
-    lam = lam.clamp(min=0) if clamp else lam
-    return {"speed": weight * (v @ d), "lam": lam, "alpha": weight * lam}
-
-
-def _weight(beta, margin) -> Tensor:
-    return beta * torch.sigmoid(torch.tensor(-margin, dtype=torch.float64))
-
-
-@exercise(
-    cases=_vocabularies,
-    points=3,
-    hint="four lines: v = u_w - E_π[u], d = u_w - u_l, g = β σ(-Δ); then speed = g v · d, λ* = -v · d / |v|² or 0, "
-    "and α* = g λ*.",
-)
-def fixes(policy, embedding, won, lost, beta, margin):
-    """How fast the chosen token moves under DPO, and how strong two fixes must be."""
-    return _fixes(policy, embedding, won, lost, _weight(beta, margin))
-
-
-@fixes.mutant("your mean embedding counts every token alike. E_π[u] weighs each by its probability under the policy.")
-def plain_mean(policy, embedding, won, lost, beta, margin):
-    return _fixes(policy, embedding, won, lost, _weight(beta, margin), mean=embedding.mean(0))
-
-
-@fixes.mutant("d points the wrong way: h moves along u_w - u_l, towards the winner.")
-def d_reversed(policy, embedding, won, lost, beta, margin):
-    return _fixes(policy, embedding, won, lost, _weight(beta, margin), sign=-1.0)
-
-
-@fixes.mutant("β is missing in the weight of the pair: g = β σ(-Δ), the slope of the loss in the log-ratios.")
-def weight_without_beta(policy, embedding, won, lost, beta, margin):
-    return _fixes(policy, embedding, won, lost, _weight(1.0, margin))
-
-
-@fixes.mutant("your weight grows with the margin: a pair that is ranked right must pull less, g = β σ(-Δ).")
-def weight_of_plus_margin(policy, embedding, won, lost, beta, margin):
-    return _fixes(policy, embedding, won, lost, _weight(beta, -margin))
-
-
-@fixes.mutant("you divide by |v|. The push of a fix is along v and its effect on log π(w) is |v|², so divide by that.")
-def norm_not_squared(policy, embedding, won, lost, beta, margin):
-    return _fixes(policy, embedding, won, lost, _weight(beta, margin), power=1)
-
-
-@fixes.mutant("a negative λ* or α*: where the chosen token rises by itself no fix is needed, so return 0.")
-def negative_fix(policy, embedding, won, lost, beta, margin):
-    return _fixes(policy, embedding, won, lost, _weight(beta, margin), clamp=False)
-
+__all__ = ["fit_judge", "fixes", "logs", "proxy_doubled", "stop_step", "three_logs"]
 
 # ---------------------------------------------------------------------------------------------- what a judge likes
 
@@ -115,10 +40,26 @@ def _newton(gaps: Tensor, steps: int = 30) -> Tensor:
     return weights
 
 
+def _not_there(found, length_gaps, reward_gaps) -> str:
+    """What the likelihood says about two numbers that are not its maximum."""
+    weights = torch.as_tensor(found, dtype=torch.float64)
+    if weights.shape != (2,):
+        return ""
+    if not weights.isfinite().all() or weights.abs().max() > 100:
+        return "your climb runs away: the step is too long, or the curvature has the wrong sign."
+    gaps = torch.stack([length_gaps, reward_gaps], dim=1)
+    gradient = (1 - (gaps @ weights).sigmoid()) @ gaps / len(gaps)
+    if 1e-6 < gradient.abs().max() < 0.05:
+        return f"you stop on the way: at your numbers the gradient for each label is still {gradient.abs().max():.1g}."
+    return ""
+
+
 @exercise(
     cases=_judges,
     points=3,
     tol=1e-4,
+    where="Exact: a judge who likes long texts",
+    explain=_not_there,
     hint="maximise Σ log σ(c ΔL + w Δr) over both numbers together. The gradient is Σ (1 - p) (ΔL, Δr), the curvature "
     "the 2 × 2 matrix Σ p (1 - p) (ΔL, Δr)(ΔL, Δr)ᵀ; twenty Newton steps from 0 are enough.",
 )
@@ -147,6 +88,18 @@ def other_order(length_gaps, reward_gaps):
 @fit_judge.mutant("your signs are turned round: gaps are chosen minus rejected, and the chosen side has P = σ(+ …).")
 def signs_turned(length_gaps, reward_gaps):
     return -fit_judge.reference(length_gaps, reward_gaps)
+
+
+@fit_judge.mutant("labels are fitted as numbers in yours, a straight line: the likelihood of a coin is Σ log σ(…).")
+def least_squares(length_gaps, reward_gaps):
+    gaps = torch.stack([length_gaps, reward_gaps], dim=1)
+    return torch.linalg.lstsq(gaps, torch.ones(len(gaps), 1, dtype=torch.float64)).solution[:, 0]
+
+
+@fit_judge.mutant("the gaps are scaled to one spread in yours: c is in nats for each token, w for each nat.")
+def standardised(length_gaps, reward_gaps):
+    found = fit_judge.reference(length_gaps, reward_gaps)
+    return found * torch.stack([length_gaps.std(), reward_gaps.std()])
 
 
 @fit_judge.mutant("one Newton step is not the maximum: repeat with the new p until nothing moves.")
@@ -220,12 +173,14 @@ def _runs(draw: torch.Generator) -> list[Case]:
     away = EMBEDDING @ (EMBEDDING[0] - EMBEDDING[1])  # both of the pair fall, the third token gains
     up = torch.tensor([1.0, 0.9, 0.0], dtype=torch.float64)  # both of the pair rise
     rare = torch.tensor([0.05, 0.05, 0.90], dtype=torch.float64)
+    met = run(rare, up, 6.0, 80, 0.3)
+    met["budget"] = _kl(met["path"], rare)[12].item()
     return [
         run(REFERENCE, away, 15.0, 80, 0.6),
         run(rare, up, 6.0, 80, 0.3),
-        run(rare, up, 6.0, 30, 1.5),  # never over the budget: the last step
-        drawn(0.4),
-        drawn(0.7),
+        Limit("KL is never above the budget", run(rare, up, 6.0, 30, 1.5)),
+        Limit("KL is exactly the budget at one step, which is still allowed", met),
+        *(drawn(share) for share in (0.2, 0.4, 0.55, 0.7, 0.85)),
     ]
 
 
@@ -237,6 +192,7 @@ def _first_over(values: Tensor, budget: float, back: int = 1) -> int:
 @exercise(
     cases=_runs,
     points=3,
+    where="What goes wrong, in the fix: an early stop that looks at the wrong curve",
     hint="print Σ_y π(y) log(π(y)/π_ref(y)) at every step. Your answer is the last step before it is larger than the "
     "budget for the first time, or the last step of all if it never is.",
 )
@@ -262,7 +218,8 @@ def absolute_on_the_pair(path, reference, chosen, rejected, budget):
 
 
 @stop_step.mutant(
-    "you average log π/π_ref under the reference. That is -KL(π_ref ‖ π), never above 0: weigh by the policy."
+    "yours never stops before the end. What it adds up is never above 0: Σ π_ref log π/π_ref is -KL(π_ref ‖ π), and "
+    "Σ π log π minus an entropy. Weigh by the policy, and divide by π_ref inside the logarithm."
 )
 def under_the_reference(path, reference, chosen, rejected, budget):
     return _first_over((reference * (path / reference).log()).sum(-1), budget)
@@ -276,6 +233,43 @@ def the_other_kl(path, reference, chosen, rejected, budget):
 @stop_step.mutant("you stop one step too late: at that step the budget is already spent. Take the step before.")
 def one_too_late(path, reference, chosen, rejected, budget):
     return _first_over(_kl(path, reference), budget, back=0)
+
+
+@stop_step.mutant("you add up the KL of neighbouring steps, or all of them. Each step has its own, from π_ref.")
+def between_steps(path, reference, chosen, rejected, budget):
+    moved = (path[1:] * (path[1:] / path[:-1]).log()).sum(-1).cumsum(0)
+    return _first_over(torch.cat([torch.zeros(1, dtype=torch.float64), moved]), budget)
+
+
+@stop_step.mutant("where KL is exactly the budget it is not larger: compare with >.")
+def already_at_the_budget(path, reference, chosen, rejected, budget):
+    over = (_kl(path, reference) >= budget).nonzero()
+    return len(path) - 1 if len(over) == 0 else int(over[0]) - 1
+
+
+@stop_step.mutant("you take the step with the largest KL below the budget, wherever it lies: stop at the first excess.")
+def largest_below(path, reference, chosen, rejected, budget):
+    kl = _kl(path, reference)
+    return int(kl.masked_fill(kl > budget, -1).argmax())
+
+
+@stop_step.mutant("where KL is never above the budget the last step is len(path) - 1: steps are counted from 0.")
+def one_behind_the_end(path, reference, chosen, rejected, budget):
+    over = (_kl(path, reference) > budget).nonzero()
+    return len(path) if len(over) == 0 else int(over[0]) - 1
+
+
+@stop_step.mutant(
+    "where KL is never above the budget the run is taken at its last step: yours gives no step or the first."
+)
+def none_if_never(path, reference, chosen, rejected, budget):
+    over = (_kl(path, reference) > budget).nonzero()
+    return 0 if len(over) == 0 else int(over[0]) - 1
+
+
+@stop_step.mutant("your KL is not weighed with the policy: Σ π log(π/π_ref), not the mean of the log-ratios.")
+def plain_mean(path, reference, chosen, rejected, budget):
+    return _first_over((path / reference).log().mean(-1), budget)
 
 
 @stop_step.mutant(

@@ -1,16 +1,14 @@
-"""Checks of exercise notebook 13: AI labels, the alignment tax, a judge with a favourite place.
+"""Checks of exercise notebook 13: AI labels and the alignment tax.
 
-Exercise 1, the adapters, stands in `ex13_adapters`; the judge of exercise 5 in `made_up_judge`.
+Exercise 1, the adapters, stands in `ex13_adapters`, exercise 5, a judge with a favourite place, in `ex13_judgement`.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.ex13_adapters import gpt2_shapes, lora_plan
-from prefcourse.checks.made_up_judge import PlacedJudge, placed_judge
+from prefcourse.checks.ex13_judgement import judgement
 from prefcourse.checks.questions import choice
 
 __all__ = ["ai_labels", "beta_doubles", "gpt2_shapes", "judgement", "lora_plan", "tax"]
@@ -36,7 +34,10 @@ def _judgements(draw: torch.Generator) -> list[Case]:
         "reliability": 1.0,
         "coin": torch.tensor([0.8, 0.6], dtype=torch.float64),
     }
-    return [fixed, case(40, 4, 1.0), case(40, 5, 0.3), case(40, 3, 3.0)]
+    chance = Limit("the constitution is not reliable at all, 0", fixed | {"reliability": 0.0})
+    one = {"first": fixed["first"][:, :1], "second": fixed["second"][:, :1], "weights": fixed["weights"][:1]}
+    alone = Limit("there is one rule alone", fixed | one)
+    return [fixed, chance, alone, case(40, 4, 1.0), case(40, 5, 0.3), case(40, 3, 3.0)]
 
 
 def _labels(p: Tensor, coin: Tensor) -> dict[str, Tensor]:
@@ -46,6 +47,7 @@ def _labels(p: Tensor, coin: Tensor) -> dict[str, Tensor]:
 @exercise(
     cases=_judgements,
     points=3,
+    where="A small constitution",
     hint="scores first: first @ weights and second @ weights, (B,) nats. The probability is the sigmoid of reliability "
     "times their difference, and the first text wins where the coin is below it.",
 )
@@ -76,6 +78,22 @@ def share_of_scores(first, second, weights, reliability, coin):
 @ai_labels.mutant("the reliability is missing, or stands outside: it multiplies the difference inside the sigmoid.")
 def no_reliability(first, second, weights, reliability, coin):
     return ai_labels.reference(first, second, weights, 1.0, coin)
+
+
+@ai_labels.mutant("first and second are exchanged: the probability is that the *first* text wins.")
+def sides_exchanged(first, second, weights, reliability, coin):
+    return ai_labels.reference(second, first, weights, reliability, coin)
+
+
+@ai_labels.mutant("scores are divided by the number of rules in yours: a constitution adds them up.")
+def mean_of_rules(first, second, weights, reliability, coin):
+    return ai_labels.reference(first, second, weights / len(weights), reliability, coin)
+
+
+@ai_labels.mutant("the reliability multiplies the probability in yours: it belongs inside the sigmoid.")
+def reliability_outside(first, second, weights, reliability, coin):
+    p = reliability * (first @ weights - second @ weights).sigmoid()
+    return _labels(p, coin)
 
 
 @ai_labels.mutant("the better score always wins in your labels. It wins with a probability: compare the coin with it.")
@@ -126,7 +144,13 @@ def _held_out(draw: torch.Generator) -> list[Case]:
         "policy": torch.tensor([[-3.0, -1.5, -1.5, -1.0], [-2.0, -5.0, -1.0, -9.0]], dtype=torch.float64),
         "mask": torch.tensor([[False, True, True, True], [False, True, False, False]]),
     }
-    return [fixed, case(4, 6), case(7, 9)]
+    longer = torch.tensor([[False, False, True, True], [False, True, True, True]])
+    full = Limit("texts reach the last column", fixed | {"mask": longer})
+    paid_back = {"reference": fixed["policy"], "policy": fixed["reference"]}
+    better = Limit(
+        "the policy finds the texts likelier than the reference, so that the tax is below 0", fixed | paid_back
+    )
+    return [fixed, full, better, case(4, 6), case(7, 9)]
 
 
 def _tax(reference, policy, mask, sign=1.0) -> dict[str, Tensor]:
@@ -137,6 +161,7 @@ def _tax(reference, policy, mask, sign=1.0) -> dict[str, Tensor]:
 @exercise(
     cases=_held_out,
     points=3,
+    where="The maths: who pays, and what averaging does",
     hint="(reference - policy) · mask is what each token lost, (N, T). Per text: sum over a row, then the mean over "
     "rows. Per token: the sum over all of it, divided by the number of tokens that count.",
 )
@@ -171,85 +196,27 @@ def padding_in_the_count(reference, policy, mask):
     return _tax(reference, policy, mask) | {"per_token": ((reference - policy) * mask).mean()}
 
 
+@tax.mutant("per text you return the tax of a token, or the other way round: the two names are exchanged.")
+def names_exchanged(reference, policy, mask):
+    found = _tax(reference, policy, mask)
+    return {"per_text": found["per_token"], "per_token": found["per_text"]}
+
+
+@tax.mutant("absolute values: some tokens grow likelier, and they pay back.")
+def absolute(reference, policy, mask):
+    return _tax((reference - policy).abs(), torch.zeros_like(policy), mask)
+
+
+@tax.mutant("per text you divide by all places of the table: sum over the tokens first, then take the mean over texts.")
+def mean_over_the_table(reference, policy, mask):
+    return _tax(reference, policy, mask) | {"per_text": ((reference - policy) * mask).mean()}
+
+
+@tax.mutant("you divide probabilities or take their difference: the tax is a difference of log-probs.")
+def of_probabilities(reference, policy, mask):
+    return _tax(reference.exp(), policy.exp(), mask)
+
+
 @tax.mutant("per text you add up all texts. Sum over the tokens of a text, then take the mean over the texts.")
 def sum_over_texts(reference, policy, mask):
     return _tax(reference, policy, mask) | {"per_text": ((reference - policy) * mask).sum()}
-
-
-# ---------------------------------------------------------------------------------------------- the bug
-
-
-def _placed(draw: torch.Generator) -> list[Case]:
-    worth, place = {"good": 1.0, "poor": -1.0}, {"x": 0.5, "z": 2.5}
-    fixed = {
-        "ask": PlacedJudge(worth, place),
-        "prompts": ["x", "z"],
-        "first": ["good", "poor"],
-        "second": ["poor", "good"],
-    }
-    return [fixed, placed_judge(draw, 5, 1.5), placed_judge(draw, 9, -2.0)]
-
-
-def _both_orders(ask: Callable, prompts, first, second) -> tuple[Tensor, Tensor]:
-    return ask(prompts, first, second), ask(prompts, second, first)
-
-
-def _verdict(judgement: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    return {"judgement": judgement, "bias": bias}
-
-
-@exercise(
-    cases=_placed,
-    points=3,
-    hint="ask twice: s = ask(prompts, first, second) and t = ask(prompts, second, first), the log-odds of the first "
-    "*place*. What the texts deserve changes its sign between the two, what the place adds does not.",
-)
-def judgement(ask, prompts, first, second):
-    """What a judge thinks of the texts, and what it thinks of the place."""
-    straight, turned = _both_orders(ask, prompts, first, second)
-    return _verdict((straight - turned) / 2, (straight + turned) / 2)
-
-
-@judgement.mutant(
-    "you ask once, in one order: what the place adds is in your judgement. Ask with the texts exchanged, too."
-)
-def one_order(ask, prompts, first, second):
-    straight, turned = _both_orders(ask, prompts, first, second)
-    return _verdict(straight, (straight + turned) / 2)
-
-
-@judgement.mutant(
-    "the two are exchanged: the mean of both answers is what stays when the texts are exchanged, the bias. Half their "
-    "difference is the judgement."
-)
-def exchanged(ask, prompts, first, second):
-    straight, turned = _both_orders(ask, prompts, first, second)
-    return _verdict((straight + turned) / 2, (straight - turned) / 2)
-
-
-@judgement.mutant("a half is missing: both answers hold the judgement once, and their difference holds it twice.")
-def no_half(ask, prompts, first, second):
-    straight, turned = _both_orders(ask, prompts, first, second)
-    return _verdict(straight - turned, straight + turned)
-
-
-@judgement.mutant(
-    "you subtract one mean bias from all answers. This judge likes a place more at some prompts than at others: take "
-    "the bias of each pair."
-)
-def mean_bias(ask, prompts, first, second):
-    straight, turned = _both_orders(ask, prompts, first, second)
-    bias = (straight + turned) / 2
-    return _verdict(straight - bias.mean(), bias)
-
-
-@judgement.mutant("you ask the same question twice: exchange first and second the second time.")
-def same_order(ask, prompts, first, second):
-    straight = ask(prompts, first, second)
-    return _verdict((straight - straight) / 2, (straight + straight) / 2)
-
-
-@judgement.mutant("the sign is turned round: a positive judgement says that `first` is better.")
-def sign_turned(ask, prompts, first, second):
-    straight, turned = _both_orders(ask, prompts, first, second)
-    return _verdict((turned - straight) / 2, (straight + turned) / 2)

@@ -2,7 +2,7 @@
 
 import torch
 
-from prefcourse.checks.core import Case, exercise
+from prefcourse.checks.core import Case, Limit, exercise
 
 MB = 1e6  # bytes
 
@@ -19,6 +19,7 @@ def _models(draw: torch.Generator) -> list[Case]:
         {"shapes": [(10, 30), (30, 5)], "rank": 2, "parameters": 1_000},
         {"shapes": gpt2_shapes(12, 768), "rank": 8, "parameters": 124_439_808},
     ]
+    cases.append(Limit("one layer alone, rank 1", {"shapes": [(7, 3)], "rank": 1, "parameters": 21}))
     for _ in range(2):
         sizes = torch.randint(20, 200, (3, 2), generator=draw).tolist()
         shapes = [tuple(pair) for pair in sizes]
@@ -39,6 +40,7 @@ def _plan(shapes, rank, parameters, count=lambda a, b: a + b, trained=16, beside
 @exercise(
     cases=_models,
     points=3,
+    where="4 · LoRA: a policy and its reference in one model",
     hint="A is (rank, in) and B is (out, rank), so a layer gets rank · (in + out) numbers. A trained one takes "
     "16 bytes, a frozen one 4. In LoRA the base model is frozen and there is no second model.",
 )
@@ -83,3 +85,30 @@ def mebibytes(shapes, rank, parameters):
 @lora_plan.mutant("`full` has a reference beside it, which is frozen: 4 more bytes for each parameter.")
 def reference_forgotten(shapes, rank, parameters):
     return _plan(shapes, rank, parameters, beside=0)
+
+
+@lora_plan.mutant("the frozen base model is missing in `lora`: it has to be there, 4 bytes for each parameter.")
+def base_forgotten(shapes, rank, parameters):
+    return _plan(shapes, rank, parameters, lora_frozen=0)
+
+
+@lora_plan.mutant("the reference beside the model takes 16 bytes a number in yours: it is frozen, 4.")
+def reference_trained(shapes, rank, parameters):
+    return _plan(shapes, rank, parameters, beside=16)
+
+
+@lora_plan.mutant("the rank is missing: A has rank · in numbers, B out · rank.")
+def rank_missing(shapes, rank, parameters):
+    return _plan(shapes, 1, parameters)
+
+
+@lora_plan.mutant("these are bytes: a megabyte has a million of them.")
+def in_bytes(shapes, rank, parameters):
+    return _plan(shapes, rank, parameters, unit=1.0)
+
+
+@lora_plan.mutant(
+    "your adapters take 12 bytes a number: weight, gradient and *two* averages are four numbers, 16 bytes."
+)
+def twelve_bytes(shapes, rank, parameters):
+    return _plan(shapes, rank, parameters, trained=12)

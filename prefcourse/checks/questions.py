@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from string import ascii_lowercase
 
 from prefcourse import streams
+from prefcourse.checks import calls
 from prefcourse.checks.core import Check, Mutant, Result
-from prefcourse.checks.values import said, shown
+from prefcourse.checks.showing import said, shown
 
 
 class Choice(Check):
@@ -50,16 +51,17 @@ class Choice(Check):
         if not callable(answer):
             return self.not_a_function(answer)
         try:
-            found = answer()
+            with calls.steady():
+                found = answer()
         except KeyboardInterrupt:  # somebody waits no longer
             raise
         except BaseException as error:  # theirs to read
-            if isinstance(error, NotImplementedError) and not error.args:
+            if calls.is_stub(error):
                 return self.not_attempted()
             told = f"your function stopped: {type(error).__name__}: {said(error)}".rstrip(": ")
             return self.fails([told], "return one letter.")
         options = self.lettered(seed)
-        letter = found.strip().lower() if type(found) is str else ""
+        letter = found.lower().strip(" ().:\n") if type(found) is str else ""
         if letter not in options:
             return self.fails([f"your answer is {shown(found)}"], f"return one letter of {', '.join(options)}.")
         option = options[letter]

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import pkgutil
+from decimal import Decimal
+from fractions import Fraction
 from importlib import import_module
 
 import numpy as np
@@ -14,7 +16,8 @@ from prefcourse import checks
 from prefcourse.__main__ import main
 from prefcourse.checks import progress, record
 from prefcourse.checks.core import SEED_VARIABLE
-from prefcourse.checks.values import difference, shown
+from prefcourse.checks.showing import shown
+from prefcourse.checks.values import difference
 from prefcourse.locks import Lock
 
 ALL = [check for number in checks.NUMBERS for check in checks.of_notebook(number).values()]
@@ -99,7 +102,7 @@ LAST = checks.ex06.dpo_loss
 
 def test_a_failure_shows_inputs_answer_expected_and_hint():
     text = repr(LAST.judge(dict(LAST_answers())["beta_outside"], 0))
-    assert text.startswith("✗ dpo_loss: case 1 of 4 is wrong\n")
+    assert text.startswith("✗ dpo_loss: case 1 of 6 is wrong\n")
     for part in ("beta ", "your answer   [0.039", "expected      [0.25", "Hint: β stands outside"):
         assert part in text
 
@@ -161,7 +164,8 @@ def test_the_letters_of_a_question_depend_on_the_seed(capsys):
     said = capsys.readouterr().out
     assert said.splitlines()[1] == f"  a)  {question.lettered(3)['a']}" and all(o in said for o in question.options)
     right = next(letter for letter, option in question.lettered(3).items() if option == question.right)
-    assert question.judge(lambda: f" {right.upper()} ", 3).passed
+    for spelled in (f" {right.upper()} ", f"{right})", f"({right})", f"{right}."):
+        assert question.judge(lambda spelled=spelled: spelled, 3).passed
     assert "return one letter of a, b, c, d" in question.judge(lambda: "z", 3).hint
     assert "return one letter" in question.judge(lambda: 1 / 0, 3).hint
     assert "without calling it" in question.judge("a", 3).hint
@@ -197,6 +201,12 @@ def test_unknown_notebooks_are_named():
         (float("inf"), 0.0, False), (3 + 5j, 3.0, False), (3 + 0j, 3.0, True), (3.0, 3 + 5j, False),
         (torch.ones(2).to_sparse(), torch.ones(2), True), (torch.ones(2, device="meta"), torch.ones(2), False),
         (np.array(["a", "b"]), torch.ones(2), False), ("abc", np.ones(3), False), (np.ones(3), "abc", False),
+        (Fraction(1, 4), 0.25, True), (Decimal("0.25"), 0.25, True), (np.longdouble(0.25), 0.25, True),
+        ([torch.ones(2), torch.zeros(2)], torch.tensor([[1.0, 1.0], [0.0, 0.0]]), True),
+        (np.arange(3.0)[::-1], torch.tensor([2.0, 1.0, 0.0]), True), ([[1.0], [1.0, 2.0]], torch.ones(2, 1), False),
+        (np.array([1.0, None], dtype=object), torch.ones(2), False), (range(2), torch.tensor([0.0, 1.0]), True),
+        (torch.ones(2, requires_grad=True), [1.0, 1.0], True), (True, 1.0, True), ("1.0", 1.0, False),
+        (dict.fromkeys("ab", 1.0).values(), [1.0, 1.0], True), (torch.tensor([float("inf")]), torch.ones(1), False),
         (np.ones(2), {1.0}, False), (np.array([1 + 1j, 2]), np.array([1.0, 2.0]), False),
     ],
 )  # fmt: skip
@@ -231,6 +241,40 @@ class Named(str):
     lower = __repr__ = strip
 
 
+class RudeArray:
+    def __array__(self, *a, **k):
+        raise ValueError("no")
+
+
+class RudeDict(dict):
+    def items(self):
+        raise ValueError("no")
+
+    keys = values = __iter__ = __getitem__ = __contains__ = items
+
+
+class RudeList(list):
+    def __iter__(self):
+        raise ValueError("no")
+
+    __len__ = __getitem__ = __iter__
+
+
+class RudeFloat(float):
+    def __float__(self):
+        raise ValueError("no")
+
+    __eq__ = __lt__ = __sub__ = __mul__ = lambda self, *a: float(self)
+    __hash__ = float.__hash__
+
+
+def deep():
+    found = 1.0
+    for _ in range(900):
+        found = [found]
+    return found
+
+
 def holds_itself():
     found = [1.0]
     found.append(found)
@@ -251,6 +295,10 @@ JUNK = {
     "objects": lambda: np.array([None, Rude()], dtype=object), "itself": holds_itself, "complex": lambda: 3 + 5j,
     "bytes": lambda: b"abc", "generator": lambda: (x for x in (1, 2)), "type": lambda: Rude, "error": RudeError,
     "exit": SystemExit, "named": lambda: Named("a"), "nan": lambda: float("nan"), "set": lambda: {1.0},
+    "huge": lambda: np.zeros(300_000), "huge number": lambda: 10**400, "deep": deep, "map": lambda: map(float, "12"),
+    "rude array": RudeArray, "rude dict": lambda: RudeDict(a=1.0), "rude list": lambda: RudeList([1.0, 2.0]),
+    "rude number": lambda: RudeFloat(1.0), "with gradient": lambda: torch.ones(2, requires_grad=True),
+    "range": lambda: range(10**9), "keys": lambda: {Rude: 1.0, (1, 2): 2.0}, "module": torch.nn.Linear(2, 2).float,
     "ragged": lambda: [[1.0], [1.0, 2.0]], "whole": lambda: torch.arange(2).exp().long().log_softmax(-1),
 }  # fmt: skip
 ERRORS = {
