@@ -135,8 +135,8 @@ def test_its_mean_is_the_kl_by_enumeration(tiny_gpt2):
     class Words:
         pad_token_id = 0
 
-        def __call__(self, prompt):
-            return {"input_ids": words_of[prompt]}
+        def __call__(self, text, add_special_tokens=True):
+            return {"input_ids": words_of[text] if isinstance(text, str) else [words_of[one] for one in text]}
 
     def logps(model, ids):
         return model(torch.tensor([ids])).logits[0, -1].log_softmax(-1).double()

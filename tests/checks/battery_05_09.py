@@ -493,3 +493,29 @@ wrong(
     lambda c, r, Lc, Lr, lam: -c / Lc - lam * logsigmoid(torch.logit((c / Lc).exp()) - torch.logit((r / Lr).exp())),
     "nearly|infinite|nan|impossible|1 - p",
 )
+
+
+def discovered(h, beta, tau, chain=1.0, outer=None):
+    x = beta * h
+    m = torch.sigmoid(x / tau)
+    held = -(1 - m) * torch.sigmoid(-x) - m * torch.exp(-x)
+    return (beta if outer is None else outer) * (held + chain * m * (1 - m) / tau * (torch.exp(-x) + logsigmoid(x)))
+
+
+def by_autograd(h, beta, tau):
+    with torch.enable_grad():
+        h = h.clone().requires_grad_()
+        m = torch.sigmoid(beta * h / tau)
+        loss = -(1 - m) * logsigmoid(beta * h) + m * torch.exp(-beta * h)
+        return torch.autograd.grad(loss.sum(), h)[0]
+
+
+right("09.discovered_slope", discovered)
+right("09.discovered_slope", by_autograd)
+right("09.discovered_slope", lambda *a: discovered(*a).tolist())
+wrong("09.discovered_slope", lambda *a: discovered(*a, chain=0.0), "blend m fixed")
+wrong("09.discovered_slope", lambda *a: discovered(*a, outer=1.0), "factor β")
+wrong("09.discovered_slope", lambda *a: -discovered(*a), "other sign|sign")
+wrong("09.discovered_slope", lambda h, beta, tau: discovered(h, beta, tau, chain=tau), "factor 20|τ is missing")
+wrong("09.discovered_slope", lambda *a: discovered(*a).mean(), "mean|shape|one number")
+wrong("09.discovered_slope", lambda h, beta, tau: discovered(h, beta, 0.05), "tau")

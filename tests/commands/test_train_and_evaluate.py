@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import io
 import json
 import math
 import re
@@ -301,8 +302,7 @@ def test_a_newcomers_file_is_trained_right_from_one_command(chat_model, tmp_path
 
 def test_collect_asks_a_chat_model_in_its_own_words(chat_model, tmp_path, capsys, monkeypatch):
     write_rows(tmp_path / "prompts.jsonl", [{"prompt": "Why?"}])
-    answers = iter("a")
-    monkeypatch.setattr("builtins.input", lambda *_: next(answers, "q"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
     line = ["collect", "--model", str(chat_model), "--prompts", str(tmp_path / "prompts.jsonl"), "--file",
             str(tmp_path / "labels.jsonl"), "--template", "chat"]  # fmt: skip
     assert main(line) == 0

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("resource", reason="students' code runs in processes that are forked")
 
-from a_class import ALL, BROKEN, CHECKS, CLASS, NAME, hand_in
+from a_class import ALL, BROKEN, CHECKS, CLASS, NAME, hand_in, in_a_clone
 
 from prefcourse.checks import NUMBERS, of_notebook, record
 
@@ -36,6 +36,7 @@ def environment(folder: Path) -> dict[str, str]:
 def graded(tmp_path_factory):
     """An empty folder in which the class was handed in and marked, with a Ctrl-C on the way, and what was printed."""
     folder = tmp_path_factory.mktemp("class")
+    in_a_clone(folder)
     hand_in(folder / "handed-in")
     both = {"cwd": folder, "env": environment(folder), "encoding": "utf-8"}
     with subprocess.Popen([*LINE, "--processes", "1"], **both, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:

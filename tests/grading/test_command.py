@@ -6,10 +6,11 @@ import pytest
 
 pytest.importorskip("resource", reason="students' code runs in processes that are forked")
 
+from a_class import ROOT, in_a_clone
+
 from prefcourse.__main__ import main
 from prefcourse.checks import core
 from prefcourse.commands import grade
-from prefcourse.grading.stripped import PACKAGE
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -22,6 +23,7 @@ def refused(capsys, *arguments: str) -> str:
 @pytest.fixture
 def handed_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    in_a_clone(tmp_path)
     (tmp_path / "handed-in").mkdir()
     (tmp_path / "handed-in" / "ada.ipynb").write_text("{}", encoding="utf-8")
     return tmp_path / "handed-in"
@@ -58,8 +60,9 @@ def test_on_windows_it_says_where_to_mark(handed_in, capsys, monkeypatch):
 
 def test_the_solutions_are_found_in_the_clone_wherever_one_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    in_a_clone(tmp_path)
     found = grade.sources(None)
-    assert len(found) == 14 and found[0] == PACKAGE.parent / "exercises" / "solutions" / "00_start_here.ipynb"
+    assert len(found) == 14 and found[0] == ROOT / "exercises" / "solutions" / "00_start_here.ipynb"
 
 
 def test_the_secret_comes_from_the_variable_that_nbgrader_s_route_has_too():
