@@ -8,8 +8,6 @@ from pathlib import Path
 
 import nbformat
 
-from prefcourse.grading.stripped import PACKAGE
-
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "00_start_here"
 ALL = (3, 3, 2, 3)
@@ -19,10 +17,9 @@ CHECKS = ("check-log_pi", "check-sequence_logps", "check-twice_as_likely", "chec
 
 
 def in_a_clone(folder: Path) -> None:
-    """Give `folder` what the root of a clone has, the solutions, where the package is installed without a clone."""
-    if not (PACKAGE.parent / "exercises" / "solutions").is_dir():
-        (folder / "exercises").mkdir()
-        (folder / "exercises" / "solutions").symlink_to(ROOT / "exercises" / "solutions")
+    """Give `folder` what the root of a clone has: the package may be installed where no solutions lie beside it."""
+    (folder / "exercises").mkdir()
+    (folder / "exercises" / "solutions").symlink_to(ROOT / "exercises" / "solutions")
 
 
 def solution() -> nbformat.NotebookNode:
