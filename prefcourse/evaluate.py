@@ -133,17 +133,6 @@ def win_rate(rewards: torch.Tensor, others: torch.Tensor) -> Estimate:
     return bootstrap(points(rewards, others))
 
 
-def wilson(hits: Sequence[float] | torch.Tensor) -> Estimate:
-    """A share with its 95 % interval after Wilson (1927), which has a width where all agree; ½ may stand for a tie.
-
-    hits: (N,) from 0 to 1. Raises ValueError for another number, or none.
-    """
-    hits = numbers("hits", hits, low=0, high=1)
-    p, z = hits.mean().item(), 1.96**2 / len(hits)
-    middle, half = (p + z / 2) / (1 + z), math.sqrt(z * (p * (1 - p) + z / 4)) / (1 + z)
-    return Estimate(p, max(0.0, middle - half), min(1.0, middle + half))
-
-
 def sequence_kl(
     policy: PreTrainedModel, reference: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str],
     completions: Sequence[Completion], batch_size: int = 128,

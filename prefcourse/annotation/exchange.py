@@ -177,11 +177,8 @@ def _recognised(talks: Sequence[tuple[int, Talk]], template: str, where: str, ro
     return f"{where}: {counted(rows, 'row')}, layout {shapes}, {how[template]}{skipped}"
 
 
-def oddities(rows: Sequence[Row], test: Sequence[Row] = ()) -> list[str]:
-    """What is odd about good rows, in a sentence each: repeated, contradictory, glued, doubled, one-sided, leaked.
-
-    test: rows that should have none of the prompts of `rows`.
-    """
+def oddities(rows: Sequence[Row]) -> list[str]:
+    """What is odd about good rows, in a sentence each: repeated, contradictory, glued together, doubled, one-sided."""
     found, pairs = [], "chosen" in rows[0]
     sides = SIDES if pairs else ("completion", "label")
     keys = Counter(tuple(row.get(name) for name in ("prompt", *sides)) for row in rows)
@@ -210,9 +207,17 @@ def oddities(rows: Sequence[Row], test: Sequence[Row] = ()) -> list[str]:
             f"labels: {labels[True]:,} desirable, {labels[False]:,} undesirable. KTO wants their weights in balance: "
             "--parameter desirable_weight=… or undesirable_weight=…"
         )
-    if shared := len({row["prompt"] for row in rows} & {row["prompt"] for row in test}):
-        found.append(f"{counted(shared, 'prompt')} of the test rows {'is' if shared == 1 else 'are'} trained on, too.")
     return found
+
+
+def leaked(rows: Sequence[Row], test: Sequence[Row]) -> str | None:
+    """How many prompts of `test` are among `rows`, in a sentence; None if none is."""
+    shared = len({row["prompt"] for row in rows} & {row["prompt"] for row in test})
+    return (
+        f"{counted(shared, 'prompt')} of the test rows {'is' if shared == 1 else 'are'} trained on, too."
+        if shared
+        else None
+    )
 
 
 def save(rows: Sequence[Row], path: str | Path) -> None:

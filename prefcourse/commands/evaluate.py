@@ -111,14 +111,15 @@ def _on_rows(args: argparse.Namespace, policy, tokenizer, device: str) -> None:
 
 def _ranking(held: HeldOut, policy) -> dict[str, str]:
     """How the policy ranks the rows beside its reference, a line each."""
-    from prefcourse.evaluate import points, wilson
+    from prefcourse.comparison.ab_tests import wilson
+    from prefcourse.evaluate import points
     from prefcourse.quality.findings import clustered_share
 
     h = held.log_ratios(policy)  # (N, k) nats
     if h.shape[1] == 2:
         hits, prompts = points(h[:, 0], h[:, 1]), held.examples.sequences.prompt_numbers()
         once = len(set(prompts)) == len(prompts)  # pairs of one prompt are no independent observations
-        share = wilson(hits) if once else clustered_share(hits, np.array(prompts))
+        share = wilson(hits.sum().item(), len(hits)) if once else clustered_share(hits, np.array(prompts))
         return {
             "pairs ranked right (a tie is ½)": format(share, ".2f"),
             "log-ratio chosen, nats": _mean(h[:, 0]),

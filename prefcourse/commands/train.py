@@ -175,10 +175,10 @@ def _held_out(args: argparse.Namespace, start, reference, tokenizer, data):
     """What ranks the rows of --eval-data with a policy, or None; says how many prompts they share with the data."""
     if not args.eval_data:
         return None
-    from prefcourse.annotation.exchange import oddities
+    from prefcourse.annotation.exchange import leaked
 
     test = rows.load(args, tokenizer, args.eval_data, "test")
-    for line in oddities(data, test)[-1:]:
+    if line := leaked(data, test):
         say(line)
     model = reference if hasattr(reference, "parameters") else start
     return HeldOut.of(test, tokenizer, model, args.too_long or "error", args.max_length).measure

@@ -6,7 +6,7 @@ import json
 import pytest
 from datasets import Dataset
 
-from prefcourse.annotation.exchange import load, oddities
+from prefcourse.annotation.exchange import leaked, load, oddities
 from prefcourse.preferences import write_rows
 
 PAIR = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
@@ -207,4 +207,5 @@ def test_what_is_odd_is_counted():
     assert "labels: 8 desirable, 1 undesirable" in oddities(liked)[0]
     contradiction = [{"prompt": "Q", "completion": " x", "label": flag} for flag in (True, False)]
     assert oddities(contradiction) == ["1 pair stands there both ways round: labels contradict."]
-    assert oddities([PAIR], [PAIR]) == ["1 prompt of the test rows is trained on, too."]
+    assert leaked([PAIR], [PAIR]) == "1 prompt of the test rows is trained on, too."
+    assert leaked([PAIR], [{**PAIR, "prompt": "The sea is"}]) is None

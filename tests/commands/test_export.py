@@ -24,20 +24,6 @@ from prefcourse.worlds.models import load_model, load_tokenizer
 SMALL = ["--steps", "3", "--batch-size", "12", "--lr", "1e-3", "--precision", "fp32", "--every", "3"]
 
 
-@pytest.fixture(scope="module")
-def mine(tiny_gpt2, tokenizer, pairs, tmp_path_factory):
-    """A folder with a model and its tokenizer, pairs, and unpaired rows."""
-    folder = tmp_path_factory.mktemp("mine")
-    tiny_gpt2().save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    write_rows(folder / "pairs.jsonl", pairs)
-    rows = [{"prompt": p["prompt"], "completion": p["chosen"], "label": bool(n % 3)} for n, p in enumerate(pairs)]
-    write_rows(folder / "unpaired.jsonl", rows)
-    two = [rows[0] | {"label": True}, rows[4] | {"label": False}]
-    write_rows(folder / "two.jsonl", two)
-    return folder
-
-
 def exported(mine, out, *more, data="pairs.jsonl"):
     """Export a run of three steps, and return the script's folder."""
     given = ["--data", str(mine / data), "--model", str(mine / "model"), "--output", str(out), *SMALL, *more]

@@ -21,18 +21,6 @@ from prefcourse.worlds.models import load_model
 SMALL = ["--steps", "6", "--batch-size", "6", "--lr", "1e-3", "--precision", "fp32", "--every", "3"]
 
 
-@pytest.fixture(scope="module")
-def mine(tiny_gpt2, tokenizer, pairs, tmp_path_factory):
-    """A folder with a model and its tokenizer, pairs, and unpaired rows."""
-    folder = tmp_path_factory.mktemp("mine")
-    tiny_gpt2().save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    write_rows(folder / "pairs.jsonl", pairs)
-    rows = [{"prompt": p["prompt"], "completion": p["chosen"], "label": bool(n % 3)} for n, p in enumerate(pairs)]
-    write_rows(folder / "unpaired.jsonl", rows)
-    return folder
-
-
 def command(mine, out, *more, data="pairs.jsonl"):
     return ["train", "--data", str(mine / data), "--model", str(mine / "model"), "--output", str(out), *SMALL, *more]
 
