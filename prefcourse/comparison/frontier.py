@@ -22,6 +22,7 @@ from prefcourse.evaluate import Estimate, evaluate, over_seeds
 from prefcourse.finite import counted, number, numbers
 from prefcourse.worlds.world import World
 
+FORMS = ("square root", "rl")  # d (a - b d), Gao et al.'s for best-of-n, and d (a - b log d), theirs for RL; d = √KL
 Points = Sequence[tuple[float, float]]  # (KL in nats, gain in gold reward)
 Curve = Mapping[int, Points]  # seed → points
 
@@ -76,30 +77,43 @@ def curves(stored: Mapping, by: str = "method") -> dict[str, dict[int, list[tupl
     return {name: {seed: sorted(points) for seed, points in seeds.items()} for name, seeds in found.items()}
 
 
-def fit_gain(points: Points) -> tuple[float, float]:
-    """a and b of gain = d (a - b d) with d = √KL, by least squares: 0 at the reference (Gao et al. 2023, Sec. 1).
+def basis(kl: np.ndarray, form: str = "square root") -> np.ndarray:
+    """The two columns whose sum, weighted by a and b, is the gain at `kl`: (...,) nats → (..., 2).
+
+    "square root": d (a - b d), which Gao et al. (2023, Sec. 1) found for best-of-n; "rl": d (a - b log d), which they
+    found for RL. d = √KL; both are 0 at the reference. A KL below 0 counts as 0. Raises ValueError for another form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; allowed are {' and '.join(map(repr, FORMS))}")
+    d = np.sqrt(kl.clip(0))
+    return np.stack([d, -d * (d if form == "square root" else np.log(np.where(d > 0, d, 1.0)))], -1)
+
+
+def fit_gain(points: Points, form: str = "square root") -> tuple[float, float]:
+    """a and b of the gain as a function of d = √KL by least squares, in one of the forms of `basis`.
 
     A measured KL below 0 counts as 0. Raises ValueError for points that are not finite, and where fewer than two have
     KLs above 0 that differ: any number of curves passes through those.
     """
     kl, gain = _pairs(points).numpy().T
-    d = np.sqrt(kl.clip(0))
-    if len(np.unique(d[d > 0])) < 2:
+    if len(np.unique(kl[kl > 0])) < 2:
         raise ValueError(
-            f"a curve needs points at two KLs above 0 or more, got {counted(len(d), 'point')} at {kl.tolist()[:4]}"
+            f"a curve needs points at two KLs above 0 or more, got {counted(len(kl), 'point')} at {kl.tolist()[:4]}"
         )
-    (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], -1), gain, rcond=None)
+    (a, b), *_ = np.linalg.lstsq(basis(kl, form), gain, rcond=None)
     return float(a), float(b)
 
 
-def gain_at(curve: Curve, kl: float, less: Curve | None = None, reach: float = 4.0) -> Estimate:
+def gain_at(
+    curve: Curve, kl: float, less: Curve | None = None, reach: float = 4.0, form: str = "square root"
+) -> Estimate:
     """The gain at `kl` nats by `fit_gain`, over the seeds that go so far; with `less`, minus another's, seed by seed.
 
     Only points up to `reach` times as far are fitted. There is no extrapolation: raises ValueError if fewer than three
     seeds (of both) have a point as far as `kl`.
     """
     kl, reach = number("kl", kl, above=0), number("reach", reach, least=1, most=math.inf)
-    found = [_gains(one, kl, reach) for one in (curve, less) if one is not None]
+    found = [_gains(one, kl, reach, form) for one in (curve, less) if one is not None]
     seeds = sorted(set.intersection(*map(set, found)))
     if len(seeds) < 3:
         have = counted(len(seeds), "seed has", "seeds have")
@@ -107,14 +121,14 @@ def gain_at(curve: Curve, kl: float, less: Curve | None = None, reach: float = 4
     return over_seeds([found[0][seed] - (found[1][seed] if less is not None else 0) for seed in seeds])
 
 
-def _gains(curve: Curve, kl: float, reach: float) -> dict[int, float]:
+def _gains(curve: Curve, kl: float, reach: float, form: str) -> dict[int, float]:
     """seed → the gain at `kl`, of the seeds that reach it."""
     found = {}
     for seed, points in curve.items():
         points = _pairs(points).tolist()
         if points and max(k for k, _ in points) >= kl:
-            a, b = fit_gain([point for point in points if point[0] <= reach * kl])
-            found[seed] = a * math.sqrt(kl) - b * kl
+            fitted = fit_gain([point for point in points if point[0] <= reach * kl], form)
+            found[seed] = float(basis(np.array(kl), form) @ np.array(fitted))
     return found
 
 
