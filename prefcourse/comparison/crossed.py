@@ -92,8 +92,8 @@ def paired(a: Tensor, b: Tensor) -> Crossed:
 def objective(gain: Tensor, kl: Tensor, beta: float) -> Crossed:
     """J - J(reference) = E[gain] - β KL in nats: what the objective of RLHF says a policy is worth.
 
-    gain: gold reward less the reference's; kl: log π/π_ref of the sample, whose mean is the KL; both (S, P). Below 0 the
-    policy is worse than the reference by its own objective (Rafailov et al. 2023, Eq. 3).
+    gain: gold reward less the reference's; kl: log π/π_ref of the sample, whose mean is the KL; both (S, P). Below
+    0 the policy is worse than the reference by its own objective (Rafailov et al. 2023, Eq. 3).
     """
     gain, kl = same_shape(ndim=2, least=2, gain=gain, kl=kl)
     return crossed(gain - number("beta", beta, least=0) * kl)

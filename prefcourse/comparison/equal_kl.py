@@ -1,7 +1,8 @@
 """What a method gains at a KL, over seeds and prompts, by two forms of the curve, and how far best-of-n really goes.
 
-    ours, theirs = measured(results.by_prompt("methods"), "ipo"), measured(…, "dpo")    # seed → (kl, gain) by prompt
-    gain_at_kl(ours, 3.0, less=theirs)          # at_3.square_root, at_3.rl, and at_3.disagree where they do not say alike
+    runs = results.by_prompt("methods")
+    ours, theirs = measured(runs, method="ipo"), measured(runs, method="dpo")     # seed → (kl, gain) by prompt
+    at = gain_at_kl(ours, 3.0, less=theirs)    # at.square_root, at.rl; at.disagree where they do not say alike
 
 `comparison.frontier.gain_at` does the same from the means of runs; its interval is over seeds for the prompts given.
 """
@@ -92,8 +93,8 @@ def best_of_n_kl_measured(texts: Sequence[Sequence[str]], logps: Tensor, rewards
     The best of n is y with probability P(its level of reward) · π_ref(y | level), so its log-ratio is the level's: with
     F the share of π_ref below and p that of the level, log (((F + p)^n - F^n) / p). p is exact, the sum over the
     different texts of the pool with this reward. F is read from ranks: of N samples, the share below the i-th has
-    E[log F] = ψ(i) - ψ(N + 1). Where no text is likely the result is log n - (n - 1)/n, `best_of_n_kl`'s bound, exactly;
-    where a few texts hold most of the probability it is less (Beirami et al. 2024).
+    E[log F] = ψ(i) - ψ(N + 1). Where no text is likely the result is log n - (n - 1)/n exactly, the bound of
+    `best_of_n_kl`; where a few texts hold most of the probability it is less (Beirami et al. 2024).
     Raises ValueError for n outside 1..N, and for texts that are not B rows of N.
     """
     logps, rewards = same_shape(ndim=2, least=1, logps=logps, rewards=rewards)
@@ -116,7 +117,7 @@ def _log_ratios(texts: Sequence[str], logps: Tensor, rewards: Tensor, n: int) ->
     """log π_n/π_ref of each sample of a pool in order of reward, (N,)."""
     levels, which, counts = rewards.unique_consecutive(return_inverse=True, return_counts=True)
     mass = torch.zeros(len(levels), dtype=torch.float64)
-    for text, i in {text: i for i, text in enumerate(texts)}.items():  # the same text twice counts once
+    for i in {text: i for i, text in enumerate(texts)}.values():  # the same text twice counts once
         mass[which[i]] += logps[i].exp()
     mass = mass.clamp(1e-300, 1.0)
     below = (counts.cumsum(0) - counts).double()  # samples below each level

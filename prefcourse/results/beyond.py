@@ -1,4 +1,5 @@
-"""The grids of lesson 13: online against offline DPO, AI feedback, and the alignment tax.
+"""The runs of lesson 13, whose grids are in `beyond_grids`: online against offline DPO, AI feedback, and the alignment
+tax.
 
     online          who writes the pairs: SFT, the policy in training, or one text each; a reference that moves along
     ai-feedback     who labels them: the gold reward, a constitution, the same without a rule, a language model
@@ -24,8 +25,9 @@ from prefcourse.feedback.online import online_dpo
 from prefcourse.generate import generate, usable
 from prefcourse.logprobs import score_all
 from prefcourse.preferences import Row, encode
-from prefcourse.results.look import SHOWN, Look, Sample, at_end, gold, prompts_of, sample, shown
-from prefcourse.results.store import Grid, kept, metrics, rounded
+from prefcourse.results.look import SHOWN, Look, Sample, gold, prompts_of, sample, shown, whole_end
+from prefcourse.results.methods import look_whole
+from prefcourse.results.store import kept, metrics, rounded
 from prefcourse.results.variants import PROBE, draw_pairs, finish, look_at
 from prefcourse.train import train
 from prefcourse.training import lora
@@ -35,6 +37,7 @@ ROUNDS, LABELS = 6, 256  # of `online`: 1,536 labels
 BATCH, LR = 16, 1.5e-4  # 96 steps at a constant rate
 AI_ROUNDS, AI_BETA = 2, 0.1  # of `ai-feedback`
 HELD_OUT = 4  # held-out texts of each test prompt
+SAME = 0.25  # nats of gold reward between a held-out text and what SFT writes there
 MEASURED = (*METRICS, "length", "eos_rate", "repetition")
 GOOD, BAD = " great", " bad"  # the model judge's answers: the best of five pairs on the validation pairs
 ARMS = {"offline": ("sft", "sft"), "online": ("policy", "policy"), "half": ("policy", "sft"),
@@ -53,18 +56,25 @@ TAX = {  # what each run is told besides the pairs that its seed draws; 64 steps
 # ------------------------------------------------------------------------------------------- online against offline
 
 
-def online(world: World, arm: str, beta: float, seed: int, split: str = "test") -> dict:
-    """One run of ARMS with labels from the gold reward; path: a point after every round.
+def online(
+    world: World, arm: str, beta: float, seed: int, split: str = "test", lr: float | None = None, at: str = ""
+) -> dict:
+    """One run of ARMS with labels from the gold reward; path: a point after every round, on all prompts if `at` is
+    said.
+
+    at: "common", with the same β and rate for all arms, or "tuned", each arm with its own.
 
     stopped: whether the writers no longer ended their texts, and the run with them, before its last round.
     """
-    policy, look = copy.deepcopy(world.sft), look_at(world, seed, split)
+    policy, look = copy.deepcopy(world.sft), look_whole(world, seed, split) if at else look_at(world, seed, split)
     stopped = False
     try:
-        climb(world, policy, arm, world.gold, seed, measure=look.point, path=look.path, beta=beta)
+        climb(world, policy, arm, world.gold, seed, measure=look.point, path=look.path, beta=beta, lr=lr)
     except RuntimeError:
         stopped = True
-    last = look.path.pop()  # `finish` measures the end on all prompts
+    last = look.path.pop()  # measured again by `finish`, with all metrics
+    for rows in look.found.values():
+        rows.pop()
     found = finish(look, policy, last["step"])
     return found | {"stopped": stopped} | shown(sample(world, policy, seed, split, SHOWN))
 
@@ -72,7 +82,7 @@ def online(world: World, arm: str, beta: float, seed: int, split: str = "test") 
 def climb(
     world: World, policy: PreTrainedModel, arm: str, judge: Reward, seed: int, *, beta: float = AI_BETA,
     measure: Callable[[PreTrainedModel], dict] | None = None, path: list[dict] | None = None,
-    rounds: int | None = None, rows: list[Row] | None = None,
+    rounds: int | None = None, rows: list[Row] | None = None, lr: float | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """Train `policy` by an arm of ARMS. path: gets what `measure` finds after each round. rows: gets all pairs."""
     writers = tuple(None if who == "policy" else world.sft for who in ARMS[arm])
@@ -86,7 +96,8 @@ def climb(
     online_dpo(
         policy, judge, prompts_of(world, "train"), world.tokenizer, reference=world.sft, writers=writers,
         moving=arm == "moving reference", rounds=ROUNDS if rounds is None else rounds, labels=LABELS, batch_size=BATCH,
-        lr=LR, beta=beta, seed=seed, after_round=after_round, open_ended=world.open_ended, progress=False,
+        lr=LR if lr is None else lr, beta=beta, seed=seed, after_round=after_round, open_ended=world.open_ended,
+        progress=False,
     )  # fmt: skip
     return policy
 
@@ -95,16 +106,20 @@ def climb(
 
 
 def judge_of(world: World, name: str) -> Reward:
-    """The judge `name`: gold, constitution, without RULE, or model, which is SFT itself asked for one more word."""
+    """The judge `name`: gold, constitution, without RULE, coin, or model: SFT itself asked for one more word."""
     if name == "gold":
         return world.gold
+    if name == "coin":  # prefers nothing: every label is a coin
+        return lambda prompts, texts: torch.zeros(len(texts))
     if name == "model":
         return ModelJudge(world.sft, world.tokenizer, good=GOOD, bad=BAD)
     whole = Constitution()
     return whole if name == "constitution" else whole.without(*name.removeprefix("without ").split(" and "))
 
 
-def ai_feedback(world: World, judge: str, arm: str, seed: int, split: str = "test") -> dict:
+def ai_feedback(
+    world: World, judge: str, arm: str, seed: int, split: str = "test", lr: float | None = None, beta: float = AI_BETA
+) -> dict:
     """DPO on labels of a judge, offline or online. rules: how far SFT's texts keep each rule, and the policy's.
 
     gain_constitution: what the policy's texts gain over SFT's by the whole constitution, in nats. right: the share of
@@ -114,9 +129,9 @@ def ai_feedback(world: World, judge: str, arm: str, seed: int, split: str = "tes
     rows: list[Row] = []
     climb(
         world, policy, arm, judge_of(world, judge), seed, rounds=AI_ROUNDS, rows=rows, measure=look.point,
-        path=look.path,
+        path=look.path, lr=lr, beta=beta,
     )  # fmt: skip
-    found, whole = at_end(world, policy, seed, split), Constitution()
+    (found, by_prompt), whole = whole_end(world, policy, seed, split), Constitution()
     after, before = (
         whole.by_rule(found.prompts, [c.text for c in side]) for side in (found.completions, found.baseline)
     )  # (N, K)
@@ -128,7 +143,14 @@ def ai_feedback(world: World, judge: str, arm: str, seed: int, split: str = "tes
     }
     right = round(agreement(rows, world.gold).value, 4)
     numbers = metrics({**found, **more}, (*MEASURED, *more))
-    return {"metrics": numbers, "path": look.path, "rules": rules, "right": right, **shown(found)}
+    return {
+        "metrics": numbers,
+        "path": look.path,
+        "rules": rules,
+        "right": right,
+        **shown(found),
+        "by_prompt": by_prompt,
+    }
 
 
 def look_at_rules(world: World, seed: int, split: str = "test") -> Look:
@@ -146,12 +168,12 @@ def rules_kept(seen: Sample) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------- alignment tax
 
 
-def alignment_tax(world: World, method: str, seed: int, split: str = "test") -> dict:
+def alignment_tax(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
     """Train by `method` of TAX on the pairs of the seed; metrics as ever, and what `taxes` finds on held-out text."""
-    policy = align(world, method, seed)
-    found, costs = at_end(world, policy, seed, split), taxes(world, policy, split)
+    policy = align(world, method, seed, **chosen)
+    (found, by_prompt), costs = whole_end(world, policy, seed, split), taxes(world, policy, split)
     numbers = metrics({**found, **costs}, (*MEASURED, "forward_kl", "gain", *costs))
-    return {"metrics": numbers, **shown(found)}
+    return {"metrics": numbers, **shown(found), "by_prompt": by_prompt}
 
 
 def align(world: World, method: str, seed: int, **changes) -> PreTrainedModel:
@@ -204,49 +226,32 @@ def held_out_texts(world: World, split: str = "test") -> list[Row]:
 
 
 def taxes(world: World, policy: PreTrainedModel, split: str = "test") -> dict[str, Estimate]:
-    """log π_ref - log π of held-out texts, nats per completion: of all, and of thirds by gold reward, lowest first.
+    """log π_ref - log π of held-out texts, nats per completion: of all, of thirds by gold reward, and where it stays.
 
-    Above 0, the policy finds the texts less likely than SFT does.
+    Above 0, the policy finds the texts less likely than SFT does. For negative texts that is what the labels ask for:
+    the optimum loses log Z - r/β. tax_unchanged: of texts whose gold reward is within SAME nats of what SFT's texts
+    after the same prompt have on average, so that nobody asked to change them; left out if there are fewer than 20.
     """
     rows = held_out_texts(world, split)
     before = kept(("held out logps", world.name, split), lambda: text_logps(world, world.sft, rows))
     cost = before - text_logps(world, policy, rows)  # (N,)
     order = np.argsort([row["score"] for row in rows], kind="stable")
     thirds = zip(("negative", "neutral", "positive"), np.array_split(order, 3), strict=True)
-    return {"tax": bootstrap(cost)} | {f"tax_{name}": bootstrap(cost[torch.as_tensor(part)]) for name, part in thirds}
+    found = {"tax": bootstrap(cost)} | {f"tax_{name}": bootstrap(cost[torch.as_tensor(part)]) for name, part in thirds}
+    usual = kept(("SFT's usual gold", world.name, split), lambda: usual_gold(world, split))
+    same = torch.tensor([abs(row["score"] - usual[row["prompt"]]) <= SAME for row in rows])
+    return found | ({"tax_unchanged": bootstrap(cost[same])} if same.sum() >= 20 else {})
+
+
+def usual_gold(world: World, split: str) -> dict[str, float]:
+    """The mean gold reward of HELD_OUT completions by SFT, by prompt."""
+    asked = [prompt for prompt in dict.fromkeys(prompts_of(world, split)) for _ in range(HELD_OUT)]
+    texts = [c.text for c in generate(world.sft, world.tokenizer, asked, seed=17)]
+    means = world.gold(asked, texts).view(-1, HELD_OUT).mean(1).tolist()
+    return dict(zip(asked[::HELD_OUT], means, strict=True))
 
 
 def text_logps(world: World, model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
     """log π(completion | prompt) of each row, EOS included: (N,) nats."""
     sequences = [encode(row["prompt"], row["completion"], world.tokenizer) for row in rows]
     return score_all(model, sequences, world.tokenizer.pad_token_id)
-
-
-GRIDS: dict[str, Grid] = {
-    "online": (
-        f"DPO in {ROUNDS} rounds of {LABELS} labels, by who writes the pairs; 400 test prompts, 200 on the way",
-        [
-            {"arm": arm, "beta": beta, "seed": seed}
-            for seed in range(3)
-            for arm, beta in (
-                ("online", 0.1), ("offline", 0.1), ("half", 0.1), ("online", 0.5), ("moving reference", 0.5)
-            )
-        ]
-        + [{"arm": arm, "beta": 0.1, "seed": seed} for seed in (3, 4) for arm in ("online", "offline")],
-        online,
-    ),
-    "ai-feedback": (
-        f"DPO in {AI_ROUNDS} rounds of {LABELS} labels, by who labels the pairs; 400 test prompts",
-        [
-            {"judge": judge, "arm": "offline", "seed": seed}
-            for seed in range(3)
-            for judge in ("gold", "constitution", "without tone", "model")
-        ],
-        ai_feedback,
-    ),
-    "alignment-tax": (
-        "log-probability lost on held-out text, by how the model was aligned; 1,024 pairs, 400 test prompts",
-        [{"method": method, "seed": seed} for seed in range(3) for method in TAX],
-        alignment_tax,
-    ),
-}  # fmt: skip

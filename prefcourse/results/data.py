@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 
 import torch
+from transformers import PreTrainedModel
 
 from prefcourse.annotation.aggregation import confident, majority, vote_share
 from prefcourse.annotation.agreement import MISSING, A, percent_agreement
@@ -13,8 +14,10 @@ from prefcourse.annotation.personal import TASTES, label_by_taste, train_on_my_l
 from prefcourse.evaluate import bootstrap
 from prefcourse.generate import generate
 from prefcourse.preferences import Row
-from prefcourse.results.look import at_end, prompts_of
-from prefcourse.results.store import Grid, grid, metrics, turned
+from prefcourse.results.answers import by_value
+from prefcourse.results.look import brief, prompts_of, whole_end
+from prefcourse.results.protocol import PROTOCOL, candidates
+from prefcourse.results.store import METRICS, Grid, metrics, seeded, turned
 from prefcourse.train import train
 from prefcourse.worlds.world import World
 
@@ -23,9 +26,17 @@ BATCH = 16
 BETA, LR = 0.1, 1.5e-4
 
 
-def pairs_needed(world: World, pairs: int, seed: int) -> dict:
-    """DPO on `pairs` random training pairs, repeated until the run has seen LABELS of them."""
-    return fit(world, random.Random(seed).sample(world.pairs["train"], pairs), seed)
+def pairs_needed(world: World, pairs: int, seed: int, read: str = "equally often", **chosen: float) -> dict:
+    """DPO on `pairs` random training pairs. read: "equally often", repeated until LABELS are seen, or "once"."""
+    rows = random.Random(seed).sample(world.pairs["train"], pairs)
+    return fit(world, rows, seed, LABELS // BATCH if read == "equally often" else max(pairs // BATCH, 1), **chosen)
+
+
+def pairs_trial(world: World, pairs: int, read: str, seed: int, lr: float) -> dict[str, float]:
+    """Gold reward and KL on validation prompts of `pairs_needed` at the learning rate `lr`."""
+    rows = random.Random(seed).sample(world.pairs["train"], pairs)
+    steps = LABELS // BATCH if read == "equally often" else max(pairs // BATCH, 1)
+    return brief(world, train_on(world, rows, seed, steps, lr=lr), seed)
 
 
 def label_noise(world: World, flips: float, seed: int) -> dict:
@@ -35,8 +46,11 @@ def label_noise(world: World, flips: float, seed: int) -> dict:
     return fit(world, rows, seed)
 
 
-def response_diversity(world: World, temperature: float, seed: int) -> dict:
-    """DPO on one pair for each of LABELS prompts, sampled at `temperature`, labelled by a coin on the gold reward."""
+def response_diversity(world: World, temperature: float, seed: int, pairs: int | None = None) -> dict:
+    """DPO on one pair for each of LABELS prompts, sampled at `temperature`, labelled by a coin on the gold reward.
+
+    pairs: train on so many of them, each read once, so that all temperatures have as many; None: on all, for LABELS.
+    """
     prompts, settings = prompts_of(world, "train", LABELS), {"temperature": temperature}
     drawn = [generate(world.sft, world.tokenizer, prompts, seed=1_000 + 2 * seed + k, **settings) for k in (0, 1)]
     sides = [[c.text for c in side] for side in drawn]
@@ -47,12 +61,12 @@ def response_diversity(world: World, temperature: float, seed: int) -> dict:
             first = rng.random() < torch.tensor(ra - rb).sigmoid().item()
             rows.append({"prompt": prompt, "chosen": a if first else b, "rejected": b if first else a})
     differences = [abs(ra - rb) for ra, rb in zip(*gold, strict=True)]
-    return {
-        "pairs": len(rows),
-        "same_text": LABELS - len(rows),
-        "mean_difference": sum(differences) / LABELS,
-        **fit(world, rows, seed),
-    }
+    facts = {"same_text": LABELS - len(rows), "mean_difference": sum(differences) / LABELS}
+    if pairs is not None and len(rows) < pairs:
+        raise ValueError(f"temperature {temperature} gives {len(rows)} pairs; {pairs} are asked for: ask for fewer")
+    rows = rows[:pairs]
+    found = fit(world, rows, seed, LABELS // BATCH if pairs is None else pairs // BATCH)
+    return {"pairs": len(rows), **facts, **found}
 
 
 def prompt_diversity(world: World, prompts: int, types: str, seed: int) -> dict:
@@ -65,12 +79,14 @@ def prompt_diversity(world: World, prompts: int, types: str, seed: int) -> dict:
     return {"pairs": min(len(rows), LABELS), **fit(world, rows[:LABELS], seed)}
 
 
-def annotator_panel(world: World, annotators: int, rule: str, seed: int) -> dict:
-    """DPO on LABELS pairs, labelled anew by a panel of people who, four times in ten, click without looking.
+def annotator_panel(world: World, annotators: int, rule: str, seed: int, budget: str = "pairs") -> dict:
+    """DPO on pairs labelled anew by a panel of people who, four times in ten, click without looking.
 
-    rule: "majority" of the panel, or "unanimous": only the pairs on which all agree, repeated until LABELS are seen.
+    rule: "majority" of the panel, or "unanimous": only the pairs on which all agree. budget: LABELS "pairs", each
+    labelled by all, or LABELS "labels", so that a panel of three has a third of the pairs. Repeated until LABELS are
+    seen.
     """
-    rows = random.Random(seed).sample(world.pairs["train"], LABELS)
+    rows = random.Random(seed).sample(world.pairs["train"], LABELS // (annotators if budget == "labels" else 1))
     asked = questions(rows, seed=seed)
     labels = panel([Annotator(lapse=0.4)] * annotators, asked, seed=seed).labels
     found = majority(labels) if rule == "majority" else confident(vote_share(labels), 1.0)[0]
@@ -99,51 +115,93 @@ def taste_shift(world: World, taste: str, seed: int, labels: int = 60, **setting
     return {"labels": len(rows), "skipped": skipped, "metrics": metrics(found, tuple(found))}
 
 
-def fit(world: World, rows: Sequence[Row], seed: int, steps: int = LABELS // BATCH) -> dict:
-    """Train DPO from `world.sft` on `rows` for `steps` steps, and measure: {"metrics": …} on the 400 test prompts."""
+def fit(
+    world: World, rows: Sequence[Row], seed: int, steps: int = LABELS // BATCH, split: str = "test", **settings: float
+) -> dict:
+    """Train DPO from `world.sft` on `rows` for `steps` steps; metrics on all test prompts, and by prompt."""
+    found, by_prompt = whole_end(world, train_on(world, rows, seed, steps, **settings), seed, split)
+    return {"metrics": metrics(found, (*METRICS, "gain")), "by_prompt": by_prompt}
+
+
+def train_on(world: World, rows: Sequence[Row], seed: int, steps: int, **settings: float) -> PreTrainedModel:
+    """A copy of SFT after `steps` of DPO on `rows` at BETA and LR, or at what `settings` says."""
     policy = copy.deepcopy(world.sft)
-    train(policy, list(rows), world.tokenizer, reference=world.sft, loss="dpo", beta=BETA, lr=LR, steps=steps,
-          batch_size=BATCH, seed=seed, progress=False)  # fmt: skip
-    return {"metrics": metrics(at_end(world, policy, seed))}
+    train(policy, list(rows), world.tokenizer, reference=world.sft, loss="dpo", steps=steps, batch_size=BATCH,
+          seed=seed, progress=False, **{"beta": BETA, "lr": LR} | settings)  # fmt: skip
+    return policy
 
 
+READ = ("equally often", "once")
 GRIDS: dict[str, Grid] = {
-    "pairs-needed": (
-        "DPO on n pairs, 1,600 labels seen in all; 400 test prompts",
-        grid(5, pairs=(50, 100, 200, 400, 800, 1600)),
-        pairs_needed,
+    "pairs-needed": Grid(
+        what=f"DPO on n pairs, read once, or repeated until {LABELS:,} labels are seen; the rate chosen for each",
+        settings=seeded(pairs=(50, 100, 200, 400, 800, 1600), read=READ),
+        run=pairs_needed,
+        asks="How many preference pairs are enough?",
+        tells="Simulated labels on one task. Repeating few pairs and reading many once differ in steps as well as in "
+        "pairs: "
+        "both ways are run, so that either can be held equal.",
+        answer=by_value("win_rate", "pairs", read="equally often"),
+        tries=candidates(pairs=(50, 100, 200, 400, 800, 1600), read=READ, lr=(5e-5, 1.5e-4, 4.5e-4)),
+        trial=pairs_trial,
+        by=("pairs", "read"),
+        seconds=40,
+        trial_seconds=30,
     ),
-    "label-noise": (
-        "DPO on 1,600 pairs with a share of the labels flipped; 400 test prompts",
-        grid(3, flips=(0.0, 0.1, 0.2, 0.3, 0.4)),
-        label_noise,
+    "label-noise": Grid(
+        what="DPO on 1,600 pairs with a share of the labels flipped",
+        settings=seeded(flips=(0.0, 0.1, 0.2, 0.3, 0.4)),
+        run=label_noise,
+        asks="What do wrong labels cost, all else equal?",
+        tells="One setting for all shares, so that only the labels differ; `noise` compares losses, each tuned.",
+        answer=by_value("win_rate", "flips"),
+        seconds=40,
     ),
-    "response-diversity": (
-        "DPO on one pair for each of 1,600 prompts, sampled at a temperature; 400 test prompts",
-        grid(3, temperature=(0.4, 0.7, 1.0, 1.3)),
-        response_diversity,
+    "response-diversity": Grid(
+        what="DPO on as many pairs, one a prompt, sampled at a temperature, each read once",
+        settings=seeded(temperature=(0.4, 0.7, 1.0, 1.3), pairs=(1_000,)),
+        run=response_diversity,
+        asks="At which temperature should the pairs be sampled?",
+        tells="As many pairs and as many steps for all temperatures; KL still differs, so win rates are not at equal "
+        "KL.",
+        answer=by_value("gain", "temperature"),
+        seconds=45,
     ),
-    "annotators": (
-        "DPO on 1,600 pairs labelled by a panel, each annotator with a lapse rate of 0.4; 400 test prompts",
-        [
-            {"annotators": n, "rule": rule, "seed": seed}
-            for seed in range(3)
+    "annotators": Grid(
+        what="DPO on pairs labelled by a panel, each annotator with a lapse rate of 0.4, at equal labels or equal "
+        "pairs",
+        settings=[
+            {"annotators": n, "rule": rule, "budget": budget, "seed": seed}
+            for seed in range(PROTOCOL.seeds)
+            for budget in ("labels", "pairs")
             for n, rule in ((1, "majority"), (3, "majority"), (9, "majority"), (3, "unanimous"))
         ],
-        annotator_panel,
+        run=annotator_panel,
+        asks="Several people on each pair, or one on several times as many pairs?",
+        tells="Errors are independent coins. At equal labels the panels have fewer pairs, read more often.",
+        answer=by_value("win_rate", "annotators", rule="majority", budget="labels"),
+        seconds=60,
     ),
-    "own-labels": (
-        "DPO on 60 labels of a simulated learner with a taste; 400 test prompts",
-        grid(3, taste=tuple(TASTES)),
-        taste_shift,
+    "own-labels": Grid(
+        what="DPO on 60 labels of a simulated learner with a taste",
+        settings=seeded(taste=tuple(TASTES)),
+        run=taste_shift,
+        asks="Do sixty labels of one's own change what the model writes?",
+        tells="Simulated tastes that are counts of words: a person is less consistent.",
+        answer=by_value("shift", "taste"),
+        seconds=20,
     ),
-    "prompt-diversity": (
-        "DPO on 1,600 labels from few or many prompts, of one type or of all; 400 test prompts",
-        [
+    "prompt-diversity": Grid(
+        what="DPO on 1,600 labels from few or many prompts, of one type or of all",
+        settings=[
             {"prompts": n, "types": types, "seed": seed}
-            for seed in range(3)
+            for seed in range(PROTOCOL.seeds)
             for n, types in ((30, "all"), (100, "all"), (300, "all"), (300, "negative"), (300, "question"))
         ],
-        prompt_diversity,
+        run=prompt_diversity,
+        asks="Few prompts or many, of one type or of all?",
+        tells="Fewer prompts also mean pairs read more often; the two are not held apart here.",
+        answer=by_value("gain", "prompts", types="all"),
+        seconds=40,
     ),
 }  # fmt: skip

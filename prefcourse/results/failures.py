@@ -24,7 +24,9 @@ from prefcourse.evaluate import distinct_2, pair_logps, points, repetition
 from prefcourse.losses import Vec
 from prefcourse.preferences import Row
 from prefcourse.quality.findings import length_gaps
-from prefcourse.results.look import Column, Look, Sample, at_end, ended, gold, kl, length, shown
+from prefcourse.results.answers import by_value
+from prefcourse.results.look import Column, Look, Sample, ended, gold, kl, length, shown, whole_end
+from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import METRICS, Grid, Setting, metrics, rounded, turned
 from prefcourse.train import train
 from prefcourse.training.history import History
@@ -36,7 +38,7 @@ PAIRS, FEW, NOISY = STEPS * BATCH, 64, 256  # each pair once; 16 times; 4 times
 FLIPS = 0.3  # share of labels turned round
 BIAS = 0.2  # nats per token by which the judge of "length" prefers the longer text
 PROBE, SCORED = 100, 64  # prompts completed on the way, and pairs scored there
-MEASURED = (*METRICS, "length", "eos_rate", "repetition")
+MEASURED = (*METRICS, "gain", "length", "eos_rate", "repetition")
 
 ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is told besides the defaults above
     "displacement": {
@@ -63,6 +65,28 @@ ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is t
     },
 }
 
+CONTROLS: dict[str, dict[str, Setting]] = {  # arms that differ from the failing one in one thing only
+    "displacement": {"dpo, β = 0.5": {"every": 32, "beta": 0.5}},
+    "over-optimisation": {"β = 0.02, fresh pairs": {"beta": 0.02, "pairs": PAIRS}},
+    "length": {
+        "dpo_norm, β = 10": {"every": 32, "loss": "dpo_norm", "beta": 10.0},
+        "dpo, half the rate": {"every": 32, "lr": LR / 2},
+    },
+    "noise": {
+        "dpo, half the rate": {"every": 32, "lr": LR / 2},
+        "dpo, read once": {"every": 8, "steps": NOISY // BATCH},
+        "dpo, four times the labels": {"every": 32, "pairs": PAIRS},
+        "dpo, no flips": {"every": 32, "flips": 0.0},
+    },
+    "rate": {"lr": {"steps": 32}, "lr × 10, clipped at 0.1": {"lr": 10 * LR, "steps": 32, "max_grad_norm": 0.1}},
+}
+DATA = ("pairs", "flips")  # what of an arm's settings is about the data
+
+
+def arm_of(failure: str, arm: str) -> Setting:
+    """What `train` and `data_of` are told in an arm of ARMS or CONTROLS."""
+    return (ARMS[failure] | CONTROLS[failure])[arm]
+
 
 def offset_loss(
     policy_chosen: Vec, policy_rejected: Vec, reference_chosen: Vec, reference_rejected: Vec, *,
@@ -77,24 +101,26 @@ def offset_loss(
 
 
 def failure(world: World, failure: str, arm: str, seed: int, split: str = "test") -> dict:
-    """One run of ARMS: metrics on all prompts of `split`, the path on validation prompts, and texts at its end.
+    """One run of ARMS or CONTROLS: metrics on all prompts, the path on validation prompts, and texts at its end.
 
     path: what `look_at` finds, with the step. pairs: facts about the data. steps: taken, fewer if max_kl stopped it.
     """
-    rows, probes, facts = data_of(world, failure, seed)
+    of_data = {name: value for name, value in arm_of(failure, arm).items() if name in DATA}
+    rows, probes, facts = data_of(world, failure, seed, **of_data)
     policy, look, history = train_arm(world, failure, arm, seed, rows, probes)
     measured = [i for i, nats in enumerate(history["kl"]) if nats == nats]
     path = [rounded({name: history[name][i] for name in ("step", *look.names)}) for i in measured]
-    found = at_end(world, policy, seed, split)
+    found, by_prompt = whole_end(world, policy, seed, split)
     facts = {"pairs": facts, "steps": int(history["step"][-1])}
-    return {"metrics": metrics(found, MEASURED), "path": path, **facts, **shown(found)}
+    return {"metrics": metrics(found, MEASURED), "path": path, **facts, **shown(found), "by_prompt": by_prompt}
 
 
 def train_arm(
     world: World, failure: str, arm: str, seed: int, rows: Sequence[Row], probes: Mapping[str, Sequence[Row]], **changes
 ) -> tuple[PreTrainedModel, Look, History]:
-    """A copy of SFT trained on `rows` as ARMS says, `changes` applied; what it was like on the way, and its history."""
-    settings = {"loss": "dpo", "lr": LR, "steps": STEPS, "every": 16, "beta": BETA, **ARMS[failure][arm], **changes}
+    """A copy of SFT trained on `rows` as the arm says, `changes` applied; its looks on the way, and its history."""
+    settings = {"loss": "dpo", "lr": LR, "steps": STEPS, "every": 16, "beta": BETA, **arm_of(failure, arm), **changes}
+    settings = {name: value for name, value in settings.items() if name not in DATA}
     if settings["loss"] == "ipo":
         del settings["beta"]  # its parameter is τ
     if settings["loss"] == "offset":
@@ -110,9 +136,14 @@ def train_arm(
 # ------------------------------------------------------------------------------------------- the data of a failure
 
 
-def data_of(world: World, failure: str, seed: int) -> tuple[list[Row], dict[str, list[Row]], dict[str, float]]:
-    """The rows to train on, the pairs to score on the way (by name), and facts about the data."""
-    n = {"over-optimisation": FEW, "noise": NOISY}.get(failure, PAIRS)
+def data_of(
+    world: World, failure: str, seed: int, pairs: int | None = None, flips: float | None = None
+) -> tuple[list[Row], dict[str, list[Row]], dict[str, float]]:
+    """The rows to train on, the pairs to score on the way (by name), and facts about the data.
+
+    pairs, flips: as many pairs, and of "noise" such a share of turned labels, instead of what the failure has.
+    """
+    n = pairs or {"over-optimisation": FEW, "noise": NOISY}.get(failure, PAIRS)
     rng = random.Random(seed)
     rows = rng.sample(world.pairs["train"], n)
     held, facts = random.Random(seed).sample(world.pairs["validation"], SCORED), {"pairs": n}
@@ -123,7 +154,9 @@ def data_of(world: World, failure: str, seed: int) -> tuple[list[Row], dict[str,
                   "bias": length_bias(rows, world.tokenizer)}  # fmt: skip
     if failure != "noise":
         return rows, {"": rows[:SCORED], "held_": held}, facts
-    rows, which = turned(rows, FLIPS, rng)
+    rows, which = turned(rows, FLIPS if flips is None else flips, rng)
+    if not which:
+        return rows, {"": rows[:SCORED], "held_": held}, facts
     right, wrong = ([row for i, row in enumerate(rows) if (i in which) == side][:SCORED] for side in (False, True))
     return rows, {"": right, "held_": held, "flips_": wrong}, facts
 
@@ -178,14 +211,20 @@ def moved(world: World, rows: Sequence[Row], prefix: str) -> Column:
 
 
 GRIDS: dict[str, Grid] = {
-    "failures": (
-        "DPO that fails in five ways, with fixes; path on 100 validation prompts, metrics on 400 test prompts",
-        [
+    "failures": Grid(
+        what="DPO that fails in five ways, with fixes, and with controls that change one thing",
+        settings=[
             {"failure": name, "arm": arm, "seed": seed}
-            for seed in range(3)
-            for name, arms in ARMS.items()
-            for arm in arms
+            for seed in range(PROTOCOL.seeds)
+            for name in ARMS
+            for arm in ARMS[name] | CONTROLS[name]
         ],
-        failure,
+        run=failure,
+        asks="Which symptom does each fix remove, and what does it cost?",
+        tells="The failing run is the baseline and is not tuned: it is meant to fail. A fix that changes two things "
+        "says "
+        "nothing of either; the controls change one. Compare gains at equal KL before calling a loss better.",
+        answer=by_value("gold_reward", "arm", failure="noise"),
+        seconds=77,
     ),
 }

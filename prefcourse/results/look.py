@@ -82,6 +82,28 @@ def at_end(world: World, policy: PreTrainedModel, seed: int, split: str = "test"
     return replace(found, estimates=found.estimates | {"gain": bootstrap(found.rewards - found.baseline_rewards)})
 
 
+def per_prompt(seen: Sample) -> dict[str, list[float]]:
+    """KL, log π/π_SFT of the sample, and gain, its gold reward less that of SFT's, of each prompt in nats."""
+    before = sft_sample(seen.world, seen.seed, seen.split)
+    found = {"kl": seen.log_ratios, "gain": seen.gold - before.gold[: len(seen.gold)]}
+    return {name: [round(x, 3) for x in values.tolist()] for name, values in found.items()}
+
+
+def whole_end(
+    world: World, policy: PreTrainedModel, seed: int, split: str = "test"
+) -> tuple[Evaluation, dict[str, list[list[float]]]]:
+    """`at_end`, and KL and gain of each prompt as a run's `by_prompt`: one row each."""
+    found = at_end(world, policy, seed, split)
+    seen = Sample(world, policy, seed, split, found.prompts, found.completions)
+    return found, {name: [values] for name, values in per_prompt(seen).items()}
+
+
+def brief(world: World, policy: PreTrainedModel, seed: int, split: str = "validation") -> dict[str, float]:
+    """Mean gold reward and KL on all prompts of `split`, and no more: how a candidate of the protocol is measured."""
+    seen = sample(world, policy, seed, split)
+    return rounded(gold(seen) | kl(seen))
+
+
 def shown(found: Evaluation | Sample) -> dict[str, list[str]]:
     """The first prompts, and the texts after them, as a stored run keeps them."""
     return {"prompts": found.prompts[:SHOWN], "texts": [c.text for c in found.completions[:SHOWN]]}
@@ -130,23 +152,35 @@ class Look:
     """
 
     def __init__(
-        self, world: World, seed: int, columns: Iterable[Column], *, count: int, split: str = "test", **sampling
-    ):
-        """columns: what is asked of completions of the first `count` prompts. sampling: settings of `generate`."""
+        self, world: World, seed: int, columns: Iterable[Column], *, count: int | None, split: str = "test",
+        by_prompt: bool = False, **sampling,
+    ):  # fmt: skip
+        """columns: what is asked of completions of the first `count` prompts (None: all). sampling: of `generate`.
+
+        by_prompt: keep KL and gain of every prompt too, in `found`: name → a row for each point of the path.
+        """
         self.world, self.seed, self.split = world, seed, split
         self.columns, self.sampling = tuple(columns), {"count": count, **sampling}
         self.prompts = prompts_of(world, split, count)
         self.path: list[dict[str, float]] = []
         self.texts: list[list[str]] = []  # of each look
         self.names: tuple[str, ...] = ()  # of the numbers that the last look found
+        self.found: dict[str, list[list[float]]] = {"kl": [], "gain": []} if by_prompt else {}
 
     def point(self, policy: PreTrainedModel) -> dict[str, float]:
         """The columns of what `policy` writes now."""
         seen = sample(self.world, policy, self.seed, self.split, **self.sampling)
         self.texts.append(seen.texts)
+        self.keep(seen)
         found = {name: value for column in self.columns for name, value in column(seen).items()}
         self.names = tuple(found)
         return found
+
+    def keep(self, seen: Sample) -> None:
+        """Add what `seen` says of every prompt to `found`, if this look keeps it."""
+        if self.found:
+            for name, values in per_prompt(seen).items():
+                self.found[name].append(values)
 
     def __call__(self, policy: PreTrainedModel) -> dict[str, float]:
         self.path.append(rounded(self.point(policy)))

@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable
 
 from prefcourse.annotation.annotators import flipped
-from prefcourse.results.store import Grid, grid, metrics
+from prefcourse.results.answers import by_value
+from prefcourse.results.store import Grid, metrics, seeded
 from prefcourse.rlhf.calibration import assess, fit_temperature
 from prefcourse.rlhf.reward_model import RewardModel, pair_margins, train_reward_model
 from prefcourse.worlds.world import World
@@ -41,19 +42,32 @@ def _run(**fixed: float) -> Callable[..., dict]:
 
 
 GRIDS: dict[str, Grid] = {
-    "reward-models": (
-        "reward models trained on n pairs; 2,180 test pairs of 395 prompts",
-        grid(5, pairs=(125, 500, 2000, 8576)),
-        _run(),
+    "reward-models": Grid(
+        what="reward models trained on n pairs; test pairs",
+        settings=seeded(pairs=(125, 500, 2000, 8576)),
+        run=_run(),
+        asks="How good and how calibrated is a reward model, by its number of pairs?",
+        tells="One pass over the pairs at one rate. The labels are coins, so accuracy on labels has a ceiling well "
+        "below 1.",
+        answer=by_value("accuracy", "pairs"),
+        seconds=64,
     ),
-    "reward-model-noise": (
-        "reward models trained on 2,000 pairs with a share of the labels flipped; 2,180 test pairs",
-        grid(3, flips=(0.1, 0.2, 0.3, 0.4)),
-        _run(pairs=PAIRS),
+    "reward-model-noise": Grid(
+        what="reward models trained on 2,000 pairs with a share of the labels flipped; test pairs",
+        settings=seeded(flips=(0.1, 0.2, 0.3, 0.4)),
+        run=_run(pairs=PAIRS),
+        asks="What do flipped labels cost a reward model?",
+        tells="Flips are independent of the texts.",
+        answer=by_value("accuracy", "flips"),
+        seconds=37,
     ),
-    "reward-model-margin": (
-        "reward models trained on 2,000 pairs with a margin in the loss; 2,180 test pairs",
-        grid(3, margin=(0.5, 1.0)),
-        _run(pairs=PAIRS),
+    "reward-model-margin": Grid(
+        what="reward models trained on 2,000 pairs with a margin in the loss; test pairs",
+        settings=seeded(margin=(0.5, 1.0)),
+        run=_run(pairs=PAIRS),
+        asks="Does a margin in the loss help?",
+        tells="Two margins, one number of pairs.",
+        answer=by_value("accuracy", "margin"),
+        seconds=31,
     ),
 }

@@ -12,17 +12,24 @@ import random
 from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from prefcourse.comparison.costs import Meter, peak_memory
+from prefcourse.comparison.equal_kl import best_of_n_kl_measured
 from prefcourse.evaluate import Estimate, bootstrap
-from prefcourse.preferences import Row
-from prefcourse.results.look import prompts_of, sample
+from prefcourse.generate import Completion
+from prefcourse.logprobs import score_all
+from prefcourse.preferences import Row, encode_prompts
+from prefcourse.results.answers import against
+from prefcourse.results.look import per_prompt, prompts_of, sample
+from prefcourse.results.protocol import PROTOCOL, candidates
 from prefcourse.results.rlhf_table import THIRD
 from prefcourse.results.store import Grid, Setting, kept, metrics, rounded
-from prefcourse.rlhf.best_of_n import best_of_n_path
+from prefcourse.rlhf.best_of_n import best_of_n_path, sample_pool
 from prefcourse.rlhf.policy_gradient import ppo, rloo
 from prefcourse.rlhf.reward_model import RewardModel, pair_margins, train_reward_model
+from prefcourse.rlhf.rollouts import Reward
 from prefcourse.train import train
 from prefcourse.world import load_world
 from prefcourse.worlds.world import World
@@ -40,8 +47,12 @@ WATCHED = ("none",)  # knobs whose runs are measured on the way, too
 BIGGER = {"n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 128}  # so that weights are what fills the memory
 
 
-def rlhf_vs_dpo(world: World, method: str, knob: str, times: float, seed: int, split: str = "test") -> dict:
+def rlhf_vs_dpo(
+    world: World, method: str, knob: str, times: float, seed: int, split: str = "test", lr: float | None = None
+) -> dict:
     """Train by `method` with one setting, `knob`, multiplied by `times`; measure what came out and what it cost.
+
+    lr: the learning rate that the protocol chose (None: that of DPO, RLOO or PPO below); `knob` may multiply it.
 
     knob: "none", a name in DPO, RLOO or PPO, or "reward_" and a name in REWARD; "memory" measures the peak instead.
     Returns metrics: gold_reward and kl (estimates over prompts) · path: points (gold, kl, gain, work, seconds) ·
@@ -53,12 +64,12 @@ def rlhf_vs_dpo(world: World, method: str, knob: str, times: float, seed: int, s
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _run(world, method, knob, times, seed, split)
+        return _run(world, method, knob, times, seed, split, {} if lr is None else {"lr": lr})
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(world: World, method: str, knob: str, times: float, seed: int, split: str) -> dict:
+def _run(world: World, method: str, knob: str, times: float, seed: int, split: str, chosen: dict) -> dict:
     def settings(of: dict, prefix: str = "") -> dict:
         return {name: value * times if prefix + name == knob else value for name, value in of.items()}
 
@@ -77,20 +88,21 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
     def cost() -> dict:
         return {"work": before["work"] + meter.work, "seconds": round(before["seconds"] + meter.seconds, 2)}
 
-    calls = itertools.count()
+    calls, by_prompt = itertools.count(), {}
 
     def look(model: PreTrainedModel) -> dict:
         if 0 < next(calls) < 4:  # the first step and the end are measured anyway
             with meter.paused():
-                path.append(_point(measure(model, world, seed, split, PROBE), start(PROBE)) | cost())
+                path.append(_point(measure(model, world, seed, split, PROBE, by_prompt), start(PROBE)) | cost())
         return {}
 
     if method == "best-of-n":
         with meter:
             found, path = best_of_n_path(world, reward, prompts_of(world, split, PROBE), n=POOL, seed=2 * seed + 1)
+        found, path = measured_kl(world, reward, seed, split, found, path)
     else:
         path = [_point(start(), start()) | cost()]
-        own = settings({"dpo": DPO, "ppo": PPO}.get(method, RLOO))
+        own = settings({"dpo": DPO, "ppo": PPO}.get(method, RLOO) | chosen)
         own["steps"] = round(own.pop("epochs") * PAIRS / own["batch_size"]) if method == "dpo" else round(own["steps"])
         if "k" in own:
             own |= {"k": round(own["k"]), "batch_size": round(COMPLETIONS / own["k"])}
@@ -101,12 +113,35 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
                 train(policy, pairs, world.tokenizer, loss="dpo", **common)
             else:
                 (ppo if method == "ppo" else rloo)(policy, reward, prompts, world.tokenizer, **common)
-        found = measure(policy, world, seed, split)
+        found = measure(policy, world, seed, split, into=by_prompt)
         path.append(_point(found, start()) | cost())
     tokens = {role: [meter.forward[role], meter.backward[role]] for role in meter.forward}
     tokens |= {"reward model's training": before["tokens"]} if "tokens" in before else {}
     found |= {"accuracy": before["accuracy"]} if "accuracy" in before else {}
-    return {"metrics": metrics(found, tuple(found)), "path": path, "tokens": tokens}
+    return {"metrics": metrics(found, tuple(found)), "path": path, "tokens": tokens, "by_prompt": by_prompt}
+
+
+def measured_kl(
+    world: World, reward: Reward, seed: int, split: str, found: dict[str, Estimate], path: list[dict]
+) -> tuple[dict[str, Estimate], list[dict]]:
+    """What `best_of_n_path` found with the KL as measured on the same pool; a point keeps the `bound`, too."""
+    pool, rewards = sample_pool(world.sft, reward, prompts_of(world, split, PROBE), world.tokenizer, n=POOL,
+                                seed=2 * seed + 1)  # fmt: skip
+    spent = {point["n"]: pool_kl(world, split, pool, rewards, point["n"]) for point in path}
+    path = [{**p, "bound": p["kl"], **rounded({"kl": spent[p["n"]].mean().item()})} for p in path]
+    return found | {"kl": bootstrap(spent[path[-1]["n"]])}, path
+
+
+def pool_kl(world: World, split: str, pool: list[list[Completion]], rewards: Tensor, n: int) -> Tensor:
+    """KL of the best of `n` of each row of a pool over the first prompts of `split`, (B,) nats."""
+    prompts = prompts_of(world, split, len(pool))
+    ids = encode_prompts(prompts, world.tokenizer)
+    sequences = [(start, c.ids) for start, row in zip(ids, pool, strict=True) for c in row]
+    logps = kept(
+        ("pool's logps", world.name, split, pool[0][0].text, len(pool), rewards.shape[1]),
+        lambda: score_all(world.sft, sequences, world.tokenizer.pad_token_id),
+    )
+    return best_of_n_kl_measured([[c.text for c in row] for row in pool], logps.view(rewards.shape), rewards, n)
 
 
 def reward_model(world: World, pairs: list[Row], settings: dict, seed: int, split: str) -> tuple[RewardModel, dict]:
@@ -124,10 +159,17 @@ def reward_model(world: World, pairs: list[Row], settings: dict, seed: int, spli
 
 
 def measure(
-    policy: PreTrainedModel, world: World, seed: int, split: str = "test", count: int | None = None
-) -> dict[str, Estimate]:
-    """Gold reward and KL of one sample for each of the first `count` prompts of `split` (None: all of them)."""
+    policy: PreTrainedModel, world: World, seed: int, split: str = "test", count: int | None = None,
+    into: dict[str, list] | None = None,
+) -> dict[str, Estimate]:  # fmt: skip
+    """Gold reward and KL of one sample for each of the first `count` prompts of `split` (None: all of them).
+
+    into: gets KL and gain over SFT of the first PROBE prompts, a row each.
+    """
     seen = sample(world, policy, seed, split, count)
+    if into is not None:
+        for name, values in per_prompt(seen).items():
+            into.setdefault(name, []).append(values[:PROBE])
     return {"gold_reward": bootstrap(seen.gold), "kl": bootstrap(seen.log_ratios)}
 
 
@@ -161,38 +203,51 @@ def memory_job(method: str, seed: int) -> Callable[[], None]:
 
 
 def _settings() -> list[Setting]:
-    """Tuned runs, five seeds; then one knob three times too high or too low, three seeds, and the peak of memory.
-
-    The learning rates were chosen on the validation prompts with a seed of its own: those runs are here too.
-    """
+    """All at their chosen rates; one knob three times too high or too low; three peaks of memory each."""
     found = []
 
-    def add(seeds: Iterable[int], method: str, knob: str, *times: float, split: str = "test") -> None:
+    def add(seeds: Iterable[int], method: str, knob: str, *times: float) -> None:
         for seed in seeds:
             for t in times:
-                found.append({"method": method, "knob": knob, "times": t, "seed": seed, "split": split})
+                found.append({"method": method, "knob": knob, "times": t, "seed": seed, "split": PROTOCOL.report_on})
 
-    for seed in range(5):
+    for seed in range(PROTOCOL.seeds):
         for method in ("dpo", "rloo", "ppo", "best-of-n", "rloo-gold"):
             add([seed], method, "none", 1)
-    for method in ("dpo", "rloo"):
-        add([90], method, "lr", 0.5, 1, 2, split="validation")
     wrong = {
         "dpo": ("lr", "beta", "epochs"),
         "rloo": ("lr", "beta", "reward_lr", "reward_epochs"),
-        "ppo": ("lr",),
+        "ppo": ("lr", "beta"),
     }
     for method, knob in ((method, knob) for method, knobs in wrong.items() for knob in knobs):
-        add(range(3), method, knob, 3, THIRD)
+        add(range(PROTOCOL.seeds), method, knob, 3, THIRD)
     for method in ("dpo", "rloo", "ppo"):
         add(range(3), method, "memory", 1)
     return found
 
 
+def trial(world: World, method: str, seed: int, lr: float) -> dict[str, float]:
+    """Gold reward and KL on validation prompts of a run of `method` at the learning rate `lr`."""
+    found = rlhf_vs_dpo(world, method, "none", 1, seed, PROTOCOL.choose_on, lr=lr)["metrics"]
+    return {"gold": found["gold_reward"]["value"], "kl": found["kl"]["value"]}
+
+
+RATES = {"dpo": (1e-4, 2e-4, 4e-4), "rloo": (1e-4, 2e-4, 4e-4), "rloo-gold": (1e-4, 2e-4, 4e-4),
+         "ppo": (5e-5, 1e-4, 2e-4)}  # fmt: skip
 GRIDS: dict[str, Grid] = {
-    "rlhf-vs-dpo": (
-        f"DPO and RLHF from the same {PAIRS:,} pairs, at tuned settings and with one of them wrong; 400 test prompts",
-        _settings(),
-        rlhf_vs_dpo,
+    "rlhf-vs-dpo": Grid(
+        what=f"DPO and RLHF from the same {PAIRS:,} pairs, each at its own rate and with one setting wrong",
+        settings=_settings(),
+        run=rlhf_vs_dpo,
+        asks="DPO or RLHF: what comes out of the same pairs, and at which cost?",
+        tells="One price of KL for all. The reward model and DPO see the same pairs once; RL's samples come on top. "
+        "The true "
+        "reward's run says what a perfect reward model would give. Best-of-n's KL is measured, not bounded.",
+        answer=against("gain", "method", "dpo", knob="none", split="test"),
+        tries=[s for method, rates in RATES.items() for s in candidates(method=[method], lr=rates)],
+        trial=trial,
+        by=("method",),
+        seconds=45,
+        trial_seconds=30,
     ),
 }

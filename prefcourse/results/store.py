@@ -6,20 +6,46 @@ import os
 import platform
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file
 
 from prefcourse.annotation.annotators import exchanged
 from prefcourse.evaluate import Estimate
 from prefcourse.preferences import Row
+from prefcourse.results.protocol import PROTOCOL
 from prefcourse.worlds.bundled import data_folder
 
 Setting = dict[str, Any]
-Grid = tuple[str, list[Setting], Callable[..., dict]]  # what it is, its settings, and the run of one of them
 METRICS = ("gold_reward", "win_rate", "kl", "typicality", "non_words", "distinct_2")
 Made = TypeVar("Made")
 
 _kept: dict[Hashable, Any] = {}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A question to be answered by runs. run(world, **setting) returns what is stored of one of `settings`.
+
+    tries: candidates on validation, each measured by `trial(world, **setting)` → {"gold", "kl"}. What is chosen for the
+    group `by` goes to the runs of that group as further settings; where a setting says a value itself, that holds.
+    chosen_with: another grid, whose choices this one takes. seconds, trial_seconds: expected, until some are measured.
+    """
+
+    what: str
+    settings: list[Setting]
+    run: Callable[..., dict]
+    asks: str = ""  # the question
+    tells: str = ""  # what the answer can and cannot tell
+    answer: Callable[[Mapping], str] | None = None  # from a stored file, in a line
+    tries: Sequence[Setting] = ()
+    trial: Callable[..., dict] | None = None
+    by: tuple[str, ...] = ()
+    chosen_with: str = ""
+    seconds: float = 60.0
+    trial_seconds: float = 40.0
 
 
 def provenance(command: str, *packages: str) -> dict[str, Any]:
@@ -40,6 +66,38 @@ def load(name: str) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such stored result. Make it with `python -m prefcourse results {name}`.")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def by_prompt(name: str) -> list[dict[str, Any]]:
+    """What each run of the stored result `name` found on each prompt: setting, and tensors (points, prompts).
+
+    kl (log π/π_SFT of the sample, nats) and gain (its gold reward less that of SFT's) have a row for each point of the
+    run's path. For `comparison.equal_kl.measured`; the end of a run is run["gain"][-1]. Raises FileNotFoundError if the
+    grid is not stored by prompt: those of the older protocol are not.
+    """
+    path = data_folder() / "results" / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: this result is not stored by prompt. Make it with `python -m prefcourse results {name}`."
+        )
+    tensors, found = load_file(path), []
+    for number, run in enumerate(load(name)["runs"]):
+        own = {key.split("/")[1]: t.float() for key, t in tensors.items() if key.startswith(f"{number}/")}
+        if own:
+            found.append({"setting": run["setting"], "path": run.get("path", []), **own})
+    return found
+
+
+def table(runs: Sequence[Mapping], what: str, **setting: Any) -> torch.Tensor:
+    """What runs with this `setting` found at their ends, (seeds, prompts), seeds in order; runs as of `by_prompt`.
+
+    Raises ValueError if no run has the setting, or two runs of one seed do.
+    """
+    own = {run["setting"]["seed"]: run[what][-1] for run in runs if setting.items() <= run["setting"].items()}
+    count = sum(setting.items() <= run["setting"].items() for run in runs)
+    if not own or count != len(own):
+        raise ValueError(f"{count} runs of {len(own)} seeds have the setting {setting}; allowed is one a seed")
+    return torch.stack([own[seed] for seed in sorted(own)]).double()
 
 
 def column(stored: Mapping, metric: str, by: str) -> dict[Any, list[float]]:
@@ -66,6 +124,11 @@ def metrics(found: Mapping[str, Estimate], names: Sequence[str] = METRICS) -> di
 def estimate(stored: Mapping[str, float]) -> Estimate:
     """The Estimate that `metrics` stored."""
     return Estimate(stored["value"], stored["low"], stored["high"])
+
+
+def seeded(**values: Sequence) -> list[Setting]:
+    """`grid` with as many seeds as the protocol says."""
+    return grid(PROTOCOL.seeds, **values)
 
 
 def grid(seeds: int, **values: Sequence) -> list[Setting]:

@@ -7,21 +7,23 @@ them. The seed also draws batches and samples, the same for every method, so two
 import copy
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
 from prefcourse.evaluate import METRICS, MORE
 from prefcourse.preferences import Row
-from prefcourse.results.look import Look, at_end, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.look import Look, Sample, at_end, ended, gain, gold, kl, length, prompts_of
 from prefcourse.results.rlhf_vs_dpo import POOL
-from prefcourse.results.store import Grid, Setting, grid, kept, metrics, rounded, turned
+from prefcourse.results.store import kept, metrics, rounded, turned
 from prefcourse.rlhf.best_of_n import best_of_n_path
 from prefcourse.rlhf.policy_gradient import ppo, rloo
 from prefcourse.rlhf.reward_model import train_reward_model
 from prefcourse.rlhf.rollouts import Reward
 from prefcourse.train import train
+from prefcourse.training import stepping
 from prefcourse.worlds.world import World
 
 PAIRS, BATCH = 1_024, 16  # of a run of `methods` and `noise`: 64 steps of 16 pairs
@@ -32,6 +34,7 @@ STEPS = 120  # of a run of `beta-sweep`, at a constant rate: each step is where 
 EARLY = (5, 10, 20, 40, 80)  # those of them that are measured besides the end
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 DESIRABLE = 0.2  # share of good completions in the unbalanced data
+LEARNERS = ("rloo", "ppo")  # that learn from a reward
 REWARD = {"lr": 4.5e-4, "batch_size": BATCH}
 
 
@@ -79,8 +82,12 @@ CORRECTED = ("cdpo", "rdpo")  # are told the rate; at rate 0 they are DPO
 
 def draw_pairs(world: World, seed: int) -> list[Row]:
     """The pairs that all methods of a seed learn from."""
-    rows = world.pairs["train"]
-    return random.Random(seed).sample(rows, min(PAIRS, len(rows)))
+    return draw_rows(world.pairs["train"], seed, PAIRS)
+
+
+def draw_rows(rows: Sequence[Row], seed: int, count: int) -> list[Row]:
+    """`count` of `rows`, or all if there are fewer."""
+    return random.Random(seed).sample(rows, min(count, len(rows)))
 
 
 def unbalanced(rows: list[Row]) -> list[Row]:
@@ -92,16 +99,39 @@ def unbalanced(rows: list[Row]) -> list[Row]:
     ]
 
 
-def beta_sweep(world: World, beta: float, lr: float, seed: int, split: str = "test") -> dict:
-    """DPO for STEPS steps at a constant rate; path: a point at the steps EARLY and at the end."""
-    policy, look = copy.deepcopy(world.sft), look_at(world, seed, split)
-    every = EARLY[0]
-    history = train(
-        policy, world.pairs["train"], world.tokenizer, loss="dpo", beta=beta, lr=lr, steps=STEPS, seed=seed,
-        batch_size=BATCH, schedule="constant", measure=look.at(EARLY, every), every=every, progress=False,
-    )  # fmt: skip
+def beta_sweep(
+    world: World, beta: float, lr: float, seed: int, split: str = "test", beta2: float = 0.99, batch: int = 0,
+    by_prompt: bool = False,
+) -> dict:  # fmt: skip
+    """DPO for STEPS steps at a constant rate; path: a point at the steps EARLY and at the end.
+
+    beta2: how long Adam remembers squared gradients, over about 1 / (1 - beta2) steps. batch: pairs of a step (0:
+    BATCH); there are as many pairs in all, so fewer steps. by_prompt: look at all prompts and keep what each says.
+    """
+    batch, count = batch or BATCH, None if by_prompt else PROBE
+    fewer = batch // BATCH
+    policy = copy.deepcopy(world.sft)
+    look = Look(world, seed, (kl, gold, gain, length, ended), count=count, split=split, by_prompt=by_prompt)
+    steps, every = STEPS // fewer, max(EARLY[0] // fewer, 1)
+    with adam(beta2):
+        history = train(
+            policy, world.pairs["train"], world.tokenizer, loss="dpo", beta=beta, lr=lr, steps=steps, seed=seed,
+            batch_size=batch, schedule="constant", progress=False,
+            measure=look.at([max(step // fewer, 1) for step in EARLY], every), every=every,
+        )  # fmt: skip
     logs = rounded({"train_accuracy": last(history["rewards/accuracies"])})
-    return finish(look, policy, STEPS) | logs
+    return finish(look, policy, steps) | logs
+
+
+@contextmanager
+def adam(beta2: float) -> Iterator[None]:
+    """Within, runs train by AdamW with this second constant instead of the course's."""
+    usual = stepping.BETAS
+    stepping.BETAS = (usual[0], beta2)
+    try:
+        yield
+    finally:
+        stepping.BETAS = usual
 
 
 def methods(world: World, method: str, knob: str, value: float, seed: int, split: str = "test") -> dict:
@@ -112,10 +142,10 @@ def methods(world: World, method: str, knob: str, value: float, seed: int, split
     return fit(world, found, draw_pairs(world, seed), {**found.fixed, knob: value}, seed, split)
 
 
-def noise(world: World, method: str, flips: float, seed: int, split: str = "test") -> dict:
-    """Train by `method` with the settings NOISY on pairs of which the share `flips` has its label turned."""
+def noise(world: World, method: str, flips: float, seed: int, split: str = "test", **chosen: float) -> dict:
+    """Train by `method` with the settings NOISY, `chosen` applied, on pairs of which the share `flips` is turned."""
     rows, _ = turned(draw_pairs(world, seed), flips, random.Random(seed))
-    settings = dict(NOISY[method])
+    settings = NOISY[method] | chosen
     if method in CORRECTED:
         settings["eps"] = flips
     return fit(world, Method(method), rows, settings, seed, split, on_the_way=False)
@@ -126,22 +156,35 @@ def fit(
     on_the_way: bool = True,
 ) -> dict:  # fmt: skip
     """Train a copy of the model that `method` starts from; return metrics and path: its end, and points at LOOKS."""
-    policy, look = copy.deepcopy(getattr(world, method.start)), look_at(world, seed, split)
+    look = look_at(world, seed, split)
+    looks = (settings["steps"] // 2,) if method.loss in LEARNERS else LOOKS if on_the_way else ()
+    policy, steps, logs = learn(world, method, rows, settings, seed, look, looks)
+    return finish(look, policy, steps) | logs
+
+
+def learn(
+    world: World, method: Method, rows: list[Row], settings: Mapping, seed: int, look: Look, looks: Sequence[int] = ()
+) -> tuple[PreTrainedModel, int, dict[str, float]]:
+    """Train a copy of the model that `method` starts from; `look` looks at the steps `looks`, multiples of the first.
+
+    Returns the policy, the number of steps, and what the training logged at its end.
+    """
+    policy = copy.deepcopy(getattr(world, method.start))
     common = {"reference": world.sft, "seed": seed, "progress": False, "lr": LR} | settings
-    if method.loss in ("rloo", "ppo"):
+    if method.loss in LEARNERS:
         steps, prompts = common["steps"], list(dict.fromkeys(row["prompt"] for row in rows))
-        learn = rloo if method.loss == "rloo" else ppo
-        reward, half = reward_model(world, rows, seed), steps // 2
-        learn(policy, reward, prompts, world.tokenizer, measure=look.at((half,), half), every=half, **common)
-        return finish(look, policy, steps)
+        every = looks[0] if looks else steps
+        reward = reward_model(world, rows, seed)
+        climb = rloo if method.loss == "rloo" else ppo
+        climb(policy, reward, prompts, world.tokenizer, measure=look.at(looks, every), every=every, **common)
+        return policy, steps, {}
     data = unbalanced(rows) if method.data == "unbalanced" else rows
-    steps, every = len(rows) // BATCH, LOOKS[0]
-    measure = look.at(LOOKS if on_the_way else (), every)
-    common = {"batch_size": BATCH, "steps": steps, "measure": measure, "every": every} | common
+    steps, every = len(rows) // BATCH, looks[0] if looks else LOOKS[0]
+    common = {"batch_size": BATCH, "steps": steps, "measure": look.at(looks, every), "every": every} | common
     history = train(policy, data, world.tokenizer, loss=method.loss, **common)
     columns = ("loss", "logps/chosen", "logps/rejected", "rewards/accuracies")
     logs = {f"train_{name.split('/')[-1]}": last(history[name]) for name in columns if name in history}
-    return finish(look, policy, steps) | rounded(logs)
+    return policy, steps, rounded(logs)
 
 
 def last(column: list[float], count: int = 10) -> float:
@@ -170,40 +213,13 @@ def look_at(world: World, seed: int, split: str = "test") -> Look:
 
 
 def finish(look: Look, policy: PreTrainedModel, steps: int) -> dict:
-    """metrics on all prompts, the gain over SFT on the same prompts among them; path: the look's, and its end."""
+    """metrics on all prompts, the gain over SFT on the same prompts among them; path: the look's, and its end.
+
+    by_prompt: KL and gain of each prompt at each point of the path, if the look keeps them.
+    """
     found = at_end(look.world, policy, look.seed, look.split)
+    look.keep(Sample(look.world, policy, look.seed, look.split, found.prompts, found.completions))
     names = {"kl": "kl", "gold": "gold_reward", "length": "length", "eos": "eos_rate", "gain": "gain"}
     end = {"step": steps} | rounded({name: found[metric].value for name, metric in names.items()})
-    return {"metrics": metrics(found, (*METRICS, *MORE, "gain")), "path": [*look.path, end]}
-
-
-def _methods() -> list[Setting]:
-    """Every method with each value of its knob, seeds outermost."""
-    found = []
-    for seed in range(3):
-        found += [
-            {"method": name, "knob": method.knob, "value": value, "seed": seed}
-            for name, method in METHODS.items()
-            for value in method.values
-        ]
-        found += [{"method": "best-of-n", "knob": judge, "value": 0, "seed": seed} for judge in ("learned", "gold")]
-    return found
-
-
-GRIDS: dict[str, Grid] = {
-    "beta-sweep": (
-        f"DPO for {STEPS} steps of {BATCH} pairs at a constant rate, by β and by the rate; 400 test prompts",
-        grid(3, lr=(2e-4,), beta=BETAS) + grid(3, lr=(5e-5, 8e-4), beta=(0.1,)),
-        beta_sweep,
-    ),
-    "methods": (
-        f"every method on the same {PAIRS:,} pairs, by the value of its main setting; 400 test prompts",
-        _methods(),
-        methods,
-    ),
-    "noise": (
-        f"losses on {PAIRS:,} pairs with a share of the labels flipped; 400 test prompts",
-        [s for s in grid(3, flips=(0.0, 0.2, 0.4), method=tuple(NOISY)) if s["flips"] or s["method"] not in CORRECTED],
-        noise,
-    ),
-}
+    whole = {"by_prompt": look.found} if look.found else {}
+    return {"metrics": metrics(found, (*METRICS, *MORE, "gain")), "path": [*look.path, end], **whole}

@@ -100,7 +100,7 @@ def test_runs_of_a_seed_are_put_together():
     stored = [one, one | {"setting": {"method": "dpo", "seed": 0, "beta": 1}}, one | {"setting": {"method": "ipo"}}]
     found = measured(stored, method="dpo")
     assert set(found) == {0} and found[0][0].shape == (4, 30)
-    with pytest.raises(ValueError, match="no run has the setting {'method': 'kto'}"):
+    with pytest.raises(ValueError, match=r"no run has the setting \{'method': 'kto'\}"):
         measured(stored, method="kto")
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from prefcourse import results
 from prefcourse.__main__ import main
+from prefcourse.results.protocol import described
+from prefcourse.results.store import Grid
 from prefcourse.worlds.bundled import data_folder
 
 STORED = sorted((data_folder() / "results").glob("*.json"))
@@ -24,7 +26,7 @@ def grid(monkeypatch):
         return {"metrics": {"kl": {"value": n + seed / 10, "low": 0.0, "high": 1.0}}}
 
     monkeypatch.setattr(results, "load_world", lambda: None)
-    monkeypatch.setattr(results, "GRIDS", {"tiny": ("a test", results.grid(2, n=(1, 2)), run)})
+    monkeypatch.setattr(results, "GRIDS", {"tiny": Grid("a test", results.grid(2, n=(1, 2)), run)})
     return calls
 
 
@@ -38,6 +40,7 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(grid, tmp_path):
     assert [run["setting"] for run in stored["runs"]] == results.grid(2, n=(1, 2))
     assert results.column(stored, "kl", by="n") == {1: [1.0, 1.1], 2: [2.0, 2.1]}
     assert stored["command"] == "python -m prefcourse results tiny" and stored["versions"]["torch"]
+    assert stored["protocol"] == described() and stored["chosen"] == {} and stored["tried"] == []
 
 
 def test_two_processes_divide_a_grid(grid, tmp_path):
@@ -101,4 +104,8 @@ def test_stored_results_say_how_they_were_made(path):
     assert {"command", "versions", "machine", "date"} <= set(stored), path.name
     if path.stem in results.GRIDS:
         assert stored["command"] == f"python -m prefcourse results {path.stem}"
-        assert [run["setting"] for run in stored["runs"]] == results.GRIDS[path.stem][1]
+        assert len({run["setting"]["seed"] for run in stored["runs"]}) >= 2
+    if "protocol" in stored:
+        assert stored["protocol"] == described() and stored["tells"] and stored["asks"]
+        assert [run["setting"] for run in stored["runs"]] == results.GRIDS[path.stem].settings
+        assert [run["setting"] for run in stored["tried"]] == list(results.GRIDS[path.stem].tries)

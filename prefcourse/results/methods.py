@@ -1,0 +1,210 @@
+"""The grids of lesson 09 under the protocol: every loss, tuned, and label noise; and of lesson 08: β, rates, Adam.
+
+    methods      24 ways to train and best-of-n by a learned and by the true reward, each with its own learning rate
+                 and main knob, chosen on validation; looks on all test prompts at a quarter, half, three quarters, end
+    noise        five losses at five shares of flipped labels, settings chosen at FLIPS_TRIED
+    beta-sweep   DPO by β, with J = gain - β KL; by learning rate, by pairs a step, and by Adam's second constant
+
+All methods of a seed learn from the same pairs, draw the same batches and are measured with the same random numbers.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from prefcourse.comparison.equal_kl import best_of_n_kl_measured
+from prefcourse.evaluate import bootstrap
+from prefcourse.generate import generate
+from prefcourse.logprobs import score_all
+from prefcourse.preferences import encode_prompts
+from prefcourse.results import variants
+from prefcourse.results.answers import against, by_value
+from prefcourse.results.look import Look, brief, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.protocol import candidates
+from prefcourse.results.store import Grid, Setting, metrics, rounded, seeded, turned
+from prefcourse.results.variants import BATCH, BETAS, CORRECTED, NOISY, PAIRS, STEPS, Method, draw_pairs, finish, learn
+from prefcourse.rlhf.best_of_n import expected_best
+from prefcourse.rlhf.rollouts import Reward
+from prefcourse.worlds.world import World
+
+RATES = (1e-4, 3e-4, 1e-3)
+RL_RATES = {"rloo": (1e-4, 3e-4, 6e-4), "ppo": (5e-5, 1e-4, 2e-4)}
+SUM, WIDE = (0.02, 0.05, 0.2), (0.02, 0.1, 0.5)  # β of losses on differences of sums, and on single sums
+N = 32  # completions of a prompt of which best-of-n takes the best
+FLIPS_TRIED = 0.2
+JUDGES = {"best-of-n (learned)": "learned", "best-of-n (gold)": "gold"}
+
+
+def _pair(loss: str, values: tuple[float, ...] = SUM, knob: str = "beta", **fixed: Any) -> Method:
+    return Method(loss, knob, values, fixed)
+
+
+METHODS: dict[str, Method] = {
+    "dpo": _pair("dpo"),
+    "cdpo": _pair("cdpo"),
+    "rdpo": _pair("rdpo"),
+    "hinge": _pair("hinge"),
+    "ipo": _pair("ipo", knob="tau"),
+    "ipo (mean)": _pair("ipo", (0.1, 0.3, 1.0), "tau", reduce="mean"),
+    "dpo_norm": _pair("dpo_norm", (1.0, 2.0, 5.0)),
+    "simpo": _pair("simpo", (2.0, 5.0, 10.0), gamma_over_beta=0.5),
+    "orpo (from base)": replace(_pair("orpo", (0.1, 1.0, 5.0), "lam"), start="base"),
+    "cpo": _pair("cpo", (0.05, 0.2, 1.0), reduce="mean"),
+    "kto": _pair("kto", WIDE, batch_size=2 * BATCH),
+    "kto (unbalanced)": replace(_pair("kto", WIDE, desirable_weight=4.0), data="unbalanced"),
+    "apo_zero": _pair("apo_zero", WIDE),
+    "apo_down": _pair("apo_down", WIDE),
+    "bco": _pair("bco", WIDE),
+    "nca": _pair("nca", WIDE),
+    "sppo_hard": _pair("sppo_hard", WIDE),
+    "exo": _pair("exo"),
+    "dpo_nll": _pair("dpo_nll", (0.1, 0.3, 1.0), "alpha", beta=0.05),
+    "dpop": _pair("dpop", (0.5, 1.0, 5.0), "lam", beta=0.05),
+    "unlikelihood": _pair("unlikelihood", (0.03, 0.1, 0.5), "alpha"),
+    "sft": Method("sft"),
+    "rloo": _pair("rloo", (0.01, 0.03, 0.1), steps=20, batch_size=16, k=4),
+    "ppo": _pair("ppo", (0.01, 0.03, 0.1), steps=16, batch_size=64),
+}
+
+
+def look_whole(world: World, seed: int, split: str = "test") -> Look:
+    """KL, gold reward, gain, length and share with EOS on all prompts of `split`; keeps KL and gain of each prompt."""
+    return Look(world, seed, (kl, gold, gain, length, ended), count=None, split=split, by_prompt=True)
+
+
+def method_run(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
+    """Train by `method` of METHODS with the settings `chosen`; metrics, path, and KL and gain by prompt.
+
+    Best-of-n has a point for each n up to N, with its KL as measured, and as bounded by n alone.
+    """
+    if method in JUDGES:
+        judge = JUDGES[method]
+        reward = world.gold if judge == "gold" else variants.reward_model(world, draw_pairs(world, seed), seed)
+        return best_of_n_run(world, reward, seed, split)
+    found, look = METHODS[method], look_whole(world, seed, split)
+    rows = draw_pairs(world, seed)
+    steps = found.fixed.get("steps", len(rows) // BATCH)
+    quarter = max(steps // 4, 1)
+    looks = tuple(quarter * k for k in (1, 2, 3))
+    policy, steps, logs = learn(world, found, rows, {**found.fixed, **chosen}, seed, look, looks)
+    return finish(look, policy, steps) | logs
+
+
+def method_trial(world: World, method: str, seed: int, **candidate: float) -> dict[str, float]:
+    """Gold reward and KL on validation prompts after a run of `method` with the settings `candidate`."""
+    found, rows = METHODS[method], draw_pairs(world, seed)
+    look = look_whole(world, seed, "validation")
+    policy, _, _ = learn(world, found, rows, {**found.fixed, **candidate}, seed, look)
+    return brief(world, policy, seed)
+
+
+def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", n: int = 0) -> dict:
+    """Best of 1, 2, 4 … n samples of SFT by `reward` (0: N): metrics at n; path with kl, bound, gold and gain; by
+    prompt.
+
+    The gain is over the mean of the pool, which is what one sample has on average.
+    """
+    n = n or N
+    prompts = prompts_of(world, split)
+    asked = [prompt for prompt in prompts for _ in range(n)]
+    completions = generate(world.sft, world.tokenizer, asked, seed=2 * seed + 1)
+    texts = [c.text for c in completions]
+    sequences = [(ids, c.ids) for ids, c in zip(encode_prompts(asked, world.tokenizer), completions, strict=True)]
+    logps = score_all(world.sft, sequences, world.tokenizer.pad_token_id).double().view(-1, n)
+    judged, golds = (of(asked, texts).double().view(-1, n) for of in (reward, world.gold))
+    rows = [texts[i : i + n] for i in range(0, len(texts), n)]
+    path, found = [], {"kl": [], "gain": []}
+    for few in (2**i for i in range(n.bit_length())):
+        best = expected_best(golds, few, by=judged)
+        spent, gained = best_of_n_kl_measured(rows, logps, judged, few), best - golds.mean(-1)
+        for name, values in (("kl", spent), ("gain", gained)):
+            found[name].append([round(x, 3) for x in values.tolist()])
+        bound = float(torch.tensor(float(few)).log() - (few - 1) / few)
+        point = {"kl": spent.mean(), "bound": bound, "gold": best.mean(), "gain": gained.mean()}
+        path.append({"n": few} | rounded({name: float(value) for name, value in point.items()}))
+    at_end = {"gold_reward": bootstrap(best), "gain": bootstrap(gained), "kl": bootstrap(spent)}
+    return {"metrics": metrics(at_end, tuple(at_end)), "path": path, "by_prompt": found}
+
+
+def noise_trial(world: World, method: str, seed: int, **candidate: float) -> dict[str, float]:
+    """Gold reward and KL on validation prompts of a loss on pairs of which FLIPS_TRIED have their label turned."""
+    rows, _ = turned(draw_pairs(world, seed), FLIPS_TRIED, random.Random(seed))
+    settings = NOISY[method] | candidate | ({"eps": FLIPS_TRIED} if method in CORRECTED else {})
+    look = look_whole(world, seed, "validation")
+    return brief(world, learn(world, Method(method), rows, settings, seed, look)[0], seed)
+
+
+def _tries(methods: Mapping[str, Method]) -> list[Setting]:
+    """Every learning rate with every value of the main knob, for each method."""
+    found = []
+    for name, method in methods.items():
+        knob = {method.knob: method.values} if method.knob else {}
+        found += candidates(method=[name], lr=RL_RATES.get(method.loss, RATES), **knob)
+    return found
+
+
+def _noisy_tries() -> list[Setting]:
+    knobs = {name: "tau" if name == "ipo" else "beta" for name in NOISY}
+    return [s for name, knob in knobs.items() for s in candidates(method=[name], lr=RATES, **{knob: SUM})]
+
+
+def _beta_sweep() -> list[Setting]:
+    """β at the usual rate; at β = 0.1 other rates and more pairs a step; at three β other Adam constants."""
+    usual = {"by_prompt": (True,), "batch": (BATCH,)}
+    return [
+        *seeded(beta=BETAS, lr=(2e-4,), beta2=(0.99,), **usual),
+        *seeded(beta=(0.1, 1.0, 5.0), lr=(2e-4,), beta2=(0.9, 0.999), **usual),
+        *seeded(beta=(0.1,), lr=(5e-5, 8e-4), beta2=(0.99,), **usual),
+        *seeded(beta=(0.1,), lr=(2e-4,), beta2=(0.99,), batch=(4 * BATCH,), by_prompt=(True,)),
+    ]
+
+
+GRIDS: dict[str, Grid] = {
+    "beta-sweep": Grid(
+        what=f"DPO on {STEPS * BATCH:,} pairs at a constant rate, by β, rate, pairs a step and Adam's second constant",
+        settings=_beta_sweep(),
+        run=variants.beta_sweep,
+        asks="What does β do to KL and reward, is it β that stops a run, and what does the rate change?",
+        tells="One loss, one number of pairs, each read once. It tells what β does under this optimiser and whether "
+        "Adam's "
+        "second constant changes that; not what a converged run would do.",
+        answer=by_value("kl", "beta", lr=2e-4, beta2=0.99, batch=BATCH),
+        seconds=150,
+    ),
+    "methods": Grid(
+        what=f"every method on the same {PAIRS:,} pairs, its learning rate and main knob chosen on validation",
+        settings=seeded(method=(*METHODS, *JUDGES)),
+        run=method_run,
+        asks="Which method gains most at the same KL, each at its best settings?",
+        tells="One task, one small model, one budget of pairs. It tells differences at equal KL for seeds and "
+        "prompts alike; "
+        "not what other tasks, sizes or budgets would show, nor what a wider search of settings would.",
+        answer=against("gain", "method", "dpo"),
+        tries=_tries(METHODS),
+        trial=method_trial,
+        by=("method",),
+        seconds=90,
+        trial_seconds=40,
+    ),
+    "noise": Grid(
+        what=f"losses on {PAIRS:,} pairs with a share of the labels flipped, settings chosen at {FLIPS_TRIED:.0%} "
+        f"flips",
+        settings=[
+            s for s in seeded(flips=(0.0, 0.1, 0.2, 0.3, 0.4), method=tuple(NOISY))
+            if s["flips"] or s["method"] not in CORRECTED
+        ],
+        run=variants.noise,
+        asks="What do flipped labels cost each loss, and do the losses that are told the rate lose less?",
+        tells="Flips are independent of the texts and their rate is told exactly to cDPO and rDPO; real mistakes are "
+        "neither.",
+        answer=by_value("gain", "flips", method="dpo"),
+        tries=_noisy_tries(),
+        trial=noise_trial,
+        by=("method",),
+        seconds=60,
+        trial_seconds=40,
+    ),
+}  # fmt: skip

@@ -1,0 +1,160 @@
+"""Every method of the tuned grid trains and is measured on all prompts; best-of-n is charged what it really spends."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from prefcourse.results import coverage, look, methods, paper, variants
+from prefcourse.rlhf.best_of_n import best_of_n_kl
+
+STARTS = [f"{a} {b}" for a in ("This", "That", "The old", "Is the") for b in ("movie", "film", "cast", "ending", "is")]
+
+
+@pytest.fixture
+def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
+    """A world of 36 pairs in which the true reward counts the letter o, and runs of a few steps."""
+    for name, value in {"PAIRS": 32, "BATCH": 8, "LOOKS": (2,), "STEPS": 4}.items():
+        monkeypatch.setattr(variants, name, value)
+    for name, value in {"PAIRS": 32, "BATCH": 8, "N": 4}.items():
+        monkeypatch.setattr(methods, name, value)
+    for module in (variants, look, methods, paper):
+        for name in {"generate", "evaluate", "rloo", "ppo"} & set(vars(module)):
+            monkeypatch.setattr(module, name, partial(getattr(module, name), max_new_tokens=6))
+    for name in ("rloo", "ppo"):
+        fixed = {**methods.METHODS[name].fixed, "steps": 4, "batch_size": 4}
+        monkeypatch.setitem(methods.METHODS, name, variants.Method(name, "beta", (0.1,), fixed))
+    gold = lambda prompts, texts: torch.tensor([float(text.count("o")) for text in texts])  # noqa: E731
+    rows = [{"prompt": prompt, "type": "question" if prompt.startswith("Is") else "neutral"} for prompt in STARTS]
+    scored = [
+        row | {f"{side}_score": float(row[side].count("o")) + i / 100 for side in ("chosen", "rejected")}
+        for i, row in enumerate(pairs)
+    ]
+    splits = ("train", "validation", "test")
+    return SimpleNamespace(
+        name="tiny", sft=tiny_gpt2(), base=tiny_gpt2(1), words={"film"}, tokenizer=tokenizer, gold=gold,
+        prompts=dict.fromkeys(splits, rows), pairs=dict.fromkeys(splits, scored), open_ended=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", list(methods.METHODS))
+def test_every_method_trains_with_the_settings_that_are_tried_for_it(world, method):
+    found = methods.METHODS[method]
+    knobs = {found.knob: found.values[0]} if found.knob else {}
+    run = methods.method_run(world, method, seed=0, lr=1e-3, **knobs)
+    assert [point["step"] for point in run["path"]] == [1, 2, 3, 4]
+    assert [len(row) for row in run["by_prompt"]["kl"]] == [20] * 4 and run["path"][-1]["kl"] != 0
+
+
+def test_a_trial_is_the_end_of_such_a_run_on_validation(world):
+    trial = methods.method_trial(world, "dpo", seed=90, lr=1e-3, beta=0.1)
+    run = methods.method_run(world, "dpo", seed=90, split="validation", lr=1e-3, beta=0.1)
+    ends = {"gold": run["metrics"]["gold_reward"]["value"], "kl": run["metrics"]["kl"]["value"]}
+    assert trial == pytest.approx(ends, abs=1e-3)
+
+
+def test_a_noise_trial_is_told_the_rate_if_the_loss_is(world, monkeypatch):
+    seen = []
+
+    def learn(world, method, rows, settings, seed, look):
+        seen.append(
+            (method.loss, settings, sum(a != b for a, b in zip(rows, variants.draw_pairs(world, seed), strict=True)))
+        )
+        return world.sft, 1, {}
+
+    monkeypatch.setattr(methods, "learn", learn)
+    for loss in ("dpo", "rdpo"):
+        methods.noise_trial(world, loss, seed=90, lr=1e-3, beta=0.05)
+    (_, dpo, turned), (_, rdpo, _) = seen
+    assert turned == 6 and "eps" not in dpo and rdpo["eps"] == methods.FLIPS_TRIED and dpo["beta"] == 0.05
+
+
+@pytest.mark.parametrize("method", list(methods.JUDGES))
+def test_best_of_n_has_a_measured_kl_at_most_the_bound(world, method):
+    run = methods.method_run(world, method, seed=0)
+    assert [point["n"] for point in run["path"]] == [1, 2, 4] and run["path"][0]["kl"] == 0 == run["path"][0]["gain"]
+    for point in run["path"]:
+        assert point["bound"] == pytest.approx(best_of_n_kl(point["n"]), abs=1e-4)
+        assert point["kl"] <= point["bound"] + 1e-3
+    if "gold" in method:
+        assert run["path"][2]["gain"] > run["path"][1]["gain"] > 0
+    assert [len(row) for row in run["by_prompt"]["gain"]] == [20] * 3
+
+
+# ------------------------------------------------------------------------------------------- the DPO paper's
+
+
+@pytest.mark.parametrize("method", ["none", "dpo", "best-of-n"])
+def test_win_rates_by_temperature(world, monkeypatch, method):
+    monkeypatch.setattr(paper, "BEST_OF", 4)
+    monkeypatch.setattr(paper, "POOL_PROMPTS", 5)
+    chosen = {"lr": 1e-3, "beta": 0.1} if method == "dpo" else {}
+    run = paper.temperatures(world, method, seed=0, **chosen)
+    assert [point["temperature"] for point in run["path"]] == list(paper.TEMPERATURES)
+    assert all(0 <= point["win_rate"] <= 1 for point in run["path"])
+    prompts = 5 if method == "best-of-n" else 12
+    assert [len(row) for row in run["by_prompt"]["win"]] == [prompts] * len(paper.TEMPERATURES)
+    at = run["path"][paper.TEMPERATURES.index(1.0)]["win_rate"]
+    assert run["metrics"]["win_rate"]["value"] == pytest.approx(at, abs=1e-3)
+
+
+def test_an_opponent_is_one_pair_of_each_prompt(world):
+    rows = paper.opponents(world)
+    assert [row["prompt"] for row in rows] == list(dict.fromkeys(row["prompt"] for row in world.pairs["test"]))
+    assert rows[0] == world.pairs["test"][0]
+
+
+def test_other_prompts_are_about_other_things():
+    found = paper.other_prompts()
+    assert len(set(found)) == 72 and not any(word in " ".join(found) for word in ("film", "movie", "cast", "plot"))
+
+
+def test_a_type_that_is_left_out_is_not_trained_on(world, monkeypatch):
+    seen = []
+    monkeypatch.setattr(paper, "policy_of", lambda world, method, seed, rows, chosen: seen.append(rows) or world.sft)
+    monkeypatch.setattr(paper, "OPENINGS", paper.OPENINGS[:1])
+    world.pairs["train"] = world.pairs["train"][:30] + [
+        row | {"prompt": "Is the film"} for row in world.pairs["train"][30:]
+    ]
+    for trained in ("all", "left out"):
+        run = paper.out_of_distribution(world, "dpo", trained, seed=0)
+        assert {"gain", "gain_other", "gain_left_out", "kl_other"} <= set(run["metrics"])
+        assert run["metrics"]["kl_other"]["value"] == 0, "SFT has not moved"
+    assert any(row["prompt"] == "Is the film" for row in seen[0])
+    assert not any(row["prompt"] == "Is the film" for row in seen[1])
+    world.prompts = {split: [row | {"type": "neutral"} for row in rows] for split, rows in world.prompts.items()}
+    with pytest.raises(ValueError, match="no prompts of the type 'question'"):
+        paper.out_of_distribution(world, "dpo", "all", seed=0)
+
+
+# ------------------------------------------------------------------------------------------- coverage
+
+
+@pytest.fixture
+def scored(world, monkeypatch):
+    """400 pairs whose texts have a gold reward of their own."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(400, 2, generator=generator).tolist()
+    names = ("prompt", "chosen", "rejected", "chosen_score", "rejected_score")
+    rows = [dict(zip(names, (f"{i}", "a", "b", *pair), strict=True)) for i, pair in enumerate(values)]
+    monkeypatch.setattr(coverage, "PAIRS", 60)
+    world.pairs = {"train": rows}
+    return world
+
+
+def test_arms_cover_what_they_say(scored):
+    middle = coverage.scores(scored).median().item()
+    sides = lambda rows: [row[side] for row in rows for side in ("chosen_score", "rejected_score")]  # noqa: E731
+    arms = {arm: coverage.rows_of(scored, arm, seed=0) for arm in ("random", "poor", "same margins", "good")}
+    assert all(len({row["prompt"] for row in rows}) == 60 for rows in arms.values()), "none twice"
+    assert max(sides(arms["poor"])) <= middle <= min(sides(arms["good"]))
+    assert max(sides(arms["random"])) > middle + 1 and max(sides(arms["same margins"])) > middle + 1
+    mean = lambda rows: sum(abs(coverage._margin(row)) for row in rows) / len(rows)  # noqa: E731
+    assert abs(mean(arms["same margins"]) - mean(arms["poor"])) < 0.3 * abs(mean(arms["random"]) - mean(arms["poor"]))
+
+
+def test_too_few_pairs_are_counted(scored, monkeypatch):
+    monkeypatch.setattr(coverage, "PAIRS", 399)
+    with pytest.raises(ValueError, match=r"'poor' has \d+ pairs; 399 are needed"):
+        coverage.rows_of(scored, "poor", seed=0)
