@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefcourse.comparison.crossed import Crossed, crossed, interval
+from prefcourse.comparison.crossed import Crossed, Verdict, crossed, interval, verdicts
 from prefcourse.comparison.frontier import FORMS, basis
 from prefcourse.finite import counted, number, numbers, same_shape, whole
 
@@ -36,6 +36,20 @@ class AtKL:
     def disagree(self) -> bool:
         """Does one interval leave out 0 where the other has it, or do they stand on both sides of 0?"""
         return _side(self.square_root) != _side(self.rl)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a forest: a difference at one KL, and what may be said of it by each form."""
+
+    at: AtKL
+    square_root: Verdict
+    rl: Verdict
+
+    @property
+    def says(self) -> str:
+        """What both forms say, or "the forms disagree"."""
+        return self.square_root.says if self.square_root.says == self.rl.says else "the forms disagree"
 
 
 def measured(runs: Sequence[Mapping], **setting) -> dict[int, tuple[Tensor, Tensor]]:
@@ -66,7 +80,7 @@ def gain_at_kl(ours: Measured, kl: float, less: Measured | None = None, reach: f
     """
     kl, reach = number("kl", kl, above=0), number("reach", reach, least=1, most=math.inf)
     both = [side for side in (ours, less) if side is not None]
-    seeds = sorted(set.intersection(*({s for s in side if _far(side[s][0]) >= kl} for side in both)))
+    seeds = _reaching(both, kl)
     if len(seeds) < FEWEST:
         have = counted(len(seeds), "seed has", "seeds have")
         raise ValueError(f"{have} a point at {kl:g} nats; allowed are {FEWEST} and more")
@@ -86,48 +100,68 @@ def gain_at_kl(ours: Measured, kl: float, less: Measured | None = None, reach: f
     return AtKL(*(estimate(name) for name in ("square root", "rl", "apart")))
 
 
+def forest(
+    methods: Mapping[str, Measured], baseline: str, budgets: Sequence[float], margin: float
+) -> dict[tuple[str, float], Row]:
+    """(method, KL) → its gain less the baseline's and what may be said, at every budget that three seeds of both reach.
+
+    Holm runs over all rows together, for each form by itself: they are one figure.
+    """
+    found: dict[tuple[str, float], AtKL] = {}
+    for kl in budgets:
+        for name, ours in methods.items():
+            if name != baseline and len(_reaching((ours, methods[baseline]), kl)) >= FEWEST:
+                found[name, kl] = gain_at_kl(ours, kl, less=methods[baseline])
+    roots, logs = (
+        verdicts({f"{name} at {kl:g}": getattr(at, form) for (name, kl), at in found.items()}, margin)
+        for form in ("square_root", "rl")
+    )
+    return {key: Row(found[key], roots[f"{key[0]} at {key[1]:g}"], logs[f"{key[0]} at {key[1]:g}"]) for key in found}
+
+
 def best_of_n_kl_measured(texts: Sequence[Sequence[str]], logps: Tensor, rewards: Tensor, n: int) -> Tensor:
     """KL(best-of-n ‖ π_ref) of each of B prompts in nats, (B,), from one pool of N samples of π_ref for each.
 
     logps: log π_ref of each sample, EOS included, and rewards: by which the best is chosen, (B, N).
-    The best of n is y with probability P(its level of reward) · π_ref(y | level), so its log-ratio is the level's: with
-    F the share of π_ref below and p that of the level, log (((F + p)^n - F^n) / p). p is exact, the sum over the
-    different texts of the pool with this reward. F is read from ranks: of N samples, the share below the i-th has
-    E[log F] = ψ(i) - ψ(N + 1). Where no text is likely the result is log n - (n - 1)/n exactly, the bound of
-    `best_of_n_kl`; where a few texts hold most of the probability it is less (Beirami et al. 2024).
+    If no two texts had the same reward and none were likely, the KL would be log n - (n - 1)/n: `best_of_n_kl`, the
+    bound. Texts of one reward share an interval (F, F + p) of π_ref's distribution of rewards, within which the best is
+    as π_ref has it; so by the chain rule the KL is the bound less, for each reward,
+    ∫ n u^{n-1} log (n u^{n-1} / ρ) du over its interval, with ρ = ((F + p)^n - F^n) / p (Beirami et al. 2024).
+    p is exact, the sum of π_ref over the different texts of the pool with this reward; F, the share below, is estimated
+    from the pool. What the pool did not draw counts as unlikely, so the result is, if anything, too large.
     Raises ValueError for n outside 1..N, and for texts that are not B rows of N.
     """
     logps, rewards = same_shape(ndim=2, least=1, logps=logps, rewards=rewards)
     numbers("logps", logps, ndim=2, high=1e-4)
     if [len(row) for row in texts] != [logps.shape[1]] * len(logps):
         raise ValueError(f"texts are {counted(len(texts), 'row')}; allowed is a text for each of {tuple(logps.shape)}")
-    N = logps.shape[1]
-    n = whole("n", n, 1, N)
-    if n == 1:
-        return torch.zeros(len(logps), dtype=torch.float64)
-    share = torch.tensor([math.comb(i, n - 1) / math.comb(N, n) for i in range(N)], dtype=torch.float64)
-    found = []
-    for row, p, r in zip(texts, logps, rewards, strict=True):
-        order = r.argsort(stable=True)
-        found.append(share @ _log_ratios([row[i] for i in order], p[order], r[order], n))
-    return torch.stack(found)
+    n = whole("n", n, 1, logps.shape[1])
+    saved = [_shared(row, p, r, n) for row, p, r in zip(texts, logps.tolist(), rewards.tolist(), strict=True)]
+    return (math.log(n) - (n - 1) / n - torch.tensor(saved, dtype=torch.float64)).clamp(min=0)
 
 
-def _log_ratios(texts: Sequence[str], logps: Tensor, rewards: Tensor, n: int) -> Tensor:
-    """log π_n/π_ref of each sample of a pool in order of reward, (N,)."""
-    levels, which, counts = rewards.unique_consecutive(return_inverse=True, return_counts=True)
-    mass = torch.zeros(len(levels), dtype=torch.float64)
-    for i in {text: i for i, text in enumerate(texts)}.values():  # the same text twice counts once
-        mass[which[i]] += logps[i].exp()
-    mass = mass.clamp(1e-300, 1.0)
-    below = (counts.cumsum(0) - counts).double()  # samples below each level
-    others = len(rewards) - counts.double()
-    F = (torch.digamma(below + 1) - torch.digamma(others + 2)).exp() * (1 - mass)
-    F = torch.where(below > 0, F, 0.0)
-    thin = mass < 1e-6 * F  # there two powers differ by n F^{n-1} p, of which rounding would leave nothing
-    limit = math.log(n) + (n - 1) * F.clamp(min=1e-300).log()
-    full = ((F + mass) ** n - F**n).clamp(min=1e-300).log() - mass.log()
-    return torch.where(thin, limit, full)[which]
+def _shared(texts: Sequence[str], logps: Sequence[float], rewards: Sequence[float], n: int) -> float:
+    """By how much a prompt's KL is below the bound: the sum of the integrals over its rewards."""
+    likely: dict[float, dict[str, float]] = {}
+    for text, logp, reward in zip(texts, logps, rewards, strict=True):
+        likely.setdefault(reward, {})[text] = math.exp(min(logp, 0.0))
+    below, saved = 0, 0.0
+    for reward in sorted(likely):
+        p, here = min(sum(likely[reward].values()), 1.0), rewards.count(reward)
+        others = len(rewards) - here
+        start = (1 - p) * below / others if others else 0.0
+        end = min(start + p, 1.0)
+        won = end**n - start**n
+        if won > 0:
+            area = sum(sign * u**n * (math.log(u) - 1 / n) for sign, u in ((1, end), (-1, start)) if u > 0)
+            saved += max(math.log(n) * won + (n - 1) * area - won * math.log(won / p), 0.0)
+        below += here
+    return saved
+
+
+def _reaching(sides: Sequence[Measured], kl: float) -> list[int]:
+    """The seeds that have a point as far as `kl` on every side."""
+    return sorted(set.intersection(*({s for s in side if _far(side[s][0]) >= kl} for side in sides)))
 
 
 def _far(kl: Tensor) -> float:

@@ -41,6 +41,8 @@ def seeds_of(stored: Mapping, metric: str, by: str, **setting: Any) -> dict[Any,
             if own["seed"] in seeds:
                 raise ValueError(f"{by} = {own[by]} has several runs of a seed, with other settings besides")
             seeds[own["seed"]] = run["metrics"][metric]["value"]
+    if not found:
+        raise ValueError(f"no run has the metric {metric!r} and the setting {by!r}")
     return found
 
 
@@ -63,6 +65,8 @@ def against(metric: str, by: str, baseline: Any, **setting: Any) -> Answer:
 
     def answer(stored: Mapping) -> str:
         found = seeds_of(stored, metric, by, **setting)
+        if baseline not in found:
+            raise ValueError(f"no run of {baseline!r} to compare with")
         base = found.pop(baseline)
         apart = {}
         for value, seeds in found.items():

@@ -171,7 +171,7 @@ def rules_kept(seen: Sample) -> dict[str, float]:
 def alignment_tax(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
     """Train by `method` of TAX on the pairs of the seed; metrics as ever, and what `taxes` finds on held-out text."""
     policy = align(world, method, seed, **chosen)
-    (found, by_prompt), costs = whole_end(world, policy, seed, split), taxes(world, policy, split)
+    (found, by_prompt), costs = whole_end(world, policy, seed, split), taxes(world, policy, split, unchanged=True)
     numbers = metrics({**found, **costs}, (*MEASURED, "forward_kl", "gain", *costs))
     return {"metrics": numbers, **shown(found), "by_prompt": by_prompt}
 
@@ -225,12 +225,13 @@ def held_out_texts(world: World, split: str = "test") -> list[Row]:
     return kept(("held out", world.name, split), write)
 
 
-def taxes(world: World, policy: PreTrainedModel, split: str = "test") -> dict[str, Estimate]:
+def taxes(world: World, policy: PreTrainedModel, split: str = "test", unchanged: bool = False) -> dict[str, Estimate]:
     """log π_ref - log π of held-out texts, nats per completion: of all, of thirds by gold reward, and where it stays.
 
     Above 0, the policy finds the texts less likely than SFT does. For negative texts that is what the labels ask for:
     the optimum loses log Z - r/β. tax_unchanged: of texts whose gold reward is within SAME nats of what SFT's texts
-    after the same prompt have on average, so that nobody asked to change them; left out if there are fewer than 20.
+    after the same prompt have on average, so that nobody asked to change them; only if `unchanged`, and if
+    there are 20 of them.
     """
     rows = held_out_texts(world, split)
     before = kept(("held out logps", world.name, split), lambda: text_logps(world, world.sft, rows))
@@ -238,6 +239,8 @@ def taxes(world: World, policy: PreTrainedModel, split: str = "test") -> dict[st
     order = np.argsort([row["score"] for row in rows], kind="stable")
     thirds = zip(("negative", "neutral", "positive"), np.array_split(order, 3), strict=True)
     found = {"tax": bootstrap(cost)} | {f"tax_{name}": bootstrap(cost[torch.as_tensor(part)]) for name, part in thirds}
+    if not unchanged:
+        return found
     usual = kept(("SFT's usual gold", world.name, split), lambda: usual_gold(world, split))
     same = torch.tensor([abs(row["score"] - usual[row["prompt"]]) <= SAME for row in rows])
     return found | ({"tax_unchanged": bootstrap(cost[same])} if same.sum() >= 20 else {})

@@ -164,7 +164,7 @@ GRIDS: dict[str, Grid] = {
         asks="At which temperature should the pairs be sampled?",
         tells="As many pairs and as many steps for all temperatures; KL still differs, so win rates are not at equal "
         "KL.",
-        answer=by_value("gain", "temperature"),
+        answer=by_value("win_rate", "temperature"),
         seconds=45,
     ),
     "annotators": Grid(
@@ -201,7 +201,7 @@ GRIDS: dict[str, Grid] = {
         run=prompt_diversity,
         asks="Few prompts or many, of one type or of all?",
         tells="Fewer prompts also mean pairs read more often; the two are not held apart here.",
-        answer=by_value("gain", "prompts", types="all"),
+        answer=by_value("win_rate", "prompts", types="all"),
         seconds=40,
     ),
 }  # fmt: skip

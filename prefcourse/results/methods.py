@@ -9,22 +9,22 @@ All methods of a seed learn from the same pairs, draw the same batches and are m
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from prefcourse.comparison.equal_kl import best_of_n_kl_measured
+from prefcourse.comparison.equal_kl import Row, best_of_n_kl_measured, forest, measured
 from prefcourse.evaluate import bootstrap
 from prefcourse.generate import generate
 from prefcourse.logprobs import score_all
 from prefcourse.preferences import encode_prompts
 from prefcourse.results import variants
-from prefcourse.results.answers import against, by_value
+from prefcourse.results.answers import by_value
 from prefcourse.results.look import Look, brief, ended, gain, gold, kl, length, prompts_of
-from prefcourse.results.protocol import candidates
-from prefcourse.results.store import Grid, Setting, metrics, rounded, seeded, turned
+from prefcourse.results.protocol import PROTOCOL, candidates
+from prefcourse.results.store import Grid, Setting, by_prompt, metrics, rounded, seeded, turned
 from prefcourse.results.variants import BATCH, BETAS, CORRECTED, NOISY, PAIRS, STEPS, Method, draw_pairs, finish, learn
 from prefcourse.rlhf.best_of_n import expected_best
 from prefcourse.rlhf.rollouts import Reward
@@ -137,6 +137,22 @@ def noise_trial(world: World, method: str, seed: int, **candidate: float) -> dic
     return brief(world, learn(world, Method(method), rows, settings, seed, look)[0], seed)
 
 
+def forest_rows(prompts: Sequence[Mapping]) -> dict[tuple[str, float], Row]:
+    """Every method's gain less DPO's at the protocol's KLs, Holm over all of them. prompts: `by_prompt("methods")`."""
+    names = dict.fromkeys(run["setting"]["method"] for run in prompts)
+    return forest({name: measured(prompts, method=name) for name in names}, "dpo", PROTOCOL.budgets, PROTOCOL.margin)
+
+
+def forest_said(stored: Mapping) -> str:
+    """The rows of `forest_rows` in a line; for the older protocol there is none (ValueError)."""
+    if "protocol" not in stored:
+        raise ValueError("several settings a seed, none of them chosen on validation")
+    rows = forest_rows(by_prompt("methods")).items()
+    return "gain less DPO's: " + " · ".join(
+        f"{name} at {kl:g} nats {row.at.square_root:+.2f} {row.says}" for (name, kl), row in rows
+    )
+
+
 def _tries(methods: Mapping[str, Method]) -> list[Setting]:
     """Every learning rate with every value of the main knob, for each method."""
     found = []
@@ -182,7 +198,7 @@ GRIDS: dict[str, Grid] = {
         tells="One task, one small model, one budget of pairs. It tells differences at equal KL for seeds and "
         "prompts alike; "
         "not what other tasks, sizes or budgets would show, nor what a wider search of settings would.",
-        answer=against("gain", "method", "dpo"),
+        answer=forest_said,
         tries=_tries(METHODS),
         trial=method_trial,
         by=("method",),

@@ -12,21 +12,19 @@ import random
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from prefcourse.comparison.costs import Meter, peak_memory
 from prefcourse.comparison.equal_kl import best_of_n_kl_measured
 from prefcourse.evaluate import Estimate, bootstrap
-from prefcourse.generate import Completion
 from prefcourse.logprobs import score_all
 from prefcourse.preferences import Row, encode_prompts
 from prefcourse.results.answers import against
-from prefcourse.results.look import per_prompt, prompts_of, sample
+from prefcourse.results.look import Sample, prompts_of, sample
 from prefcourse.results.protocol import PROTOCOL, candidates
 from prefcourse.results.rlhf_table import THIRD
 from prefcourse.results.store import Grid, Setting, kept, metrics, rounded
-from prefcourse.rlhf.best_of_n import best_of_n_path, sample_pool
+from prefcourse.rlhf.best_of_n import best_of_n_path, expected_best, sample_pool
 from prefcourse.rlhf.policy_gradient import ppo, rloo
 from prefcourse.rlhf.reward_model import RewardModel, pair_margins, train_reward_model
 from prefcourse.rlhf.rollouts import Reward
@@ -83,7 +81,8 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
 
     def start(count: int | None = None) -> dict[str, Estimate]:
         key = ("SFT, measured", world.name, split, seed, count)
-        return kept(key, lambda: measure(world.sft, world, seed, split, count))
+        seen = sft_here(world, seed, split)
+        return kept(key, lambda: {"gold_reward": bootstrap(seen.gold[:count]), "kl": Estimate(0.0, 0.0, 0.0)})
 
     def cost() -> dict:
         return {"work": before["work"] + meter.work, "seconds": round(before["seconds"] + meter.seconds, 2)}
@@ -99,7 +98,7 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
     if method == "best-of-n":
         with meter:
             found, path = best_of_n_path(world, reward, prompts_of(world, split, PROBE), n=POOL, seed=2 * seed + 1)
-        found, path = measured_kl(world, reward, seed, split, found, path)
+        found, path, by_prompt = measured_kl(world, reward, seed, split, found, path)
     else:
         path = [_point(start(), start()) | cost()]
         own = settings({"dpo": DPO, "ppo": PPO}.get(method, RLOO) | chosen)
@@ -123,25 +122,28 @@ def _run(world: World, method: str, knob: str, times: float, seed: int, split: s
 
 def measured_kl(
     world: World, reward: Reward, seed: int, split: str, found: dict[str, Estimate], path: list[dict]
-) -> tuple[dict[str, Estimate], list[dict]]:
-    """What `best_of_n_path` found with the KL as measured on the same pool; a point keeps the `bound`, too."""
-    pool, rewards = sample_pool(world.sft, reward, prompts_of(world, split, PROBE), world.tokenizer, n=POOL,
-                                seed=2 * seed + 1)  # fmt: skip
-    spent = {point["n"]: pool_kl(world, split, pool, rewards, point["n"]) for point in path}
-    path = [{**p, "bound": p["kl"], **rounded({"kl": spent[p["n"]].mean().item()})} for p in path]
-    return found | {"kl": bootstrap(spent[path[-1]["n"]])}, path
+) -> tuple[dict[str, Estimate], list[dict], dict[str, list]]:
+    """What `best_of_n_path` found with the KL as measured on the same pool, and KL and gain by prompt for each n.
 
-
-def pool_kl(world: World, split: str, pool: list[list[Completion]], rewards: Tensor, n: int) -> Tensor:
-    """KL of the best of `n` of each row of a pool over the first prompts of `split`, (B,) nats."""
-    prompts = prompts_of(world, split, len(pool))
+    A point of the path keeps what n alone bounds as `bound`.
+    """
+    prompts = prompts_of(world, split, PROBE)
+    pool, rewards = sample_pool(world.sft, reward, prompts, world.tokenizer, n=POOL, seed=2 * seed + 1)
+    texts = [[c.text for c in row] for row in pool]
     ids = encode_prompts(prompts, world.tokenizer)
     sequences = [(start, c.ids) for start, row in zip(ids, pool, strict=True) for c in row]
-    logps = kept(
-        ("pool's logps", world.name, split, pool[0][0].text, len(pool), rewards.shape[1]),
-        lambda: score_all(world.sft, sequences, world.tokenizer.pad_token_id),
-    )
-    return best_of_n_kl_measured([[c.text for c in row] for row in pool], logps.view(rewards.shape), rewards, n)
+    logps = score_all(world.sft, sequences, world.tokenizer.pad_token_id).view(rewards.shape)
+    asked = [prompt for prompt in prompts for _ in range(POOL)]
+    gold = world.gold(asked, [text for row in texts for text in row]).double().view(rewards.shape)
+    spent = [best_of_n_kl_measured(texts, logps, rewards, point["n"]) for point in path]
+    gains = [expected_best(gold, point["n"], by=rewards) - gold.mean(-1) for point in path]
+    path = [
+        {**point, "bound": point["kl"], **rounded({"kl": kl.mean().item()})}
+        for point, kl in zip(path, spent, strict=True)
+    ]
+    rows = {"kl": spent, "gain": gains}
+    by_prompt = {name: [[round(x, 3) for x in row.tolist()] for row in values] for name, values in rows.items()}
+    return found | {"kl": bootstrap(spent[-1])}, path, by_prompt
 
 
 def reward_model(world: World, pairs: list[Row], settings: dict, seed: int, split: str) -> tuple[RewardModel, dict]:
@@ -168,9 +170,15 @@ def measure(
     """
     seen = sample(world, policy, seed, split, count)
     if into is not None:
-        for name, values in per_prompt(seen).items():
-            into.setdefault(name, []).append(values[:PROBE])
+        before = sft_here(world, seed, split)
+        for name, values in (("kl", seen.log_ratios), ("gain", seen.gold - before.gold[: len(seen.gold)])):
+            into.setdefault(name, []).append([round(x, 3) for x in values[:PROBE].tolist()])
     return {"gold_reward": bootstrap(seen.gold), "kl": bootstrap(seen.log_ratios)}
+
+
+def sft_here(world: World, seed: int, split: str) -> Sample:
+    """SFT's sample with the random numbers that policies get here; drawn once for all runs of a seed."""
+    return kept(("SFT, sampled", world.name, split, seed), lambda: sample(world, world.sft, seed, split))
 
 
 def _point(found: dict[str, Estimate], start: dict[str, Estimate]) -> dict:
@@ -243,7 +251,7 @@ GRIDS: dict[str, Grid] = {
         tells="One price of KL for all. The reward model and DPO see the same pairs once; RL's samples come on top. "
         "The true "
         "reward's run says what a perfect reward model would give. Best-of-n's KL is measured, not bounded.",
-        answer=against("gain", "method", "dpo", knob="none", split="test"),
+        answer=against("gold_reward", "method", "dpo", knob="none", split="test"),
         tries=[s for method, rates in RATES.items() for s in candidates(method=[method], lr=rates)],
         trial=trial,
         by=("method",),

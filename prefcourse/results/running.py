@@ -9,6 +9,8 @@ WORLD is a fingerprint of the bundled files and the protocol: runs of another wo
 
 import hashlib
 import json
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -52,22 +54,34 @@ def complete(
     if world is not None:
         check_splits(world)
     tried, choices = settle(name, grids, world, work, say, share)
-    runs: list[dict[str, Any]] = []
+    all_kept = []
     for number, setting in enumerate(grid.settings, start=1):
         chosen = chosen_for(grid, setting, choices)
         kept = file_of(place(work, name) / "runs", setting | chosen)
+        all_kept.append(kept)
         if not kept.exists() and (number - share[0]) % share[1]:
             continue  # another process's
         if not kept.exists():
             began = time.time()
             found = {"setting": setting, "chosen": chosen, "date": time.strftime("%Y-%m-%d")}
             found |= grid.run(world, **setting, **chosen)
-            write_whole(kept, json.dumps(found | {"seconds": round(time.time() - began)}))
-        runs.append(json.loads(kept.read_text(encoding="utf-8")))
-        say(f"[{number}/{len(grid.settings)}] {name} {setting}: {runs[-1]['seconds']} s")
-    if len(runs) < len(grid.settings):
+            keep(kept, found | {"seconds": round(time.time() - began)})
+        say(f"[{number}/{len(grid.settings)}] {name} {setting}: {read(kept)['seconds']} s")
+    if not all(kept.exists() for kept in all_kept):  # looked at again: another process may have come to its end
         return None
-    return store(name, grid, tried, choices, runs, folder)
+    return store(name, grid, tried, choices, [read(kept) for kept in all_kept], folder)
+
+
+def keep(path: Path, found: Mapping) -> None:
+    """Write a run whole or not at all; two processes that have made the same one do not get in each other's way."""
+    own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    write_whole(own, json.dumps(found))
+    own.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A run as it was kept."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def chosen_for(grid: Grid, setting: Setting, choices: Mapping[str, Choice]) -> Setting:
@@ -95,9 +109,9 @@ def settle(
             continue
         began = time.time()
         found = {"setting": setting} | grid.trial(world, **setting)
-        write_whole(kept, json.dumps(found | {"seconds": round(time.time() - began)}))
+        keep(kept, found | {"seconds": round(time.time() - began)})
         say(f"tried {name} {setting}: gold {found['gold']:.2f} at {found['kl']:.2f} nats")
-    tried = [json.loads(file_of(folder, s).read_text(encoding="utf-8")) for s in grid.tries]
+    tried = [read(file_of(folder, s)) for s in grid.tries]
     return tried, choose(tried, grid.by) if tried else {}
 
 
@@ -127,10 +141,12 @@ def store(
     )
     if tensors:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{name}.safetensors.part"
+        part = folder / f".{name}.safetensors.{os.getpid()}-{threading.get_ident()}"
         save_file(tensors, part)
         part.replace(folder / f"{name}.safetensors")
-    write_whole(path, f"{head},\n{body}\n}}\n")
+    part = folder / f".{name}.json.{os.getpid()}-{threading.get_ident()}"
+    write_whole(part, f"{head},\n{body}\n}}\n")
+    part.replace(path)
     return path
 
 
@@ -174,7 +190,7 @@ def summary(grids: Mapping[str, Grid]) -> str:
 
 def seconds_of(folder: Path, otherwise: float) -> float:
     """Mean seconds of the runs kept in `folder`, or `otherwise` if there is none."""
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    kept = [read(path) for path in sorted(folder.glob("*.json"))]
     return _mean(kept) if kept else otherwise
 
 
