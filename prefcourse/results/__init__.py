@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefcourse.results import page, running
+from prefcourse.results.answers import forest
 from prefcourse.results.data import label_noise
 from prefcourse.results.grids import GRIDS
 from prefcourse.results.protocol import PROTOCOL
@@ -22,8 +23,8 @@ from prefcourse.results.store import by_prompt, column, estimate, grid, load, me
 from prefcourse.world import load_world
 
 __all__ = [
-    "GRIDS", "PROTOCOL", "by_prompt", "column", "estimate", "grid", "label_noise", "list_grids", "load", "metrics",
-    "page", "table", "write",
+    "GRIDS", "PROTOCOL", "by_prompt", "column", "estimate", "forest", "grid", "label_noise", "list_grids",
+    "load", "metrics", "page", "table", "write",
 ]  # fmt: skip
 
 

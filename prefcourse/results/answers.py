@@ -3,8 +3,9 @@
     by_value("win_rate", "pairs")(load("pairs-needed"))       # "win_rate by pairs: 50: 0.60 [0.55, 0.65] · …"
     against("gain", "method", "dpo")(load("methods"))         # "gain less dpo's …: ipo +0.10 [-0.02, +0.22] …; Holm …"
 
-Both read the means of runs, so that they work for files of either protocol; intervals are over seeds. What is compared
-at equal KL, over seeds and prompts, is in `comparison.equal_kl`.
+    forest("methods", "method", "dpo")                        # at equal KL, over seeds and prompts, Holm over all rows
+
+The first two read the means of runs, so that they work for files of either protocol; their intervals are over seeds.
 """
 
 import math
@@ -13,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from prefcourse.comparison import equal_kl
 from prefcourse.comparison.ab_tests import holm
 from prefcourse.comparison.crossed import Crossed, interval
+from prefcourse.comparison.equal_kl import Row, measured
 from prefcourse.finite import counted
+from prefcourse.results.protocol import PROTOCOL
+from prefcourse.results.store import by_prompt
 
 Answer = Callable[[Mapping], str]
 
@@ -77,5 +82,30 @@ def against(metric: str, by: str, baseline: Any, **setting: Any) -> Answer:
         rows = " · ".join(f"{name}: {d:+.2f}{'*' if p[name] < 0.05 else ''}" for name, d in apart.items())
         real = counted(sum(value < 0.05 for value in p.values()), "difference")
         return f"{metric} less that of {baseline}, by {by}: {rows}. After Holm over {len(apart)}: {real} (*)"
+
+    return answer
+
+
+def forest(name: str, by: str, baseline: Any, **setting: Any) -> dict[tuple[str, float], Row]:
+    """(value of `by`, KL) → its gain less the baseline's at that KL, and what may be said, for the protocol's KLs.
+
+    name: of a stored grid. Only runs whose setting has all of `setting` count. Holm is over all rows. Raises
+    FileNotFoundError for a grid that is not stored by prompt, as those of the older protocol are not.
+    """
+    runs = [run for run in by_prompt(name) if setting.items() <= run["setting"].items() and by in run["setting"]]
+    values = dict.fromkeys(run["setting"][by] for run in runs)
+    found = {value: measured(runs, **{by: value}) for value in values}
+    return equal_kl.forest(found, baseline, PROTOCOL.budgets, PROTOCOL.margin)
+
+
+def at_equal_kl(name: str, by: str, baseline: Any, **setting: Any) -> Answer:
+    """The rows of `forest` in a line; of a file of the older protocol there is none (ValueError)."""
+
+    def answer(stored: Mapping) -> str:
+        if "protocol" not in stored:
+            raise ValueError("runs end at different KLs, and are not stored by prompt to be compared at one")
+        rows = forest(name, by, baseline, **setting).items()
+        said = (f"{value} at {kl:g} nats: {row.at.square_root:+.2f} {row.says}" for (value, kl), row in rows)
+        return f"gain less that of {baseline}, Holm over {len(rows)}: " + " · ".join(said)
 
     return answer

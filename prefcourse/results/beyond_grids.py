@@ -9,7 +9,7 @@ import contextlib
 import copy
 
 from prefcourse.results import beyond
-from prefcourse.results.answers import against
+from prefcourse.results.answers import against, at_equal_kl
 from prefcourse.results.beyond import ARMS, BATCH, LABELS, ROUNDS, TAX
 from prefcourse.results.look import brief
 from prefcourse.results.protocol import PROTOCOL, candidates
@@ -64,9 +64,8 @@ GRIDS: dict[str, Grid] = {
         run=beyond.online,
         asks="Does it help to write the pairs oneself, at the same number of labels and at the same KL?",
         tells="Labels are free of an annotator's mistakes and as quick online as offline. At common settings the "
-        "arms differ in "
-        "one thing and in KL; at tuned settings each is at its best within the KL.",
-        answer=against("gain", "arm", "offline", at="tuned"),
+        "arms differ in one thing and in KL; at tuned settings each is at its best within the KL.",
+        answer=at_equal_kl("online", "arm", "offline", at="tuned"),
         tries=[s for arm in ARMS
                for s in candidates(arm=[arm], at=["tuned"], beta=(0.05, 0.1, 0.5), lr=(7.5e-5, 1.5e-4))],
         trial=online_trial,
@@ -80,8 +79,7 @@ GRIDS: dict[str, Grid] = {
         run=beyond.ai_feedback,
         asks="Can a constitution or a model label in place of people?",
         tells="One constitution of five rules and one small model as judge. Arms differ in the judge only; settings "
-        "are those "
-        "that suit the gold judge.",
+        "are those that suit the gold judge.",
         answer=against("gain", "judge", "gold"),
         tries=candidates(beta=(0.05, 0.1, 0.3), lr=(7.5e-5, 1.5e-4, 3e-4)),
         trial=feedback_trial,
@@ -94,8 +92,7 @@ GRIDS: dict[str, Grid] = {
         run=beyond.alignment_tax,
         asks="What does alignment cost on text that nobody asked to change, and what makes it cheaper?",
         tells="A benchmark of held-out texts, negative, neutral and positive, and those whose gold reward is SFT's "
-        "usual one. "
-        "It is a forward KL by parts, not the loss of skills that larger models are examined for.",
+        "usual one. It is a forward KL by parts, not the loss of skills that larger models are examined for.",
         answer=against("tax_neutral", "method", "DPO"),
         tries=_tax_tries(),
         trial=tax_trial,

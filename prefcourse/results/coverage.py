@@ -107,9 +107,8 @@ GRIDS: dict[str, Grid] = {
         settings=seeded(arm=ARMS),
         run=coverage,
         asks="Can DPO learn to write what no pair of its data contains?",
-        tells="Half of the range is missing, not a kind of text. Margins are the same in one control; the online arm "
-        "sees other "
-        "texts, so it differs in coverage and in distance from the policy.",
+        tells="Half of the range is missing, not a kind of text. Margins are the same in one control; the online "
+        "arm sees other texts, so it differs in coverage and in distance from the policy.",
         answer=against("gain", "arm", "random"),
         tries=candidates(beta=(0.05, 0.1, 0.3), lr=(1.5e-4, 3e-4, 6e-4)),
         trial=trial,

@@ -138,9 +138,8 @@ GRIDS: dict[str, Grid] = {
         settings=seeded(pairs=(50, 100, 200, 400, 800, 1600), read=READ),
         run=pairs_needed,
         asks="How many preference pairs are enough?",
-        tells="Simulated labels on one task. Repeating few pairs and reading many once differ in steps as well as in "
-        "pairs: "
-        "both ways are run, so that either can be held equal.",
+        tells="Simulated labels on one task. Repeating few pairs and reading many once differ in steps as well as "
+        "in pairs: both ways are run, so that either can be held equal.",
         answer=by_value("win_rate", "pairs", read="equally often"),
         tries=candidates(pairs=(50, 100, 200, 400, 800, 1600), read=READ, lr=(5e-5, 1.5e-4, 4.5e-4)),
         trial=pairs_trial,
@@ -162,8 +161,8 @@ GRIDS: dict[str, Grid] = {
         settings=seeded(temperature=(0.4, 0.7, 1.0, 1.3), pairs=(1_000,)),
         run=response_diversity,
         asks="At which temperature should the pairs be sampled?",
-        tells="As many pairs and as many steps for all temperatures; KL still differs, so win rates are not at equal "
-        "KL.",
+        tells="As many pairs and as many steps for all temperatures; KL still differs, so win rates are not at "
+        "equal KL.",
         answer=by_value("win_rate", "temperature"),
         seconds=45,
     ),

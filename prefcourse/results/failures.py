@@ -67,7 +67,7 @@ ARMS: dict[str, dict[str, Setting]] = {  # failure → arm → what `train` is t
 
 CONTROLS: dict[str, dict[str, Setting]] = {  # arms that differ from the failing one in one thing only
     "displacement": {"dpo, β = 0.5": {"every": 32, "beta": 0.5}},
-    "over-optimisation": {"β = 0.02, fresh pairs": {"beta": 0.02, "pairs": PAIRS}},
+    "over-optimisation": {"β = 0.02, fresh pairs": {"beta": 0.02, "pairs": 1_024}},
     "length": {
         "dpo_norm, β = 10": {"every": 32, "loss": "dpo_norm", "beta": 10.0},
         "dpo, half the rate": {"every": 32, "lr": LR / 2},
@@ -75,7 +75,7 @@ CONTROLS: dict[str, dict[str, Setting]] = {  # arms that differ from the failing
     "noise": {
         "dpo, half the rate": {"every": 32, "lr": LR / 2},
         "dpo, read once": {"every": 8, "steps": NOISY // BATCH},
-        "dpo, four times the labels": {"every": 32, "pairs": PAIRS},
+        "dpo, four times the labels": {"every": 32, "pairs": 1_024},
         "dpo, no flips": {"every": 32, "flips": 0.0},
     },
     "rate": {"lr": {"steps": 32}, "lr × 10, clipped at 0.1": {"lr": 10 * LR, "steps": 32, "max_grad_norm": 0.1}},
@@ -222,8 +222,7 @@ GRIDS: dict[str, Grid] = {
         run=failure,
         asks="Which symptom does each fix remove, and what does it cost?",
         tells="The failing run is the baseline and is not tuned: it is meant to fail. A fix that changes two things "
-        "says "
-        "nothing of either; the controls change one. Compare gains at equal KL before calling a loss better.",
+        "says nothing of either; the controls change one. Compare gains at equal KL before calling a loss better.",
         answer=by_value("gold_reward", "arm", failure="noise"),
         seconds=77,
     ),

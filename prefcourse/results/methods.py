@@ -9,22 +9,22 @@ All methods of a seed learn from the same pairs, draw the same batches and are m
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from prefcourse.comparison.equal_kl import Row, best_of_n_kl_measured, forest, measured
+from prefcourse.comparison.equal_kl import best_of_n_kl_measured
 from prefcourse.evaluate import bootstrap
 from prefcourse.generate import generate
 from prefcourse.logprobs import score_all
 from prefcourse.preferences import encode_prompts
 from prefcourse.results import variants
-from prefcourse.results.answers import by_value
+from prefcourse.results.answers import at_equal_kl, by_value
 from prefcourse.results.look import Look, brief, ended, gain, gold, kl, length, prompts_of
-from prefcourse.results.protocol import PROTOCOL, candidates
-from prefcourse.results.store import Grid, Setting, by_prompt, metrics, rounded, seeded, turned
+from prefcourse.results.protocol import candidates
+from prefcourse.results.store import Grid, Setting, metrics, rounded, seeded, turned
 from prefcourse.results.variants import BATCH, BETAS, CORRECTED, NOISY, PAIRS, STEPS, Method, draw_pairs, finish, learn
 from prefcourse.rlhf.best_of_n import expected_best
 from prefcourse.rlhf.rollouts import Reward
@@ -102,8 +102,7 @@ def method_trial(world: World, method: str, seed: int, **candidate: float) -> di
 
 
 def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", n: int = 0) -> dict:
-    """Best of 1, 2, 4 … n samples of SFT by `reward` (0: N): metrics at n; path with kl, bound, gold and gain; by
-    prompt.
+    """Best of 1, 2, 4 … n samples of SFT by `reward` (0: N): metrics at n; path with kl, bound, gold and gain.
 
     The gain is over the mean of the pool, which is what one sample has on average.
     """
@@ -135,22 +134,6 @@ def noise_trial(world: World, method: str, seed: int, **candidate: float) -> dic
     settings = NOISY[method] | candidate | ({"eps": FLIPS_TRIED} if method in CORRECTED else {})
     look = look_whole(world, seed, "validation")
     return brief(world, learn(world, Method(method), rows, settings, seed, look)[0], seed)
-
-
-def forest_rows(prompts: Sequence[Mapping]) -> dict[tuple[str, float], Row]:
-    """Every method's gain less DPO's at the protocol's KLs, Holm over all of them. prompts: `by_prompt("methods")`."""
-    names = dict.fromkeys(run["setting"]["method"] for run in prompts)
-    return forest({name: measured(prompts, method=name) for name in names}, "dpo", PROTOCOL.budgets, PROTOCOL.margin)
-
-
-def forest_said(stored: Mapping) -> str:
-    """The rows of `forest_rows` in a line; for the older protocol there is none (ValueError)."""
-    if "protocol" not in stored:
-        raise ValueError("several settings a seed, none of them chosen on validation")
-    rows = forest_rows(by_prompt("methods")).items()
-    return "gain less DPO's: " + " · ".join(
-        f"{name} at {kl:g} nats {row.at.square_root:+.2f} {row.says}" for (name, kl), row in rows
-    )
 
 
 def _tries(methods: Mapping[str, Method]) -> list[Setting]:
@@ -185,8 +168,7 @@ GRIDS: dict[str, Grid] = {
         run=variants.beta_sweep,
         asks="What does β do to KL and reward, is it β that stops a run, and what does the rate change?",
         tells="One loss, one number of pairs, each read once. It tells what β does under this optimiser and whether "
-        "Adam's "
-        "second constant changes that; not what a converged run would do.",
+        "Adam's second constant changes that; not what a converged run would do.",
         answer=by_value("kl", "beta", lr=2e-4, beta2=0.99, batch=BATCH),
         seconds=150,
     ),
@@ -196,9 +178,9 @@ GRIDS: dict[str, Grid] = {
         run=method_run,
         asks="Which method gains most at the same KL, each at its best settings?",
         tells="One task, one small model, one budget of pairs. It tells differences at equal KL for seeds and "
-        "prompts alike; "
-        "not what other tasks, sizes or budgets would show, nor what a wider search of settings would.",
-        answer=forest_said,
+        "prompts alike; not what other tasks, sizes or budgets would show, nor what a wider search of settings "
+        "would.",
+        answer=at_equal_kl("methods", "method", "dpo"),
         tries=_tries(METHODS),
         trial=method_trial,
         by=("method",),
@@ -214,8 +196,8 @@ GRIDS: dict[str, Grid] = {
         ],
         run=variants.noise,
         asks="What do flipped labels cost each loss, and do the losses that are told the rate lose less?",
-        tells="Flips are independent of the texts and their rate is told exactly to cDPO and rDPO; real mistakes are "
-        "neither.",
+        tells="Flips are independent of the texts and their rate is told exactly to cDPO and rDPO; real mistakes "
+        "are neither.",
         answer=by_value("gain", "flips", method="dpo"),
         tries=_noisy_tries(),
         trial=noise_trial,

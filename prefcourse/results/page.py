@@ -14,7 +14,8 @@ from prefcourse.results.grids import GRIDS
 from prefcourse.results.protocol import PROTOCOL, seeds_said
 from prefcourse.results.running import hours
 
-RULE = f"{PROTOCOL.rule} ({PROTOCOL.most_kl:g} nats)"
+RULE = f"{PROTOCOL.rule}. The limit is {PROTOCOL.most_kl:g} nats"
+OLDER = "Few seeds, one learning rate for all, prompts held fixed; arms may differ in more than one thing."
 BUDGETS = " and ".join(f"{kl:g}" for kl in PROTOCOL.budgets)
 HEAD = f"""# Stored results
 
@@ -72,7 +73,7 @@ def _row(name: str, stored: Mapping) -> str:
     seconds = stored.get("seconds", sum(run["seconds"] for run in stored["runs"]))
     tried = len(stored.get("tried", ()))
     runs = f"{len(stored['runs'])}" + (f", {tried} tries" if tried else "")
-    cells = [f"`{name}`", grid.asks, _answer(grid.answer, stored), stored.get("tells", grid.tells),
+    cells = [f"`{name}`", grid.asks, _answer(grid.answer, stored), stored.get("tells", OLDER),
              seeds_said(stored), runs,
              f"{seconds / 3600:.1f}", f"`{stored['command']}`"]  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -139,8 +139,7 @@ GRIDS: dict[str, Grid] = {
         asks="Do the methods keep their win rate when the sampling temperature changes (DPO paper, Fig. 2 right, "
         "Fig. 3)?",
         tells="The judge is the gold reward, not GPT-4, and the opponent a chosen text of a small model, not a "
-        "person's. "
-        "Best-of-n is on fewer prompts.",
+        "person's. Best-of-n is on fewer prompts.",
         answer=by_value("win_rate", "method"),
         chosen_with="methods",
         by=("method",),

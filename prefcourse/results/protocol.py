@@ -27,13 +27,13 @@ class Protocol:
     version: int = 2
     choose_on: str = "validation"
     choose_seeds: tuple[int, ...] = (90, 91)  # none of them reported on
-    most_kl: float = 6.0
+    most_kl: float = 6.0  # the limit
     report_on: str = "test"
     seeds: int = 8
     margin: float = 0.15  # of "the same", in gold reward
     budgets: tuple[float, ...] = (1.5, 3.0)  # KLs at which methods are compared
     alpha: float = 0.05
-    rule: str = "the highest mean gold reward among the settings whose mean KL is at most most_kl; if none, least KL"
+    rule: str = "the highest mean gold reward of the settings whose mean KL is within the limit; if none is, least KL"
     intervals: str = "95 %, seeds and prompts crossed, differences paired by seed and prompt"
     family: str = "Holm over the comparisons of one figure or table"
     equal_kl: str = "gain at a KL by d (a - b d) and by d (a - b log d), d = √KL; said where they disagree"

@@ -133,8 +133,8 @@ GRIDS: dict[str, Grid] = {
         settings=seeded(pairs=(FEW, MANY)),
         run=over_optimisation,
         asks="Where does the true reward stop following the learned one?",
-        tells="Without a price of KL, so as to go far: it shows that reward models are exploited, not what a careful "
-        "run does.",
+        tells="Without a price of KL, so as to go far: it shows that reward models are exploited, not what a "
+        "careful run does.",
         answer=None,
         seconds=121,
     ),

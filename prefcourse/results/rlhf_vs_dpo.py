@@ -19,7 +19,7 @@ from prefcourse.comparison.equal_kl import best_of_n_kl_measured
 from prefcourse.evaluate import Estimate, bootstrap
 from prefcourse.logprobs import score_all
 from prefcourse.preferences import Row, encode_prompts
-from prefcourse.results.answers import against
+from prefcourse.results.answers import at_equal_kl
 from prefcourse.results.look import Sample, prompts_of, sample
 from prefcourse.results.protocol import PROTOCOL, candidates
 from prefcourse.results.rlhf_table import THIRD
@@ -249,9 +249,8 @@ GRIDS: dict[str, Grid] = {
         run=rlhf_vs_dpo,
         asks="DPO or RLHF: what comes out of the same pairs, and at which cost?",
         tells="One price of KL for all. The reward model and DPO see the same pairs once; RL's samples come on top. "
-        "The true "
-        "reward's run says what a perfect reward model would give. Best-of-n's KL is measured, not bounded.",
-        answer=against("gold_reward", "method", "dpo", knob="none", split="test"),
+        "The true reward's run says what a perfect reward model would give. Best-of-n's KL is measured, not bounded.",
+        answer=at_equal_kl("rlhf-vs-dpo", "method", "dpo", knob="none"),
         tries=[s for method, rates in RATES.items() for s in candidates(method=[method], lr=rates)],
         trial=trial,
         by=("method",),

@@ -156,7 +156,7 @@ def fit(
     on_the_way: bool = True,
 ) -> dict:  # fmt: skip
     """Train a copy of the model that `method` starts from; return metrics and path: its end, and points at LOOKS."""
-    look = look_at(world, seed, split)
+    look = look_at(world, seed, split, by_prompt=not on_the_way)
     looks = (settings["steps"] // 2,) if method.loss in LEARNERS else LOOKS if on_the_way else ()
     policy, steps, logs = learn(world, method, rows, settings, seed, look, looks)
     return finish(look, policy, steps) | logs
@@ -207,9 +207,9 @@ def best_of_n(world: World, judge: str, seed: int, split: str) -> dict:
     return {"metrics": metrics(found, tuple(found)), "path": path}
 
 
-def look_at(world: World, seed: int, split: str = "test") -> Look:
+def look_at(world: World, seed: int, split: str = "test", by_prompt: bool = False) -> Look:
     """KL, gold reward, its gain over SFT, length and share with EOS, on the first PROBE prompts."""
-    return Look(world, seed, (kl, gold, gain, length, ended), count=PROBE, split=split)
+    return Look(world, seed, (kl, gold, gain, length, ended), count=PROBE, split=split, by_prompt=by_prompt)
 
 
 def finish(look: Look, policy: PreTrainedModel, steps: int) -> dict:

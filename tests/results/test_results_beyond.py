@@ -74,6 +74,29 @@ def test_a_judge_is_found_by_its_name(world):
     ]
 
 
+def test_a_coin_prefers_nothing(world):
+    found = beyond.ai_feedback(world, "coin", "offline", seed=0, lr=1e-4, beta=0.1)
+    assert 0 <= found["right"] <= 1 and [len(row) for row in found["by_prompt"]["gain"]] == [40]
+    assert beyond.judge_of(world, "coin")(["a", "b"], ["c", "d"]).tolist() == [0, 0]
+
+
+def test_an_arm_at_its_own_settings_is_looked_at_by_prompt(world):
+    found = beyond.online(world, "offline", 0.1, seed=0, lr=2e-3, at="tuned")
+    assert [len(row) for row in found["by_prompt"]["kl"]] == [40, 40]
+    other = beyond.online(world, "offline", 0.1, seed=0, lr=1e-5, at="tuned")
+    assert abs(found["metrics"]["kl"]["value"]) > abs(other["metrics"]["kl"]["value"])
+
+
+def test_text_that_nobody_asked_to_change_is_where_gold_stays(world, tiny_gpt2, monkeypatch):
+    monkeypatch.setattr(beyond, "SAME", 100.0)
+    every = beyond.taxes(world, tiny_gpt2(seed=3), unchanged=True)
+    assert ("tax_unchanged" in every) == (len(beyond.held_out_texts(world)) >= 20)
+    if "tax_unchanged" in every:
+        assert every["tax_unchanged"].value == pytest.approx(every["tax"].value)
+    monkeypatch.setattr(beyond, "SAME", -1.0)
+    assert "tax_unchanged" not in beyond.taxes(world, tiny_gpt2(seed=3), unchanged=True)
+
+
 def test_sft_pays_no_tax_and_a_policy_pays_what_the_texts_lose(world, tiny_gpt2):
     rows = beyond.held_out_texts(world)
     assert len({(row["prompt"], row["completion"]) for row in rows}) == len(rows) > 5

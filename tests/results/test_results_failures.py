@@ -67,6 +67,31 @@ def test_noise_turns_the_stated_share_and_tells_the_flips_apart(world):
     assert all(row["chosen_score"] > row["rejected_score"] for row in probes[""]) and len(probes["flips_"]) == 6
 
 
+def test_controls_change_one_thing():
+    """Against the arm that fails: the loss with its parameter, or the rate, or the data, or how often it is read."""
+    fails = {"displacement": "dpo", "over-optimisation": "β = 0.02", "length": "dpo", "noise": "dpo",
+             "rate": "lr × 10"}  # fmt: skip
+    loss = {"loss", "beta", "alpha", "lam", "eps", "tau"}
+    for name, controls in failures.CONTROLS.items():
+        base = ARMS[name][fails[name]]
+        for arm, settings in controls.items():
+            changed = {k for k in base.keys() | settings.keys() if base.get(k) != settings.get(k)} - {"every"}
+            assert len(changed) == 1 or changed <= loss, (arm, changed)
+            assert not ARMS[name].keys() & controls.keys()
+
+
+def test_the_data_of_a_control(world, monkeypatch):
+    rows, probes, facts = failures.data_of(world, "noise", seed=0, flips=0.0)
+    assert all(row["chosen_score"] > row["rejected_score"] for row in rows) and set(probes) == {"", "held_"}
+    same, _, _ = failures.data_of(world, "noise", seed=0)
+    assert [row["prompt"] for row in same] == [row["prompt"] for row in rows], "the same pairs, other labels"
+    more, _, facts = failures.data_of(world, "noise", seed=0, pairs=30)
+    assert len(more) == facts["pairs"] == 30
+    monkeypatch.setitem(failures.CONTROLS["noise"], "more", {"pairs": 30, "every": 32})
+    found = failures.failure(world, "noise", "more", seed=0)
+    assert found["pairs"]["pairs"] == 30 and [len(row) for row in found["by_prompt"]["gain"]] == [40]
+
+
 @pytest.mark.parametrize(("name", "arm"), [(name, list(arms)[-1]) for name, arms in ARMS.items()])
 def test_a_run_starts_at_sft_and_keeps_path_metrics_and_texts(world, name, arm):
     found = failures.failure(world, name, arm, seed=0)

@@ -9,7 +9,8 @@ import torch
 from prefcourse.results import coverage, look, methods, paper, variants
 from prefcourse.rlhf.best_of_n import best_of_n_kl
 
-STARTS = [f"{a} {b}" for a in ("This", "That", "The old", "Is the") for b in ("movie", "film", "cast", "ending", "is")]
+STARTS = [f"{a} {b}" for a in ("This", "That", "The old", "Is the")
+          for b in ("movie", "film", "cast", "ending", "is", "story", "was", "never", "I", "great")]  # fmt: skip
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_every_method_trains_with_the_settings_that_are_tried_for_it(world, meth
     knobs = {found.knob: found.values[0]} if found.knob else {}
     run = methods.method_run(world, method, seed=0, lr=1e-3, **knobs)
     assert [point["step"] for point in run["path"]] == [1, 2, 3, 4]
-    assert [len(row) for row in run["by_prompt"]["kl"]] == [20] * 4 and run["path"][-1]["kl"] != 0
+    assert [len(row) for row in run["by_prompt"]["kl"]] == [40] * 4 and run["path"][-1]["kl"] != 0
 
 
 def test_a_trial_is_the_end_of_such_a_run_on_validation(world):
@@ -79,7 +80,7 @@ def test_best_of_n_has_a_measured_kl_at_most_the_bound(world, method):
         assert point["kl"] <= point["bound"] + 1e-3
     if "gold" in method:
         assert run["path"][2]["gain"] > run["path"][1]["gain"] > 0
-    assert [len(row) for row in run["by_prompt"]["gain"]] == [20] * 3
+    assert [len(row) for row in run["by_prompt"]["gain"]] == [40] * 3
 
 
 # ------------------------------------------------------------------------------------------- the DPO paper's

@@ -28,8 +28,14 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
         monkeypatch.setitem(settings, "steps", 4)
     monkeypatch.setitem(grid.PPO, "batch_size", 8)
     monkeypatch.setitem(grid.DPO, "batch_size", 4)
-    for module, name in ((look, "generate"), (grid, "rloo"), (grid, "ppo"), (best_of_n, "sample_pool")):
-        monkeypatch.setattr(module, name, partial(getattr(module, name), max_new_tokens=8))
+    for module, name in (
+        (look, "generate"),
+        (grid, "rloo"),
+        (grid, "ppo"),
+        (best_of_n, "sample_pool"),
+        (grid, "sample_pool"),
+    ):
+        monkeypatch.setattr(module, name, partial(getattr(module, name), max_new_tokens=8))  # fmt: skip
     gold = lambda prompts, texts: torch.tensor([float(text.count("o")) for text in texts])  # noqa: E731
     rows = [{"prompt": prompt} for prompt in dict.fromkeys(row["prompt"] for row in pairs)]
     return SimpleNamespace(
@@ -48,10 +54,15 @@ def test_a_run_says_what_it_found_and_what_it_cost(world, method):
     assert ("accuracy" in run["metrics"]) == (method in ("rloo", "ppo", "best-of-n"))
     path = run["path"]
     if method == "best-of-n":
-        assert [p["n"] for p in path] == [1, 2, 4] and path[-1]["kl"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-4)
+        assert [p["n"] for p in path] == [1, 2, 4]
+        assert path[-1]["bound"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-4)
+        assert all(0 <= p["kl"] <= p["bound"] + 1e-4 for p in path), "what it spends is measured, and is at most that"
+        assert run["metrics"]["kl"]["value"] == pytest.approx(path[-1]["kl"], abs=1e-3)
+        assert [len(row) for row in run["by_prompt"]["gain"]] == [4, 4, 4]
         golds = [p["gold"] for p in path]
         assert len(set(golds)) > 1
         return
+    assert [len(row) for row in run["by_prompt"]["kl"]] == [4] * 4, "a row for each point but the start"
     assert path[0]["kl"] == 0.0 and all(p["kl"] != 0 for p in path[1:])
     assert path[0]["gain"] == 0 and path[-1]["gain"] == pytest.approx(path[-1]["gold"] - path[0]["gold"], abs=2e-4)
     work = [p["work"] for p in path]
@@ -83,16 +94,18 @@ def test_a_knob_changes_its_setting_and_no_other(world, monkeypatch):
 
     monkeypatch.setattr(grid, "train_reward_model", reward_model)
 
-    def settings(method, knob, times):
+    def settings(method, knob, times, **chosen):
         seen.clear()
         monkeypatch.setattr(store, "_kept", {})
-        grid.rlhf_vs_dpo(world, method, knob, times, seed=0)
+        grid.rlhf_vs_dpo(world, method, knob, times, seed=0, **chosen)
         return {name: {k: v for k, v in found.items() if k != "measure"} for name, found in copy.copy(seen).items()}
 
     dpo, rloo = settings("dpo", "none", 1), settings("rloo", "none", 1)
     dpo["dpo"].pop("every"), rloo["rloo"].pop("every")
     assert settings("dpo", "epochs", 3)["dpo"] == dpo["dpo"] | {"steps": 3 * dpo["dpo"]["steps"]}
     assert settings("dpo", "beta", 3)["dpo"]["beta"] == pytest.approx(0.3)
+    assert settings("dpo", "none", 1, lr=7e-4)["dpo"]["lr"] == 7e-4, "the rate that was chosen"
+    assert settings("dpo", "lr", 3, lr=7e-4)["dpo"]["lr"] == pytest.approx(2.1e-3), "and a multiple of it"
     wrong = settings("rloo", "reward_lr", 3)
     assert wrong["rloo"] == rloo["rloo"] and wrong["reward"]["lr"] == pytest.approx(3 * rloo["reward"]["lr"])
     wrong = settings("rloo", "lr", 3)
@@ -102,7 +115,7 @@ def test_a_knob_changes_its_setting_and_no_other(world, monkeypatch):
 
 
 def test_the_settings_are_all_different_and_cover_both_sides():
-    settings = grid.GRIDS["rlhf-vs-dpo"][1]
+    settings = grid.GRIDS["rlhf-vs-dpo"].settings
     assert len({tuple(s.items()) for s in settings}) == len(settings)
     wrong = {(s["method"], s["knob"], s["times"]) for s in settings if s["knob"] not in ("none", "memory")}
     for method, knobs in (("dpo", ("lr", "beta", "epochs")), ("rloo", ("lr", "beta"))):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prefcourse import results
-from prefcourse.results import running, store
+from prefcourse.results import answers, running, store
 from prefcourse.results.protocol import candidates
 from prefcourse.results.store import Grid
 
@@ -38,8 +38,17 @@ class Counted:
 
     def grid(self, **changes):
         tries = [s for m in "ab" for s in candidates(method=[m], lr=[1, 2, 3])]
-        fields = {"tries": tries, "trial": self.trial, "by": ("method",), "asks": "Which?", "tells": "Little."}
-        return Grid("a test", results.grid(3, method=("a", "b")), self.run, **fields | changes)
+        fields = {
+            "what": "a test",
+            "settings": results.grid(3, method=("a", "b")),
+            "run": self.run,
+            "tries": tries,
+            "trial": self.trial,
+            "by": ("method",),
+            "asks": "Which?",
+            "tells": "Little.",
+        }
+        return Grid(**fields | changes)
 
 
 @pytest.fixture
@@ -118,6 +127,28 @@ def test_what_was_found_by_prompt_lies_beside_the_file(counted, tmp_path, monkey
         results.table(runs, "gain")
     with pytest.raises(FileNotFoundError, match="python -m prefcourse results other"):
         results.by_prompt("other")
+
+
+def test_a_forest_of_stored_runs_is_at_equal_kl(counted, tmp_path, monkeypatch):
+    """Two methods on curves 1 and 2 d: at 1.5 nats the second has √1.5 more, whatever the prompts."""
+    kls, shared = (0.5, 1.0, 2.0, 4.0), torch.randn(30, generator=torch.Generator().manual_seed(0)).tolist()
+
+    def run(world, method, seed, lr):
+        gains = [[{"a": 1, "b": 2}[method] * kl**0.5 + x for x in shared] for kl in kls]
+        return {"metrics": {}, "path": [], "by_prompt": {"kl": [[kl] * 30 for kl in kls], "gain": gains}}
+
+    grid = counted.grid(settings=results.grid(4, method=("a", "b")), run=run)
+    monkeypatch.setattr(results, "GRIDS", {"tiny": grid})
+    whole(tmp_path / "results", "results")
+    monkeypatch.setattr(store, "data_folder", lambda: tmp_path / "results")
+    found = results.forest("tiny", "method", "a")
+    assert set(found) == {("b", 1.5), ("b", 3.0)}
+    for (_, kl), row in found.items():
+        assert row.says == "differs" and row.at.square_root.value == pytest.approx(kl**0.5, abs=0.01)
+    text = answers.at_equal_kl("tiny", "method", "a")({"protocol": {}})
+    assert text.startswith("gain less that of a, Holm over 2: b at 1.5 nats: +1.22 [")
+    with pytest.raises(ValueError, match="not stored by prompt"):
+        answers.at_equal_kl("tiny", "method", "a")({})
 
 
 def test_runs_of_another_world_or_protocol_are_not_taken_over(counted, tmp_path, monkeypatch):
