@@ -15,22 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefcourse.comparison.crossed import Crossed, Verdict, crossed, interval, verdicts
+from prefcourse.comparison.crossed import Crossed, Verdict, crossed, interval, parts, verdicts
 from prefcourse.comparison.frontier import FORMS, basis
 from prefcourse.finite import counted, number, numbers, same_shape, whole
 
 BLOCKS = 20  # of prompts, each left out once
 FEWEST = 3  # seeds
+REACH = 4.0  # how many times as far as the KL that is asked for a point may lie and still count
 Measured = Mapping[int, tuple[Tensor, Tensor]]  # seed → KL and gain of each point of a path on each prompt, (K, P) each
 
 
 @dataclass(frozen=True)
 class AtKL:
-    """A gain, or a difference of gains, at one KL by both forms; `apart`: the square root's less RL's."""
+    """A gain, or a difference of gains, at one KL by both forms; `apart`: the square root's less RL's.
+
+    parts: variance of the square root's by source, of one seed and one prompt, as `crossed.parts` gives it: with
+    `crossed.half_width` it tells how many seeds and prompts a narrower interval takes.
+    """
 
     square_root: Crossed
     rl: Crossed
     apart: Crossed
+    parts: Mapping[str, float]
 
     @property
     def disagree(self) -> bool:
@@ -70,20 +76,20 @@ def measured(runs: Sequence[Mapping], **setting) -> dict[int, tuple[Tensor, Tens
     return found
 
 
-def gain_at_kl(ours: Measured, kl: float, less: Measured | None = None, reach: float = 4.0) -> AtKL:
+def gain_at_kl(ours: Measured, kl: float, less: Measured | None = None, reach: float = REACH) -> AtKL:
     """The gain at `kl` nats over the seeds that go so far; with `less`, minus another method's on the same seeds.
 
     For each seed the mean gains of its points, up to `reach` times as far, are fitted by each form of `FORMS`. How far
     the prompts carry it is found by leaving out each of BLOCKS blocks of them (Tukey's pseudo-values, Efron and
     Tibshirani 1993, ch. 11), which makes a table of seeds and blocks for `crossed`. Raises ValueError if fewer than
-    three seeds of both have a point as far as `kl`: nothing is extrapolated.
+    three seeds of both have a point as far as `kl`, and a second one: nothing is extrapolated.
     """
     kl, reach = number("kl", kl, above=0), number("reach", reach, least=1, most=math.inf)
     both = [side for side in (ours, less) if side is not None]
-    seeds = _reaching(both, kl)
+    seeds = _reaching(both, kl, reach)
     if len(seeds) < FEWEST:
         have = counted(len(seeds), "seed has", "seeds have")
-        raise ValueError(f"{have} a point at {kl:g} nats; allowed are {FEWEST} and more")
+        raise ValueError(f"{have} a point at {kl:g} nats and another near it; allowed are {FEWEST} and more")
     prompts = both[0][seeds[0]][0].shape[1]
     values, tables = {}, {}
     for form in FORMS:
@@ -97,7 +103,9 @@ def gain_at_kl(ours: Measured, kl: float, less: Measured | None = None, reach: f
         spread = crossed(tables[name])
         return interval(float(values[name].mean()), spread.se, spread.df, len(seeds), prompts)
 
-    return AtKL(*(estimate(name) for name in ("square root", "rl", "apart")))
+    variance = parts(tables["square root"])  # of a block, which is a mean of prompts
+    variance |= {source: variance[source] * prompts / BLOCKS for source in ("prompts", "rest")}
+    return AtKL(*(estimate(name) for name in ("square root", "rl", "apart")), variance)
 
 
 def forest(
@@ -159,14 +167,15 @@ def _shared(texts: Sequence[str], logps: Sequence[float], rewards: Sequence[floa
     return saved
 
 
-def _reaching(sides: Sequence[Measured], kl: float) -> list[int]:
-    """The seeds that have a point as far as `kl` on every side."""
-    return sorted(set.intersection(*({s for s in side if _far(side[s][0]) >= kl} for side in sides)))
+def _reaching(sides: Sequence[Measured], kl: float, reach: float = REACH) -> list[int]:
+    """The seeds that on every side have a point as far as `kl`, and two up to `reach` times as far to fit a curve to."""
 
+    def does(path: Tensor) -> bool:
+        means = path.double().mean(1)
+        near = means[(means > 0) & (means <= reach * kl)]
+        return bool((means >= kl).any()) and len(near.unique()) >= 2
 
-def _far(kl: Tensor) -> float:
-    """The largest mean KL of a path's points, (K, P)."""
-    return float(kl.mean(1).max())
+    return sorted(set.intersection(*({seed for seed in side if does(side[seed][0])} for side in sides)))
 
 
 def _one(kl: Tensor, gain: Tensor, at: float, reach: float, form: str) -> tuple[float, np.ndarray]:
@@ -181,8 +190,6 @@ def _one(kl: Tensor, gain: Tensor, at: float, reach: float, form: str) -> tuple[
     kept = [np.arange(P), *(np.setdiff1d(np.arange(P), block) for block in blocks)]
     x, y = (np.stack([values[:, rows].mean(1) for rows in kept]) for values in (kl, gain))  # (1 + BLOCKS, K)
     design = basis(x, form)  # (1 + BLOCKS, K, 2)
-    if len(np.unique(x[0].clip(0)[x[0] > 0])) < 2:
-        raise ValueError("a curve needs points at two KLs above 0 or more")
     coefficients = np.linalg.pinv(design) @ y[..., None]  # (1 + BLOCKS, 2, 1)
     read = (basis(np.array([at]), form) @ coefficients)[:, 0, 0]
     return float(read[0]), BLOCKS * read[0] - (BLOCKS - 1) * read[1:]

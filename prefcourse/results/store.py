@@ -100,10 +100,15 @@ def table(runs: Sequence[Mapping], what: str, **setting: Any) -> torch.Tensor:
     return torch.stack([own[seed] for seed in sorted(own)]).double()
 
 
-def column(stored: Mapping, metric: str, by: str) -> dict[Any, list[float]]:
-    """The values of `metric` of a stored result, one per seed, for each value of the setting `by`."""
+def column(stored: Mapping, metric: str, by: str, **setting: Any) -> dict[Any, list[float]]:
+    """The values of `metric` of a stored result, one per seed, for each value of the setting `by`.
+
+    Only runs whose setting has all of `setting` count.
+    """
     found: dict[Any, list[float]] = {}
     for run in stored["runs"]:
+        if not setting.items() <= run["setting"].items():
+            continue
         found.setdefault(run["setting"][by], []).append(run["metrics"][metric]["value"])
     return found
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from prefcourse.comparison import equal_kl, frontier
+from prefcourse.comparison.crossed import half_width, student_quantile
 from prefcourse.comparison.equal_kl import best_of_n_kl_measured, gain_at_kl, measured
 from prefcourse.rlhf.best_of_n import best_of_n_kl, best_of_n_policy
 
@@ -83,7 +84,14 @@ def test_a_difference_on_the_same_prompts_is_narrower_than_either():
 def test_forms_that_disagree_are_said_to():
     low = equal_kl.interval(0.2, 0.05, 20, 8, 100)
     none = equal_kl.interval(0.05, 0.05, 20, 8, 100)
-    assert equal_kl.AtKL(low, none, none).disagree and not equal_kl.AtKL(low, low, none).disagree
+    assert equal_kl.AtKL(low, none, none, {}).disagree and not equal_kl.AtKL(low, low, none, {}).disagree
+
+
+def test_the_account_says_what_would_narrow_the_interval():
+    found = gain_at_kl(runs(1.5, 0.2, spread=(0.3, 0.5, 0.5), rng=np.random.default_rng(3)), 3.0)
+    now, more = (half_width(found.parts, seeds, 100) for seeds in (8, 32))
+    assert found.square_root.half == pytest.approx(now * student_quantile(0.975, found.square_root.df) / 1.96, rel=0.1)
+    assert more < 0.7 * now and half_width(found.parts, 8, 400) > 0.8 * now, "here the seeds are what is few"
 
 
 def test_a_forest_is_one_family_over_methods_and_budgets():
@@ -106,6 +114,9 @@ def test_nothing_is_extrapolated():
         gain_at_kl(runs(1, 0.1), 9.0)
     with pytest.raises(ValueError, match="2 seeds have"):
         gain_at_kl(runs(1, 0.1, seeds=2), 3.0)
+    one_point = {seed: (kl[2:3], gain[2:3]) for seed, (kl, gain) in runs(1, 0.1).items()}
+    with pytest.raises(ValueError, match="0 seeds have a point at 3 nats and another"):
+        gain_at_kl(one_point, 3.0)
     with pytest.raises(ValueError, match="got 5 prompts; allowed are 20 and more"):
         gain_at_kl(runs(1, 0.1, prompts=5), 3.0)
 

@@ -86,4 +86,4 @@ def test_all_losses_that_train_are_compared_at_tuned_settings():
         own = [s for s in tries if s["method"] == name]
         assert len(own) == 2 * 3 * max(len(method.values), 1) and len({s["lr"] for s in own}) == 3
     assert {s["flips"] for s in GRIDS["noise"].settings} == {0.0, 0.1, 0.2, 0.3, 0.4}
-    assert {s["beta2"] for s in GRIDS["beta-sweep"].settings} == {0.9, 0.99, 0.999}
+    assert {s["beta2"] for s in GRIDS["optimiser"].settings} == {0.9, 0.99, 0.999}

@@ -39,6 +39,7 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(grid, tmp_path):
     stored = json.loads(path.read_text(encoding="utf-8"))
     assert [run["setting"] for run in stored["runs"]] == results.grid(2, n=(1, 2))
     assert results.column(stored, "kl", by="n") == {1: [1.0, 1.1], 2: [2.0, 2.1]}
+    assert results.column(stored, "kl", by="n", seed=1) == {1: [1.1], 2: [2.1]}
     assert stored["command"] == "python -m prefcourse results tiny" and stored["versions"]["torch"]
     assert stored["protocol"] == described() and stored["chosen"] == {} and stored["tried"] == []
 

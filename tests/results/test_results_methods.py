@@ -1,12 +1,16 @@
 """Every method of the tuned grid trains and is measured on all prompts; best-of-n is charged what it really spends."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from prefcourse.results import coverage, look, methods, paper, variants
+from prefcourse import results
+from prefcourse.comparison import equal_kl
+from prefcourse.comparison.crossed import objective
+from prefcourse.results import coverage, look, methods, paper, store, variants
 from prefcourse.rlhf.best_of_n import best_of_n_kl
 
 STARTS = [f"{a} {b}" for a in ("This", "That", "The old", "Is the")
@@ -81,6 +85,35 @@ def test_best_of_n_has_a_measured_kl_at_most_the_bound(world, method):
     if "gold" in method:
         assert run["path"][2]["gain"] > run["path"][1]["gain"] > 0
     assert [len(row) for row in run["by_prompt"]["gain"]] == [40] * 3
+
+
+def test_a_grid_from_tries_to_the_forest(world, monkeypatch, tmp_path):
+    """Two losses and best-of-n: chosen on validation, run on test with other seeds, stored, and compared at one KL."""
+    small = {name: variants.Method(name, knob, (0.1, 0.2)) for name, knob in (("dpo", "beta"), ("ipo", "tau"))}
+    monkeypatch.setattr(methods, "RATES", (1e-3, 3e-3))
+    grid = replace(
+        results.GRIDS["methods"], settings=results.grid(3, method=("dpo", "ipo", "best-of-n (gold)")),
+        tries=methods._tries(small),
+    )  # fmt: skip
+    monkeypatch.setattr(results, "GRIDS", {"methods": grid})
+    monkeypatch.setattr(results, "load_world", lambda: world)
+    path = results.write("methods", tmp_path / "results", tmp_path / "work", say=lambda _: None)
+    monkeypatch.setattr(store, "data_folder", lambda: tmp_path)
+    stored, runs = results.load("methods"), results.by_prompt("methods")
+    assert path.is_file() and len(stored["tried"]) == 16 and len(stored["runs"]) == len(runs) == 9
+    for run in stored["runs"]:
+        method = run["setting"]["method"]
+        chosen = stored["chosen"].get(f"method={method}", {"settings": {}})["settings"]
+        assert run["chosen"] == chosen and len(chosen) == (0 if "best" in method else 2)
+    sides = {name: equal_kl.measured(runs, method=name) for name in ("dpo", "ipo")}
+    far = min(kl.mean(1).max().item() for side in sides.values() for kl, _ in side.values())
+    assert far > 0
+    [row] = equal_kl.forest(sides, "dpo", [0.9 * far], margin=0.15).values()
+    assert row.at.square_root.seeds == 3 and row.at.square_root.prompts == 40 and row.at.square_root.half > 0
+    j = objective(results.table(runs, "gain", method="dpo"), results.table(runs, "kl", method="dpo"), beta=0.1)
+    ends = [run["metrics"] for run in stored["runs"] if run["setting"]["method"] == "dpo"]
+    values = [m["gain"]["value"] - 0.1 * m["kl"]["value"] for m in ends]
+    assert j.value == pytest.approx(sum(values) / 3, abs=0.02), "J from prompts is J from the means of runs"
 
 
 # ------------------------------------------------------------------------------------------- the DPO paper's

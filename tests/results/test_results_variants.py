@@ -81,6 +81,7 @@ def test_noise_turns_a_share_of_the_labels_the_same_for_all_losses(world, monkey
 def test_a_run_on_noisy_labels_is_measured_at_its_end_only(world):
     run = variants.noise(world, "ipo", 0.25, seed=0)
     assert [point["step"] for point in run["path"]] == [8] and run["path"][0]["kl"] == run["metrics"]["kl"]["value"]
+    assert [len(row) for row in run["by_prompt"]["gain"]] == [40], "and on every prompt"
 
 
 def test_a_beta_sweep_looks_early_and_at_the_end(world):

@@ -1,6 +1,8 @@
 """A grid with tries: chosen settings reach the runs, a killed grid goes on, and two shares make the file of one."""
 
 import json
+import os
+import signal
 import threading
 import time
 
@@ -88,6 +90,27 @@ def test_a_killed_grid_goes_on_where_it_stopped(counted, tmp_path, stop):
     assert not (tmp_path / "one").exists()
     whole(tmp_path)
     assert len(counted.tried) + len(counted.ran) == 12 + 6 + 1, "only the run that was killed is run again"
+    assert written(tmp_path / "one") == whole(tmp_path, "another")
+
+
+@pytest.mark.posix
+@pytest.mark.parametrize("kept", [3, 14])
+def test_a_grid_goes_on_after_sigkill(counted, tmp_path, kept):
+    """A process of its own is killed once so many tries and runs are on the disk; this one makes the rest."""
+    counted.nap = 0.02
+    child = os.fork()
+    if child == 0:
+        whole(tmp_path)
+        os._exit(0)
+    work = tmp_path / "one-work"
+    while len(list(work.rglob("*.json"))) < kept and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    done = len(list(work.rglob("*.json")))
+    assert kept <= done < 18 and not (tmp_path / "one").exists()
+    whole(tmp_path)
+    assert len(counted.tried) + len(counted.ran) == 18 - done
     assert written(tmp_path / "one") == whole(tmp_path, "another")
 
 
