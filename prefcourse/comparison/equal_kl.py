@@ -168,7 +168,7 @@ def _shared(texts: Sequence[str], logps: Sequence[float], rewards: Sequence[floa
 
 
 def _reaching(sides: Sequence[Measured], kl: float, reach: float = REACH) -> list[int]:
-    """The seeds that on every side have a point as far as `kl`, and two up to `reach` times as far to fit a curve to."""
+    """The seeds that on every side have a point as far as `kl`, and two up to `reach` times as far to fit."""
 
     def does(path: Tensor) -> bool:
         means = path.double().mean(1)

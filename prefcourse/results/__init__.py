@@ -4,11 +4,16 @@
     python -m prefcourse results methods --list      # the points of one of them
     python -m prefcourse results methods             # runs what is missing, then writes data/results/methods.json
 
+    stored = load("beta-sweep")                       # what, asks, tells, protocol, chosen, tried, runs
+    ends = by_prompt("beta-sweep")                    # KL and gain of every run, point and prompt
+    table(ends, "gain", beta=0.1, lr=2e-4)            # (seeds, prompts), for `comparison.crossed`
+    forest("methods", "method", "dpo")                # differences at equal KL, Holm over all of them
+
 A grid is a `Grid`: a question, a list of settings, each a small dict with a seed in it, and a function that turns one
 of them into metrics. In which order to read: `protocol` (how settings are chosen and what may be said) · `store`
-(reading) · `running` (tries, resume, shares) · `look` (what is measured) · the modules of grids, by subject · `page`
-(the table of all results). A lesson reads a stored result with `load` and `by_prompt`, re-runs one of its points with
-the same function, and asserts that it lands in the stored band.
+(reading) · `running` (tries, resume, shares) · `look` (what is measured) · the modules of grids, by subject · `answers`
+and `page` (what came out, in a line and in a table). A lesson reads a stored result, re-runs one of its points with the
+same function, and asserts that it lands in the stored band.
 """
 
 from collections.abc import Callable

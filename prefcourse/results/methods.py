@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prefcourse.comparison.equal_kl import best_of_n_kl_measured
 from prefcourse.evaluate import bootstrap
@@ -25,7 +26,7 @@ from prefcourse.results import variants
 from prefcourse.results.answers import at_equal_kl, by_value
 from prefcourse.results.look import Look, brief, ended, gain, gold, kl, length, prompts_of
 from prefcourse.results.protocol import candidates
-from prefcourse.results.store import Grid, Setting, metrics, rounded, seeded, turned
+from prefcourse.results.store import Grid, Setting, kept, metrics, rounded, seeded, turned
 from prefcourse.results.variants import BATCH, BETAS, CORRECTED, NOISY, PAIRS, STEPS, Method, draw_pairs, finish, learn
 from prefcourse.rlhf.best_of_n import expected_best
 from prefcourse.rlhf.rollouts import Reward
@@ -34,7 +35,7 @@ from prefcourse.worlds.world import World
 RATES = (1e-4, 3e-4, 1e-3)
 RL_RATES = {"rloo": (1e-4, 3e-4, 6e-4), "ppo": (5e-5, 1e-4, 2e-4)}
 SUM, WIDE = (0.02, 0.05, 0.2), (0.02, 0.1, 0.5)  # β of losses on differences of sums, and on single sums
-N = 32  # completions of a prompt of which best-of-n takes the best
+N = 64  # completions of a prompt of which best-of-n takes the best: 3.2 nats at most
 FLIPS_TRIED = 0.2
 JUDGES = {"best-of-n (learned)": "learned", "best-of-n (gold)": "gold"}
 
@@ -108,14 +109,9 @@ def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", 
     The gain is over the mean of the pool, which is what one sample has on average.
     """
     n = n or N
-    prompts = prompts_of(world, split)
-    asked = [prompt for prompt in prompts for _ in range(n)]
-    completions = generate(world.sft, world.tokenizer, asked, seed=2 * seed + 1)
-    texts = [c.text for c in completions]
-    sequences = [(ids, c.ids) for ids, c in zip(encode_prompts(asked, world.tokenizer), completions, strict=True)]
-    logps = score_all(world.sft, sequences, world.tokenizer.pad_token_id).double().view(-1, n)
-    judged, golds = (of(asked, texts).double().view(-1, n) for of in (reward, world.gold))
-    rows = [texts[i : i + n] for i in range(0, len(texts), n)]
+    rows, logps, golds = kept(("pool", world.name, seed, split, n), lambda: pool(world, seed, split, n))
+    asked = [prompt for prompt in prompts_of(world, split) for _ in range(n)]
+    judged = reward(asked, [text for row in rows for text in row]).double().view(-1, n)
     path, found = [], {"kl": [], "gain": []}
     for few in (2**i for i in range(n.bit_length())):
         best = expected_best(golds, few, by=judged)
@@ -127,6 +123,17 @@ def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", 
         path.append({"n": few} | rounded({name: float(value) for name, value in point.items()}))
     at_end = {"gold_reward": bootstrap(best), "gain": bootstrap(gained), "kl": bootstrap(spent)}
     return {"metrics": metrics(at_end, tuple(at_end)), "path": path, "by_prompt": found}
+
+
+def pool(world: World, seed: int, split: str, n: int) -> tuple[list[list[str]], Tensor, Tensor]:
+    """n texts by SFT for each of B prompts of `split`, log π_SFT of each, EOS included, and gold reward: (B, n)."""
+    asked = [prompt for prompt in prompts_of(world, split) for _ in range(n)]
+    completions = generate(world.sft, world.tokenizer, asked, seed=2 * seed + 1)
+    texts = [c.text for c in completions]
+    sequences = [(ids, c.ids) for ids, c in zip(encode_prompts(asked, world.tokenizer), completions, strict=True)]
+    logps = score_all(world.sft, sequences, world.tokenizer.pad_token_id).double().view(-1, n)
+    gold = world.gold(asked, texts).double().view(-1, n)
+    return [texts[i : i + n] for i in range(0, len(texts), n)], logps, gold
 
 
 def sweep(world: World, **setting: float) -> dict:
@@ -192,7 +199,7 @@ GRIDS: dict[str, Grid] = {
         tries=_tries(METHODS),
         trial=method_trial,
         by=("method",),
-        seconds=90,
+        seconds=100,
         trial_seconds=40,
     ),
     "noise": Grid(

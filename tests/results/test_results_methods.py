@@ -1,5 +1,6 @@
 """Every method of the tuned grid trains and is measured on all prompts; best-of-n is charged what it really spends."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -87,10 +88,10 @@ def test_best_of_n_has_a_measured_kl_at_most_the_bound(world, method):
     assert [len(row) for row in run["by_prompt"]["gain"]] == [40] * 3
 
 
-def test_a_grid_from_tries_to_the_forest(world, monkeypatch, tmp_path):
+def test_a_grid_from_tries_to_a_difference_at_one_kl(world, monkeypatch, tmp_path):
     """Two losses and best-of-n: chosen on validation, run on test with other seeds, stored, and compared at one KL."""
     small = {name: variants.Method(name, knob, (0.1, 0.2)) for name, knob in (("dpo", "beta"), ("ipo", "tau"))}
-    monkeypatch.setattr(methods, "RATES", (1e-3, 3e-3))
+    monkeypatch.setattr(methods, "RATES", (1e-2, 2e-2))
     grid = replace(
         results.GRIDS["methods"], settings=results.grid(3, method=("dpo", "ipo", "best-of-n (gold)")),
         tries=methods._tries(small),
@@ -108,8 +109,8 @@ def test_a_grid_from_tries_to_the_forest(world, monkeypatch, tmp_path):
     sides = {name: equal_kl.measured(runs, method=name) for name in ("dpo", "ipo")}
     far = min(kl.mean(1).max().item() for side in sides.values() for kl, _ in side.values())
     assert far > 0
-    [row] = equal_kl.forest(sides, "dpo", [0.9 * far], margin=0.15).values()
-    assert row.at.square_root.seeds == 3 and row.at.square_root.prompts == 40 and row.at.square_root.half > 0
+    found = equal_kl.gain_at_kl(sides["ipo"], 0.9 * far, less=sides["dpo"], reach=math.inf).square_root
+    assert found.seeds == 3 and found.prompts == 40 and found.half > 0
     j = objective(results.table(runs, "gain", method="dpo"), results.table(runs, "kl", method="dpo"), beta=0.1)
     ends = [run["metrics"] for run in stored["runs"] if run["setting"]["method"] == "dpo"]
     values = [m["gain"]["value"] - 0.1 * m["kl"]["value"] for m in ends]
