@@ -113,11 +113,12 @@ def beta_sweep(
     policy = copy.deepcopy(world.sft)
     look = Look(world, seed, (kl, gold, gain, length, ended), count=count, split=split, by_prompt=by_prompt)
     steps, every = STEPS // fewer, max(EARLY[0] // fewer, 1)
+    looks = [step for step in (max(early // fewer, 1) for early in EARLY) if step < steps]  # `finish` adds the end
     with adam(beta2):
         history = train(
             policy, world.pairs["train"], world.tokenizer, loss="dpo", beta=beta, lr=lr, steps=steps, seed=seed,
             batch_size=batch, schedule="constant", progress=False,
-            measure=look.at([max(step // fewer, 1) for step in EARLY], every), every=every,
+            measure=look.at(looks, every), every=every,
         )  # fmt: skip
     logs = rounded({"train_accuracy": last(history["rewards/accuracies"])})
     return finish(look, policy, steps) | logs

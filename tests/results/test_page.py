@@ -70,3 +70,4 @@ def test_the_page_of_the_stored_files_has_every_one_of_them():
         {flips: sum(s.values()) / len(s) for flips, s in found.items()}, abs=0.0051
     )
     assert not re.search(r"\bnan\b", text)
+    assert (data_folder() / "results" / "README.md").read_text(encoding="utf-8") == text, "run `results --page` again"
