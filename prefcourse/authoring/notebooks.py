@@ -28,7 +28,8 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-CELL_METADATA = {"deletable", "editable", "jupyter", "nbgrader", "tags"}  # what a cell may carry
+FOLDED = "jp-MarkdownHeadingCollapsed"  # JupyterLab hides what stands below such a heading until somebody opens it
+CELL_METADATA = {FOLDED, "deletable", "editable", "jupyter", "nbgrader", "tags"}  # what a cell may carry
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "[widget: run this cell to use it]"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -76,11 +77,29 @@ def execute(notebook: NotebookNode, folder: Path, timeout: int = 600, allow_erro
     client.execute(cleanup_kc=True, env=environment)
 
 
+def rank(cell: NotebookNode) -> int:
+    """1 to 6 where a Markdown cell begins with a heading, else 0."""
+    found = re.match(r"(#{1,6}) ", cell.source) if cell.cell_type == "markdown" else None
+    return len(found[1]) if found else 0
+
+
+def optional_rank(cell: NotebookNode) -> int:
+    """The rank of a heading that begins with "Optional", else 0: what stands below it folds."""
+    return rank(cell) if re.match(r"#+ Optional\b", cell.source) else 0
+
+
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """Remove all that differs from run to run or from machine to machine; the notebook is changed and returned."""
+    """Remove all that differs from run to run or from machine to machine, and fold what is optional.
+
+    The notebook is changed and returned.
+    """
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({k: v for k, v in sorted(cell.metadata.items()) if k in CELL_METADATA})
+        cell.metadata = nbformat.from_dict(
+            {k: v for k, v in sorted(cell.metadata.items()) if k in CELL_METADATA - {FOLDED}}
+        )
+        if optional_rank(cell):
+            cell.metadata[FOLDED] = True
         if cell.cell_type == "code":
             cell.outputs = join_streams(cell.outputs)
             for output in cell.outputs:
