@@ -63,5 +63,5 @@ from prefcourse.plots.theory import (
     samples_for_z,
     under_the_line,
 )
-from prefcourse.plots.tokens import coloured_tokens, next_token_bars
+from prefcourse.plots.tokens import batch_tokens, coloured_tokens, next_token_bars
 from prefcourse.plots.variants import family_of_losses, loss_shapes, noise_robustness, title_of

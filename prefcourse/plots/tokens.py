@@ -53,6 +53,18 @@ def coloured_tokens(texts: Mapping[str, Text], *, title: str) -> Figure:
     return fig
 
 
+def batch_tokens(labels: Sequence[str], names: Sequence[Sequence[str]], terms, mask) -> dict[str, Text]:
+    """The rows of a batch as `coloured_tokens` takes them, without their filling; the last token is called EOS.
+
+    names: a row's tokens as text, T each. terms: (N, T - 1), `token_logps`, in nats. mask: (N, T), what counts.
+    """
+    rows = {}
+    for label, row, term, counts in zip(labels, names, terms.tolist(), mask.tolist(), strict=True):
+        end = counts.index(True) + sum(counts)
+        rows[label] = [*row[: end - 1], "EOS"], [math.nan, *term][:end], counts[:end]
+    return rows
+
+
 def next_token_bars(logits: Sequence[float], names: Mapping[int, str], temperatures: Sequence[float]) -> Figure:
     """The distribution of the next token, softmax(logits / T), one panel a temperature, T = 1 marked in all of them.
 
@@ -81,7 +93,7 @@ def next_token_bars(logits: Sequence[float], names: Mapping[int, str], temperatu
         panels[0, 0].set_yticks(places, labels, fontfamily=MONO)
         panels[0, 0].invert_yaxis()
         panels[0, 0].set_xlim(0, 1.0)
-        panels[0, 0].legend(loc="center right")
+        fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center")  # off the data
     return fig
 
 
