@@ -137,12 +137,17 @@ def optimum_against_beta(
         lines.set_ylabel(r"$\pi^*(y \mid x)$")
         winners = [names[k] for k in dict.fromkeys(policies.argmax(-1).tolist())]
         lines.set_title(f"As β grows: {', then '.join(winners)}")
-        lines.legend(loc="upper right", ncols=2, frameon=True, framealpha=1.0, edgecolor="none")
+        fig.legend(*lines.get_legend_handles_labels(), loc="outside lower center", ncols=len(looks))  # off the data
     return fig
 
 
-def samples_for_z(betas: Sequence[float], needed: Mapping[int, Sequence[float]], *, error: float) -> Figure:
-    """How many samples of the reference estimate Z to a relative `error`, against β; one curve per length in tokens."""
+def samples_for_z(
+    betas: Sequence[float], needed: Mapping[int, Sequence[float]], *, error: float, vocabulary: int = 0
+) -> Figure:
+    """How many samples of the reference estimate Z to a relative `error`, against β; one curve per length in tokens.
+
+    With a `vocabulary` a dotted line marks the number of texts of each length: above it, adding them all up is cheaper.
+    """
     with mpl.rc_context(STYLE):
         fig, axes = plt.subplots(figsize=(7.4, 4.4))
         for i, ((length, values), (colour, marker)) in enumerate(zip(needed.items(), METHODS, strict=False)):
@@ -150,6 +155,10 @@ def samples_for_z(betas: Sequence[float], needed: Mapping[int, Sequence[float]],
                 betas, values, color=colour, marker=marker, markevery=(i, max(1, len(betas) // 7)), markersize=7.5,
                 markeredgecolor="white", label=counted(length, "token"),
             )  # fmt: skip
+            if vocabulary:
+                axes.axhline(float(vocabulary) ** length, color=colour, linestyle=":", linewidth=1.4, zorder=1)
+        if vocabulary:
+            axes.plot([], [], color=GREY, linestyle=":", label="as many as texts")
         longest = max(needed)
         few, many = (f"{_power(end(needed[longest]))} samples" for end in (min, max))
         what = f"{counted(longest, 'token')}, {error:.0%} error"
@@ -159,7 +168,7 @@ def samples_for_z(betas: Sequence[float], needed: Mapping[int, Sequence[float]],
         axes.xaxis.minorticks_off()
         axes.set_xlabel("β (nats of reward per nat of KL, logarithmic)")
         axes.set_ylabel(f"samples for {error:.0%} error (logarithmic)")
-        axes.legend(loc="upper right")
+        fig.legend(*axes.get_legend_handles_labels(), loc="outside right upper")  # off the data
     return fig
 
 
