@@ -43,7 +43,7 @@ def climb(paths: Mapping[str, Sequence[float]], best: float, *, title: str) -> F
             marked = np.unique(np.geomspace(1, len(J), 9).astype(int) - 1).tolist()
             axes.plot(step, J, label=name, color=colour, linestyle=line, marker=marker, markersize=7,
                       markevery=marked, markeredgecolor="white")  # fmt: skip
-        axes.axhline(best, **REFERENCE, label="the best J there is, β log Z")
+        axes.axhline(best, **REFERENCE, label="the best J there is")
         axes.set_xscale("log")
         axes.set_xlabel("step + 1 (logarithmic)")
         axes.set_ylabel("J (nats, mean over prompts)")
@@ -99,26 +99,37 @@ def over_optimisation(panels: Mapping[str, Sequence[Sequence[Mapping]]], *, titl
     panels: heading → one path for each seed; a path is a list of points with kl (nats), proxy and gold.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
-        fig, row = plt.subplots(1, len(panels), figsize=(10.8, 4.7), sharey=True, squeeze=False)
+        fig, row = plt.subplots(1, len(panels), figsize=(10.8, 4.9), sharex=True, sharey=True, squeeze=False)
         looks = {"proxy": (PURPLE, "s", "--", "learned reward"), "gold": (GREEN, "o", "-", "gold reward")}
         for axes, (heading, seeds) in zip(row[0], panels.items(), strict=True):
+            ends = []
             for name, (colour, marker, line, label) in looks.items():
                 for i, path in enumerate(seeds):
                     x = np.sqrt(np.clip([point["kl"] for point in path], 0, None))
                     axes.plot(x, [point[name] for point in path], color=colour, linestyle=line, marker=marker,
                               markersize=5.5, linewidth=1.6, markeredgecolor="white",
                               label=label if i == 0 else None)  # fmt: skip
-                    if name == "gold":
-                        axes.annotate(f"seed {i}", (x[-1], path[-1][name]), (5, -3), textcoords="offset points",
-                                      color=GREY, fontsize=8.5)  # fmt: skip
+                    ends.append((x[-1], path[-1][name], f"{i}", colour))
+            _named(axes, ends)
             axes.axhline(0, **REFERENCE, zorder=1)
-            axes.set_xlim(0, 1.13 * axes.dataLim.x1)
             axes.set_title(heading)
             axes.set_xlabel(r"$\sqrt{\mathrm{KL}(\pi\,\|\,\pi_{\mathrm{ref}})}$ (√nats per completion)")
         row[0, 0].set_ylabel(f"change from SFT ({unit})")
-        row[0, 0].legend(loc="upper left")
+        row[0, 0].set_xlim(0, 1.1 * max(axes.dataLim.x1 for axes in row[0]))
+        fig.legend(*row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
+                   title="at the end of a line: its seed", title_fontsize=9)  # fmt: skip
         _headline(fig, title)
     return fig
+
+
+def _named(axes: plt.Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """A name at the end of each line, (x, y, name, colour), moved up where it would lie on the one below."""
+    low, high = axes.dataLim.y0, axes.dataLim.y1
+    last = -np.inf
+    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        last = max(y, last + (high - low) / 24)
+        axes.annotate(name, (x, y), (x + 0.12, last), textcoords="data", color=colour, fontsize=9, va="center",
+                      fontweight="bold")  # fmt: skip
 
 
 def _log_axis(axes: plt.Axes, values: Sequence[float]) -> None:
