@@ -55,7 +55,7 @@ def calibration(curves: Mapping[str, Sequence], exact: Mapping[str, Sequence], e
     """Reliability curves side by side: how often the model is right, against how sure it is, with 95 % intervals.
 
     curves: title → bins as `calibration.reliability` returns them, on the labels that were drawn. exact: the
-    same bins with the chance of each label in place of the label. errors: the ECE of each on the drawn labels.
+    same bins with the chance of each label in place of the label. errors: the ECE of each with those chances, so without the luck of the coins.
     """
     with mpl.rc_context(STYLE):
         fig, panels = plt.subplots(1, len(curves), figsize=(5.2 * len(curves), 4.8), squeeze=False, sharey=True)
@@ -74,11 +74,11 @@ def calibration(curves: Mapping[str, Sequence], exact: Mapping[str, Sequence], e
                       label="the chance of those labels")  # fmt: skip
             axes.set_xlim(0.49, widest)
             axes.set_ylim(min(0.45, min(ends) - 0.02), max(*ends, widest) + 0.02)
-            axes.set_title(f"{name}: ECE {errors[name]:.3f}")
+            axes.set_title(f"{name}: off by {errors[name]:.1%}, without the coins")
             axes.set_xlabel("how sure: σ(|Δ|)")
             _percent(axes.xaxis, axes.yaxis)
         panels[0, 0].set_ylabel("how often right")
-        panels[0, 0].legend(loc="upper left")
+        fig.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)  # off the data
     return fig
 
 

@@ -30,7 +30,7 @@ def test_calibration_draws_the_bins_of_each_stage():
     sharp, soft = bins((0.6, 0.55), (0.9, 0.7)), bins((0.55, 0.55), (0.7, 0.7))
     exact = {"Before": bins((0.6, 0.56), (0.9, 0.71)), "After": soft}
     fig = plots.calibration({"Before": sharp, "After": soft}, exact, {"Before": 0.125, "After": 0.0})
-    assert titles(fig) == ["Before: ECE 0.125", "After: ECE 0.000"]
+    assert titles(fig) == ["Before: off by 12.5%, without the coins", "After: off by 0.0%, without the coins"]
     for axes, seen, true in zip(fig.axes, (sharp, soft), exact.values(), strict=True):
         _, drawn, chance = axes.get_lines()
         assert list(drawn.get_xdata()) == [b.confidence for b in seen]
