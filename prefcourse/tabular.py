@@ -225,13 +225,11 @@ def fit(
     return _descend(expected, reference, steps, lr, vocabulary)
 
 
-def kl_at_steps(
-    reference: Tensor, preferences: Tensor, beta: Tensor, steps: list[int], *, lr: float = 0.25
-) -> Tensor:
-    """KL(π‖π_ref) after each of `steps` plain gradient steps on DPO's loss, one run for each beta: (len(steps), N), nats.
+def kl_at_steps(reference: Tensor, preferences: Tensor, beta: Tensor, steps: list[int], *, lr: float = 0.25) -> Tensor:
+    """KL(π‖π_ref) in nats after each of `steps` plain steps on DPO's loss, one run for each beta: (len(steps), N).
 
     The gradient in the logit of i is -β Σ_j (P_ij - σ(Δ_ij)), over the number of pairs (lesson 06, steps 7 and 8), so
-    a step costs next to nothing. reference: (1, Y) probabilities. preferences: (1 or N, Y, Y), P(i beats j). beta: (N, 1, 1).
+    a step costs next to nothing. reference: (1, Y). preferences: (1 or N, Y, Y), P(i beats j). beta: (N, 1, 1).
     """
     Y, wanted, seen = reference.shape[-1], set(steps), []
     ratios = reference.new_zeros(len(beta), Y)  # log π/π_ref, up to a constant

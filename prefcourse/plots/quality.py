@@ -35,8 +35,8 @@ def quality_report(report) -> Figure:
     panels += [_held_out] if report.noise is not None else []
     panels += [_types] if report.types else []
     rows = math.ceil(len(panels) / 2)
-    with mpl.rc_context(STYLE):
-        fig = plt.figure(figsize=(11.4, max(3.1 * rows, 0.5 * len(report) + 0.6)))
+    with mpl.rc_context({**STYLE, "axes.titlesize": 10.5}):  # a title stays within its panel
+        fig = plt.figure(figsize=(12.6, max(3.1 * rows, 0.5 * len(report) + 0.6)))
         grid = fig.add_gridspec(rows, 3, width_ratios=(1.12, 1, 1))
         _verdicts(fig.add_subplot(grid[:, 0]), report)
         for number, draw in enumerate(panels):
@@ -57,7 +57,7 @@ def _verdicts(axes, report) -> None:
         weight = "normal" if finding.verdict == "ok" else "bold"
         axes.text(0.08, place, finding.name, va="center", fontsize=10, fontweight=weight)
         shown = finding.shown.split("; ")[0] if len(finding.shown) > 60 else finding.shown
-        axes.text(0.08, place + 0.4, f"{finding.verdict} · {shown}", va="center", fontsize=7.5, color=GREY)
+        axes.text(0.08, place + 0.4, f"{finding.verdict} · {shown}", va="center", fontsize=9, color=INK)
 
 
 def _lengths(axes, report) -> None:
@@ -68,7 +68,7 @@ def _lengths(axes, report) -> None:
     for side, look in ((x > 0, CHOSEN), (x < 0, REJECTED), (x == 0, dict(color=GREY))):
         axes.bar(x[side], counts[side], width=0.85, color=look["color"])
     longer, shorter = (gap > 0).mean(), (gap < 0).mean()
-    axes.set_title(f"Chosen longer {longer:.0%}, rejected {shorter:.0%}")
+    axes.set_title(f"Chosen longer {longer:.0%}, shorter {shorter:.0%}, the rest equal")
     axes.set_xlabel(f"{report.unit} of chosen − of rejected")
     axes.set_ylabel("share of pairs")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -105,7 +105,7 @@ def _held_out(axes, report) -> None:
     axes.plot(sure, flips + (1 - 2 * flips) / (1 + np.exp(-noise.slope * sure)), color=INK, linewidth=1.6)
     axes.axhspan(1 - noise.flips.high, 1 - noise.flips.low, color=FAINT, linewidth=0, zorder=0)
     axes.axhline(1 - flips, **REFERENCE)
-    axes.annotate("levels off here: 1 − flips", (0.03, 1 - noise.flips.high), (0, -3), va="top", color=GREY,
+    axes.annotate("its limit, were it sure: 1 − flips", (0.03, 1 - noise.flips.high), (0, -3), va="top", color=GREY,
                   xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
     axes.set_title(f"Flipped labels: about {flips:.0%}")
     axes.set_xlabel("how sure a held-out model is (nats)")

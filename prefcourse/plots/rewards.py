@@ -54,8 +54,8 @@ def win_probabilities(reward: Sequence[float], names: Sequence[str], shift: floa
 def calibration(curves: Mapping[str, Sequence], exact: Mapping[str, Sequence], errors: Mapping[str, float]) -> Figure:
     """Reliability curves side by side: how often the model is right, against how sure it is, with 95 % intervals.
 
-    curves: title → bins as `calibration.reliability` returns them, on the labels that were drawn. exact: the
-    same bins with the chance of each label in place of the label. errors: the ECE of each with those chances, so without the luck of the coins.
+    curves: title → bins as `calibration.reliability` returns them, on the labels that were drawn. exact: the same bins
+    with the chance of each label in place of the label. errors: the ECE of each with those chances, so without luck.
     """
     with mpl.rc_context(STYLE):
         fig, panels = plt.subplots(1, len(curves), figsize=(5.2 * len(curves), 4.8), squeeze=False, sharey=True)
