@@ -14,6 +14,7 @@ from prefcourse.tabular import (
     hard_labels,
     implicit_reward,
     kl,
+    kl_at_steps,
     log_z,
     next_token_logits,
     objective,
@@ -324,3 +325,16 @@ def test_bad_fits_are_refused():
         fit(reference, p, vocabulary=4)
     with pytest.raises(ValueError, match=r"vocabulary is 2; allowed is None with natural=True"):
         gradient_ascent(reference, reward, 1.0, natural=True, vocabulary=2)
+
+
+def test_plain_descent_is_the_descent_of_fit():
+    """`kl_at_steps` takes the steps of `fit` with the same rate, and several betas and kinds of labels side by side."""
+    reference, reward = world(X=1)
+    soft = bradley_terry(reward)
+    labels = torch.cat([soft, hard_labels(soft)])
+    beta = torch.tensor([0.3, 1.0], dtype=torch.float64)
+    found = kl_at_steps(reference, labels, beta[:, None, None], [1, 7, 50])  # (3, 2)
+    for n, (P, b) in enumerate(zip(labels, beta.tolist(), strict=True)):
+        path = fit(reference, P[None], "dpo", beta=b, steps=50, lr=0.25)
+        expected = torch.cat([kl(path[step], reference) for step in (1, 7, 50)])
+        assert (found[:, n] - expected).abs().max() < 1e-10

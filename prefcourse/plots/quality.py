@@ -36,8 +36,8 @@ def quality_report(report) -> Figure:
     panels += [_types] if report.types else []
     rows = math.ceil(len(panels) / 2)
     with mpl.rc_context({**STYLE, "axes.titlesize": 10.5}):  # a title stays within its panel
-        fig = plt.figure(figsize=(12.6, max(3.1 * rows, 0.5 * len(report) + 0.6)))
-        grid = fig.add_gridspec(rows, 3, width_ratios=(1.12, 1, 1))
+        fig = plt.figure(figsize=(13.2, max(3.1 * rows, 0.5 * len(report) + 0.6)))
+        grid = fig.add_gridspec(rows, 3, width_ratios=(1.35, 1, 1))
         _verdicts(fig.add_subplot(grid[:, 0]), report)
         for number, draw in enumerate(panels):
             whole_row = len(panels) == number + 1 and number % 2 == 0
@@ -56,8 +56,8 @@ def _verdicts(axes, report) -> None:
         axes.plot(0.02, place, marker=marker, color=colour, markersize=9, clip_on=False)
         weight = "normal" if finding.verdict == "ok" else "bold"
         axes.text(0.08, place, finding.name, va="center", fontsize=10, fontweight=weight)
-        shown = finding.shown.split("; ")[0] if len(finding.shown) > 60 else finding.shown
-        axes.text(0.08, place + 0.4, f"{finding.verdict} · {shown}", va="center", fontsize=9, color=INK)
+        shown = finding.shown.split("; ")[0] if len(finding.shown) > 50 else finding.shown
+        axes.text(0.08, place + 0.4, f"{finding.verdict} · {shown}", va="center", fontsize=8.5, color=INK)
 
 
 def _lengths(axes, report) -> None:

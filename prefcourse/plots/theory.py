@@ -168,7 +168,7 @@ def samples_for_z(
         axes.xaxis.minorticks_off()
         axes.set_xlabel("β (nats of reward per nat of KL, logarithmic)")
         axes.set_ylabel(f"samples for {error:.0%} error (logarithmic)")
-        fig.legend(*axes.get_legend_handles_labels(), loc="outside right upper")  # off the data
+        fig.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)  # off the data
     return fig
 
 

@@ -1,5 +1,7 @@
 """Figures of policy gradients: they draw what they are given, and their titles follow from it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from figures import titles
@@ -45,3 +47,16 @@ def test_over_optimisation_draws_every_seed_of_every_panel_against_the_root_of_k
     assert sorted(line.get_ydata()[-1] for line in lines) == [-0.5, 3.0]
     assert [len(axes.get_lines()) for axes in fig.axes] == [5, 3]  # with the line of SFT
     assert "sd" in fig.axes[0].get_ylabel()
+
+
+def test_both_lines_of_a_seed_carry_its_number_on_one_axis():
+    start = {"kl": 0.0, "proxy": 0.0, "gold": 0.0}
+    far = [[start, {"kl": 100.0, "proxy": 3.0, "gold": gold}] for gold in (0.5, 0.51, -1.0)]
+    near = [[start, {"kl": 9.0, "proxy": 1.0, "gold": 1.0}]]
+    fig = plots.over_optimisation({"few": far, "many": near}, title="Found", unit="sd")
+    assert [sorted(text.get_text() for text in axes.texts) for axes in fig.axes] == [[*"001122"], [*"00"]]
+    assert fig.axes[0].get_xlim() == fig.axes[1].get_xlim() and fig.axes[0].get_xlim()[1] > 10
+    heights = sorted(text.xyann[1] for text in fig.axes[0].texts)
+    assert min(b - a for a, b in pairwise(heights)) > 0.1  # no name on another
+    fig.canvas.draw()
+    assert not any(fig.legends[0].get_window_extent().overlaps(axes.get_window_extent()) for axes in fig.axes)

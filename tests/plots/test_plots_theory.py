@@ -128,3 +128,21 @@ def test_paths_mark_the_pair():
     fig = plots.log_ratio_paths({"DPO": path}, NAMES, chosen=2, rejected=0)
     colours = {line.get_color() for line in fig.axes[0].get_lines()}
     assert {plots.BLUE, plots.ORANGE} <= colours
+
+
+def test_samples_for_z_marks_how_many_texts_there_are_and_keeps_its_legend_off_the_data():
+    fig = plots.samples_for_z([0.2, 5.0], {2: [1e3, 1e1], 5: [1e5, 1e1]}, error=0.1, vocabulary=3)
+    (axes,) = fig.axes
+    dotted = [line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == ":" and len(line.get_ydata())]
+    assert dotted == [9.0, 243.0]
+    fig.canvas.draw()
+    legend = fig.legends[0].get_window_extent()
+    assert not legend.overlaps(axes.get_window_extent()) and not legend.overlaps(axes.title.get_window_extent())
+
+
+def test_the_legend_of_the_optimum_lies_off_its_curves():
+    fig = plots.optimum_against_beta(
+        BETAS, np.stack([optimum(b) for b in BETAS]), REFERENCE, NAMES, beta=1.0, best=optimum(1.0)
+    )
+    fig.canvas.draw()
+    assert not any(fig.legends[0].get_window_extent().overlaps(axes.get_window_extent()) for axes in fig.axes)

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from figures import titles
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
@@ -78,3 +79,23 @@ def test_a_cold_softmax_does_not_overflow():
 def test_bad_bars_are_refused(names, temperatures, message):
     with pytest.raises(ValueError, match=message):
         plots.next_token_bars([0.0, 1.0, 2.0], names, temperatures)
+
+
+def test_rows_of_a_batch_lose_their_filling_and_name_their_end():
+    names = [["The", " film", " ends", "<e>"], ["The", " end", "<e>", "<e>"]]
+    terms = torch.tensor([[0.0, -2.5, -0.05], [0.0, -1.0, 0.0]])  # (N, T - 1); the second row's completion is EOS
+    mask = torch.tensor([[False, False, True, True], [False, False, True, False]])
+    rows = plots.batch_tokens(["a", "b"], names, terms, mask)
+    assert rows["a"][0] == ["The", " film", " ends", "EOS"] and rows["a"][2] == [False, False, True, True]
+    assert rows["b"][0] == ["The", " end", "EOS"] and rows["b"][2] == [False, False, True]
+    assert rows["a"][1][2:] == pytest.approx([-2.5, -0.05]) and rows["b"][1][2] == pytest.approx(-1.0)
+    fig = plots.coloured_tokens(rows, title="Found")
+    assert "sum −2.55" in words(fig.axes[0]) and "sum −1.00" in words(fig.axes[0])
+
+
+def test_the_legend_of_the_bars_lies_off_the_data():
+    fig = plots.next_token_bars([0.0, 1.0, 2.0], {0: "a", 1: "b"}, [0.5, 1.0])
+    fig.canvas.draw()
+    (legend,) = fig.legends
+    assert not any(axes.get_legend() for axes in fig.axes)
+    assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in fig.axes)
