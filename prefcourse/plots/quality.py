@@ -68,7 +68,7 @@ def _lengths(axes, report) -> None:
     for side, look in ((x > 0, CHOSEN), (x < 0, REJECTED), (x == 0, dict(color=GREY))):
         axes.bar(x[side], counts[side], width=0.85, color=look["color"])
     longer, shorter = (gap > 0).mean(), (gap < 0).mean()
-    axes.set_title(f"Chosen longer {longer:.0%}, shorter {shorter:.0%}, the rest equal")
+    axes.set_title(f"Chosen longer {longer:.0%}, shorter {shorter:.0%}")
     axes.set_xlabel(f"{report.unit} of chosen − of rejected")
     axes.set_ylabel("share of pairs")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -105,7 +105,7 @@ def _held_out(axes, report) -> None:
     axes.plot(sure, flips + (1 - 2 * flips) / (1 + np.exp(-noise.slope * sure)), color=INK, linewidth=1.6)
     axes.axhspan(1 - noise.flips.high, 1 - noise.flips.low, color=FAINT, linewidth=0, zorder=0)
     axes.axhline(1 - flips, **REFERENCE)
-    axes.annotate("its limit, were it sure: 1 − flips", (0.03, 1 - noise.flips.high), (0, -3), va="top", color=GREY,
+    axes.annotate("its limit: 1 − flips", (0.03, 1 - noise.flips.high), (0, -3), va="top", color=GREY,
                   xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
     axes.set_title(f"Flipped labels: about {flips:.0%}")
     axes.set_xlabel("how sure a held-out model is (nats)")

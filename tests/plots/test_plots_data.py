@@ -183,7 +183,7 @@ def test_the_report_on_one_page(rows):
     assert fig.get_suptitle() == f"1,200 pairs on 40 prompts. {found.summary()}"
     against = np.mean(found.margin < 0)
     assert titles(fig) == [
-        f"Chosen longer {np.mean(found.length > 0):.0%}, shorter {np.mean(found.length < 0):.0%}, the rest equal",
+        f"Chosen longer {np.mean(found.length > 0):.0%}, shorter {np.mean(found.length < 0):.0%}",
         f"Label against score: {against:.0%}",
         f"Flipped labels: about {found.noise.flips.value:.0%}",
         f"Rarest type: {list(found.types)[-1]}, {min(found.types.values()) / 1200:.0%}",
