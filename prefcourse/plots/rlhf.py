@@ -114,7 +114,7 @@ def over_optimisation(panels: Mapping[str, Sequence[Sequence[Mapping]]], *, titl
             axes.axhline(0, **REFERENCE, zorder=1)
             axes.set_title(heading)
             axes.set_xlabel(r"$\sqrt{\mathrm{KL}(\pi\,\|\,\pi_{\mathrm{ref}})}$ (√nats per completion)")
-        row[0, 0].set_ylabel(f"change from SFT ({unit})")
+        row[0, 0].set_ylabel(f"change from SFT\n({unit})")
         row[0, 0].set_xlim(0, 1.1 * max(axes.dataLim.x1 for axes in row[0]))
         fig.legend(*row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
                    title="at the end of a line: its seed", title_fontsize=9)  # fmt: skip
