@@ -52,6 +52,7 @@ from prefcourse.plots.style import (
     STYLE,
     save,
     smoothed,
+    title_of,
     use_style,
 )
 from prefcourse.plots.theory import (
@@ -64,4 +65,4 @@ from prefcourse.plots.theory import (
     under_the_line,
 )
 from prefcourse.plots.tokens import batch_tokens, coloured_tokens, next_token_bars
-from prefcourse.plots.variants import family_of_losses, loss_shapes, noise_robustness, title_of
+from prefcourse.plots.variants import family_of_losses, loss_shapes, noise_robustness

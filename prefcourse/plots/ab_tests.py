@@ -34,7 +34,10 @@ def coverage(shares: Sequence[float], covered: Mapping[str, Sequence[float]], *,
             axes.plot(shares, values, color=colour, linestyle=line, linewidth=1.5, label=name)
         means = ", ".join(f"{name} {np.mean(values):.1%}" for name, values in covered.items())
         axes.set_title(f"Mean coverage at n = {n}: {means}")
-        axes.set(xlim=(min(shares), max(shares)), ylim=(min(0.6, level - 0.1), 1.005))
+        axes.set(
+            xlim=(min(shares), max(shares)),
+            ylim=(min(0.6, level - 0.1, *(min(v) - 0.03 for v in covered.values())), 1.005),
+        )
         _percent(axes.xaxis, axes.yaxis)
         axes.set_xlabel("true win rate")
         axes.set_ylabel("intervals that hold it")

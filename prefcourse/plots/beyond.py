@@ -1,6 +1,6 @@
 """Figures of lesson 13: who should write the pairs, online against offline, what judges ask for, the alignment tax."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -14,19 +14,26 @@ from prefcourse.plots.style import (
     GAIN,
     GREY,
     KL_LABEL,
+    LINES,
     METHODS,
     ORANGE,
     REFERENCE,
+    SKY,
     STYLE,
     Ends,
     _headline,
     _interval,
     _percent,
-    _write_labels,
+    _root_axis,
 )
 
-LINES = ("-", "--", "-.", ":")
-SHOWN = (BLUE, "o"), (ORANGE, "X"), *METHODS  # colour and marker of up to eight methods
+SHOWN = [*METHODS[1:], (SKY, "X"), (ORANGE, "h")]  # of what is shown beside DPO
+
+
+def _looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method; DPO has its own in the whole course."""
+    others = iter(SHOWN)
+    return {name: METHODS[0] if name.lower() == "dpo" else next(others) for name in methods}
 
 
 def sampler_regret(
@@ -38,7 +45,7 @@ def sampler_regret(
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.3))
-        looks = list(zip([*METHODS[:3], (GREY, "P")], LINES, strict=True))
+        looks = list(zip([*METHODS[:3], (GREY, "P")], LINES[:4], strict=True))
         for axes, lines in ((left, regrets), (right, shares)):
             for (name, values), ((colour, marker), line) in zip(lines.items(), looks, strict=False):
                 axes.plot(betas, values, color=colour, marker=marker, linestyle=line, markersize=7, label=name,
@@ -73,10 +80,11 @@ def online_frontier(paths: Paths, *, labels: int, title: str) -> Figure:
         _lines(right, spent, "gain", x="labels")
         for axes in (left, right):
             axes.axhline(0, **REFERENCE, zorder=1)
-            axes.set_xlim(left=0)
-        left.set_xlabel(KL_LABEL)
+        _root_axis(left.xaxis, 1.02 * max(p["kl"] for seeds in paths.values() for path in seeds for p in path))
+        right.set_xlim(left=0)
+        left.set_xlabel(KL_LABEL + ", by its root")
         left.set_ylabel(GAIN)
-        left.set_title("What a nat of KL buys")
+        left.set_title("What a nat of KL buys (pale: seeds, bold: means)")
         right.set_xlabel("labels spent")
         right.set_title("What a label buys")
         right.legend(loc="upper left")
@@ -84,10 +92,11 @@ def online_frontier(paths: Paths, *, labels: int, title: str) -> Figure:
     return fig
 
 
-def what_labels_ask(effects: Mapping[str, Ends], on: Sequence[str], *, title: str) -> Figure:
+def what_labels_ask(effects: Mapping[str, Ends], on: Sequence[str], *, title: str, reach: float = 1.0) -> Figure:
     """By how much the chosen texts exceed the rejected ones in each property, in standard deviations of that property.
 
-    effects: property → value, low, high. on: the properties that the judge looks at; the others are drawn hollow.
+    effects: property → value, low, high. on: the properties that the judge looks at; the others are drawn hollow. The
+    axis goes to ±`reach`, so that two figures can be compared, or further where an interval does.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x"}):
         fig, axes = plt.subplots(figsize=(7.6, 1.5 + 0.42 * len(effects)))
@@ -101,7 +110,11 @@ def what_labels_ask(effects: Mapping[str, Ends], on: Sequence[str], *, title: st
             range(len(effects)), [name + (" (judged)" if name in on else "") for name in effects]
         )  # fmt: skip
         axes.invert_yaxis()
-        axes.set_xlabel("chosen − rejected (standard deviations)")
+        reach = max([reach, *(1.05 * abs(end) for _, *ends in effects.values() for end in ends)])
+        axes.set_xlim(-reach, reach)
+        axes.set_xlabel(
+            "chosen − rejected (standard deviations)\nfilled: what the judge looks at; open: what comes along"
+        )
         axes.set_title(title)
     return fig
 
@@ -113,12 +126,12 @@ def feedback_effects(
 
     table: property → judge → value, low, high, and then one number a seed, drawn pale. units: property → its axis.
     """
-    order = list(next(iter(table.values())))
+    order, rows = list(next(iter(table.values()))), -(-len(table) // 2)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titlesize": 10.5}):
         fig, panels = plt.subplots(
-            1, len(table), figsize=(11.4, 1.7 + 0.34 * len(order)), sharey=True, squeeze=False
-        )  # fmt: skip
-        for axes, (name, found) in zip(panels[0], table.items(), strict=True):
+            rows, min(2, len(table)), figsize=(10.8, 0.9 + rows * (1.1 + 0.3 * len(order))), sharey=True, squeeze=False
+        )
+        for axes, (name, found) in zip(panels.flat, table.items(), strict=False):
             axes.axvline(0, **REFERENCE)
             for y, judge in enumerate(order):
                 value, low, high, *seeds = found[judge]
@@ -127,8 +140,11 @@ def feedback_effects(
             axes.set_title(name)
             axes.set_xlabel(units[name], fontsize=9.5)
             axes.margins(x=0.15)
+        for axes in list(panels.flat)[len(table) :]:
+            axes.set_visible(False)
         panels[0][0].set_yticks(range(len(order)), order)
         panels[0][0].invert_yaxis()
+        fig.supxlabel("change against SFT; bars: 95 % intervals over seeds, pale dots: seeds", fontsize=9.5, color=GREY)
         _headline(fig, title)
     return fig
 
@@ -142,20 +158,19 @@ def alignment_tax(
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.9), width_ratios=(1.2, 1))
-        labels, dots = [], []
-        for (method, points), (colour, marker) in zip(runs.items(), SHOWN, strict=False):
-            points = np.array(points, float)
+        looks = _looks(runs)
+        for method, points in runs.items():
+            (colour, marker), points = looks[method], np.array(points, float)
             x, y = points.mean(0)
             left.plot(*points.T, color=colour, marker=marker, linestyle="none", markersize=4.5, alpha=0.45)
             left.plot(x, y, color=colour, marker=marker, markersize=10, markeredgecolor="white", zorder=3)
-            labels.append((x, y, method))
-            dots.append(points)
         left.axhline(0, **REFERENCE, zorder=1)
         left.margins(0.13)
         left.set_xlabel(GAIN)
         left.set_ylabel("tax on held-out text (nats per completion)")
         left.set_title("Gain and tax, a small dot for each seed")
-        for (method, values), (colour, marker) in zip(thirds.items(), SHOWN, strict=False):
+        for method, values in thirds.items():
+            colour, marker = looks[method]
             right.plot(range(3), values, color=colour, marker=marker, markersize=8, markeredgecolor="white",
                        label=method, linewidth=1.6)  # fmt: skip
         right.axhline(0, **REFERENCE, zorder=1)
@@ -166,5 +181,4 @@ def alignment_tax(
         right.set_title(f"Negative texts pay most: {len(falls)} of {len(thirds)} methods")
         fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         _headline(fig, title)
-        _write_labels(left, labels, dots)
     return fig

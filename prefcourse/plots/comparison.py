@@ -10,11 +10,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from prefcourse.plots.style import (
     AMBER,
-    BLUE,
-    GREEN,
     GREY,
     INK,
     KL_LABEL,
+    LOOKS,
     PURPLE,
     REFERENCE,
     SKY,
@@ -22,15 +21,9 @@ from prefcourse.plots.style import (
     Ends,
     _forests,
     _headline,
+    _root_axis,
+    look_of,
 )
-
-LOOKS = {  # one look for each method, the same in every figure of the lesson
-    "DPO": (BLUE, "o", "-"),
-    "RLOO": (GREEN, "s", "--"),
-    "PPO": (PURPLE, "^", "-."),
-    "best-of-n": (AMBER, "D", ":"),
-    "RLOO on the true reward": (GREY, "P", (0, (6, 2))),
-}
 
 
 def cost_and_quality(
@@ -44,13 +37,13 @@ def cost_and_quality(
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.9), sharey=True)
         for method, seeds in paths.items():
-            colour, marker, line = LOOKS[method]
+            colour, marker, line = look_of(method)
             for axes, name, unit in ((left, "kl", 1.0), (right, "work", 1e3)):
                 if not all(name in point for seed in seeds for point in seed):
                     continue
                 x, y = (np.array([[p[key] for p in seed] for seed in seeds], dtype=float) for key in (name, "gain"))
                 x = x / unit
-                axes.plot(x.T, y.T, color=colour, linewidth=0.9, alpha=0.28)
+                axes.plot(x.T, y.T, color=colour, linewidth=0.9, alpha=0.4)
                 axes.plot(
                     x.mean(0), y.mean(0), color=colour, marker=marker, linestyle=line, markersize=8, label=method,
                     markeredgecolor="white", zorder=3,
@@ -59,12 +52,12 @@ def cost_and_quality(
             axes.axhline(0, **REFERENCE, zorder=1)
         left.annotate("reference", (1, 0), (-2, 4), xycoords=("axes fraction", "data"), ha="right", color=GREY,
                       textcoords="offset points", fontsize=9.5)  # fmt: skip
-        left.set_title("What a nat of KL buys")
+        left.set_title("What a nat of KL buys (pale: seeds, bold: means)")
         right.set_title("What a token of work buys")
-        left.set_xlabel(KL_LABEL)
+        left.set_xlabel(KL_LABEL + ", by its root")
         right.set_xlabel("work (thousands of forward-token equivalents)")
         left.set_ylabel("gain in gold reward (nats of log-odds)")
-        left.set_xlim(0, kl)
+        _root_axis(left.xaxis, kl or max(p["kl"] for seeds in paths.values() for seed in seeds for p in seed))
         right.set_xlim(left=0)
         left.set_ylim(-0.08, gain)
         right.legend(*left.get_legend_handles_labels(), loc="upper right")
@@ -79,7 +72,7 @@ def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -
     drawn in order.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
-        fig, panels = _forests(rows, [LOOKS[method][:2] for method, *_ in rows], title=title)
+        fig, panels = _forests(rows, [look_of(method)[:2] for method, *_ in rows], title=title)
         for axes, nothing in zip(panels, (0, 1), strict=True):  # no change: a difference of 0, a ratio of 1
             axes.axvline(nothing, **REFERENCE)
         panels[0].set_title("Change of gold reward (nats)")
@@ -95,7 +88,7 @@ def regret_by_pairs(panels: Mapping[str, tuple[Sequence[int], Mapping[str, np.nd
     panels: heading → (numbers of comparisons, road → regrets (numbers, draws)). Lines are means over the draws; bands
     hold the middle half of them.
     """
-    looks = [(BLUE, "o", "-"), (GREEN, "s", "--"), (PURPLE, "^", "-.")]
+    looks = [LOOKS["dpo"], LOOKS["rloo"], LOOKS["ppo"]]
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, row = plt.subplots(1, len(panels), figsize=(10.8, 4.4), sharey=True)
         for axes, (heading, (numbers, roads)) in zip(row, panels.items(), strict=True):

@@ -10,23 +10,23 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from prefcourse.plots.style import (
     AMBER,
+    BLUE,
     CHOSEN,
     GREEN,
     GREY,
-    INK,
     KL_LABEL,
-    PURPLE,
     REFERENCE,
     REJECTED,
-    SKY,
     STYLE,
     Ends,
     _forests,
     _percent,
+    _root_axis,
     _signed,
+    look_of,
+    title_of,
 )
 
-ARMS = [(INK, "v", "--"), (GREEN, "o", "-"), (PURPLE, "s", "-."), (AMBER, "^", "-"), (SKY, "D", "--")]  # failing first
 Paths = Mapping[str, Sequence[Sequence[Mapping]]]  # arm → one path for each seed; a path is a list of points
 
 
@@ -58,7 +58,7 @@ def displacement(
         left.legend(loc="center right")
         ends = _lines(right, paths, "chosen")
         failing, *fixed = (_signed(end, 1) for end in ends)
-        right.set_title(f"GPT-2: {failing} nats under {next(iter(paths))}, with a fix {' or '.join(fixed)}")
+        right.set_title(f"GPT-2: {failing} nats under {title_of(next(iter(paths)))}, with a fix {' or '.join(fixed)}")
         right.axhline(0, **REFERENCE)
         right.set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ of chosen texts (nats)")
         right.legend(loc="best")
@@ -70,28 +70,28 @@ def proxy_and_gold(
 ) -> Figure:
     """Left: E[proxy] and E[gold] on the exact world against KL, gold's peak marked. Right: gold against KL on GPT-2.
 
-    paths: points with kl and gold (nats); the KL axis on the right is logarithmic above 1.
+    paths: points with kl and gold (nats), joined in the order of their steps. KL goes by its root in both panels.
     """
     kl, proxy, gold = (np.asarray(x, dtype=float) for x in (kl, proxy, gold))
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.5))
-        looks = ((proxy, PURPLE, "s", "--", "proxy"), (gold, GREEN, "o", "-", "gold"))
+        looks = ((proxy, BLUE, "s", "--", "proxy"), (gold, AMBER, "o", "-", "gold"))
         marked = [int(np.abs(kl - x).argmin()) for x in np.linspace(kl[0], kl[-1], 7)]
         for values, colour, marker, line, name in looks:
             left.plot(kl, values, color=colour, linestyle=line, marker=marker, markevery=marked, markersize=7,
                       markeredgecolor="white", label=name)  # fmt: skip
         top = int(gold.argmax())
-        left.plot(kl[top], gold[top], "*", color=GREEN, markersize=17, markeredgecolor="white", zorder=4)
+        left.plot(kl[top], gold[top], "*", color=AMBER, markersize=17, markeredgecolor="white", zorder=4)
         left.annotate("gold's peak", (kl[top], gold[top]), (0, 12), textcoords="offset points", ha="center")
         left.set_title(f"Exact: gold peaks at {kl[top]:.2f} nats of KL")
-        left.set_xlabel(KL_LABEL)
+        _root_axis(left.xaxis, 1.02 * kl.max())
+        left.set_xlabel(KL_LABEL + ", by its root")
         left.set_ylabel("expected reward (nats)")
         left.legend(loc="upper left")
         _lines(right, paths, "gold", x="kl")
-        right.set_xscale("symlog", linthresh=1)
-        _plain_ticks(right.xaxis, [0, 1, 10, 100, 1000])
+        _root_axis(right.xaxis, 1.02 * max(p["kl"] for seeds in paths.values() for path in seeds for p in path))
         right.set_title(title)
-        right.set_xlabel("KL (nats per completion, logarithmic above 1)")
+        right.set_xlabel(KL_LABEL + ", by its root")
         right.set_ylabel("gold reward (nats of log-odds)")
         right.legend(loc="best")
     return fig
@@ -107,12 +107,12 @@ def paths_by_step(panels: Sequence[tuple[str, str, str, Paths]], *, logarithmic:
         fig, grid = plt.subplots(rows, min(2, len(panels)), figsize=(10.8, 0.4 + 3.9 * rows), squeeze=False)
         for axes, (title, label, name, paths) in zip(grid.flat, panels, strict=False):
             _lines(axes, paths, name)
-            axes.set_title(title)
             axes.set_ylabel(label)
             if name in logarithmic:
                 axes.set_yscale("symlog", linthresh=1)
                 _plain_ticks(axes.yaxis, [0, 1, 10, 100, 1000])
-            axes.legend(loc="best")
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.1)  # off the data
+            axes.set_title(title, pad=44 if len(paths) > 2 else 28)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
     return fig
@@ -126,7 +126,9 @@ def price_of_fixes(rows: Sequence[tuple[str, str, Ends, Ends]], *, gold: float, 
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
         groups = [failure for failure, *_ in rows]
         places = [groups[:i].count(failure) for i, failure in enumerate(groups)]  # of each arm within its failure
-        fig, panels = _forests(rows, [ARMS[place % len(ARMS)][:2] for place in places], title=title)
+        named = [(failure, title_of(arm), *numbers) for failure, arm, *numbers in rows]
+        looks = [look_of(arm, place)[:2] for (_, arm, *_), place in zip(rows, places, strict=True)]
+        fig, panels = _forests(named, looks, title=title)
         panels[0].axvline(gold, **REFERENCE)
         panels[0].annotate("SFT", (gold, 1), (4, -2), xycoords=("data", "axes fraction"), va="top", color=GREY,
                            textcoords="offset points", fontsize=9.5)  # fmt: skip
@@ -140,13 +142,14 @@ def price_of_fixes(rows: Sequence[tuple[str, str, Ends, Ends]], *, gold: float, 
 def _lines(axes: plt.Axes, paths: Paths, name: str, x: str = "step") -> list[float]:
     """One thin line a seed and one bold line an arm, the mean of the points that all seeds have; returns their ends."""
     ends = []
-    for (arm, seeds), (colour, marker, line) in zip(paths.items(), ARMS, strict=False):
+    for turn, (arm, seeds) in enumerate(paths.items()):
+        colour, marker, line = look_of(arm, turn)
         for path in seeds:
-            axes.plot([p[x] for p in path], [p[name] for p in path], color=colour, linewidth=0.9, alpha=0.3)
+            axes.plot([p[x] for p in path], [p[name] for p in path], color=colour, linewidth=1.0, alpha=0.45)
         common = min(map(len, seeds))
         middle = np.array([[[p[x], p[name]] for p in path[:common]] for path in seeds], dtype=float).mean(0)
         axes.plot(*middle.T, color=colour, marker=marker, linestyle=line, markersize=7.5, markeredgecolor="white",
-                  label=arm, zorder=3)  # fmt: skip
+                  label=title_of(arm), zorder=3)  # fmt: skip
         ends.append(middle[-1, 1])
     if x == "step":
         axes.set_xlabel("optimiser step")

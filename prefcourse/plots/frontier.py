@@ -9,7 +9,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prefcourse.comparison.frontier import fit_gain
-from prefcourse.plots.style import BLUE, GAIN, GREY, INK, KL_LABEL, ORANGE, REFERENCE, STYLE, Ends, _headline, _interval
+from prefcourse.plots.style import (
+    BLUE,
+    GAIN,
+    GREY,
+    INK,
+    KL_LABEL,
+    ORANGE,
+    REFERENCE,
+    STYLE,
+    Ends,
+    _headline,
+    _interval,
+    _root_axis,
+    title_of,
+)
 
 Curve = Mapping[int, Sequence[tuple[float, float]]]  # seed → (kl, gain), by KL
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
@@ -22,29 +36,31 @@ def beta_paths(
     """Runs at several β: gain against KL, with yardsticks such as best-of-n, and KL against the step.
 
     paths: β (or what `name` says) → for each seed the points of its run, dicts with step, kl and gain. Pale lines are
-    seeds, bold ones their means. yardsticks: name → points with kl and gain. kl: where the KL axes end. gain: what the
-    other axis says.
+    seeds, bold ones their means. yardsticks: name → points with kl and gain. gain: what its axis says. KL axes go by
+    √KL, to `kl` or to the furthest point.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.8), width_ratios=(1.25, 1))
-        colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.88, len(paths)))
+        colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.6, len(paths)))  # further on it is too pale on white
+        far = kl or max(p["kl"] for seeds in paths.values() for seed in seeds for p in seed)
         for (value, seeds), colour, marker in zip(paths.items(), colours, MARKERS, strict=False):
             step, x, y = (np.array([[p[key] for p in seed] for seed in seeds], float) for key in ("step", "kl", "gain"))
             for axes, across, up in ((left, x, y), (right, step, x)):
-                axes.plot(across.T, up.T, color=colour, linewidth=0.8, alpha=0.3)
+                axes.plot(across.T, up.T, color=colour, linewidth=0.9, alpha=0.4)
                 axes.plot(across.mean(0), up.mean(0), color=colour, marker=marker, markersize=7, linewidth=1.8,
                           markeredgecolor="white", label=f"{name} {value:g}", zorder=3)  # fmt: skip
         for (label, points), (colour, line) in zip(yardsticks.items(), ((ORANGE, "--"), (INK, ":")), strict=False):
             left.plot([p["kl"] for p in points], [p["gain"] for p in points], color=colour, linestyle=line,
                       linewidth=2, label=label, zorder=2)  # fmt: skip
         left.axhline(0, **REFERENCE, zorder=1)
-        left.set_xlim(0, kl)
-        right.set_ylim(0, kl)
-        left.set_xlabel(KL_LABEL)
+        _root_axis(left.xaxis, far)
+        _root_axis(right.yaxis, far)
+        left.set_xlabel(KL_LABEL + ", by its root")
         left.set_ylabel(gain)
-        left.set_title("What a nat of KL buys")
+        several = max(map(len, paths.values())) > 1
+        left.set_title("What a nat of KL buys" + (" (pale: seeds, bold: means)" if several else ""))
         right.set_xlabel("training step")
-        right.set_ylabel(KL_LABEL)
+        right.set_ylabel(KL_LABEL + ", by its root")
         right.set_title("How far a run goes")
         fig.legend(
             *left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(paths) + len(yardsticks), 5)
@@ -59,9 +75,9 @@ def frontier_panels(
 ) -> Figure:  # fmt: skip
     """One panel a method: its runs with intervals, its points on the way, and what `compare` gains, as a grey line.
 
-    ends: method → (kl, gain with its interval over prompts) of every run. curves: method → seed → (kl, gain), the
+    ends: method → (kl, gain with its 95 % interval over prompts) of every run. curves: method → seed → (kl, gain), the
     points on the way included. The line is gain = d (a - b d), d = √KL, fitted to all points of `compare` inside the
-    axes. Every panel has the same axes; a run beyond them stands at the edge, as a triangle.
+    axes. Every panel has the same axes, KL by its root; a run beyond them stands at the edge, as a triangle.
     """
     every = [gain for runs in ends.values() for _, gain in runs]
     low, high = max(min(min(g[1] for g in every), 0) - 0.1, -1.2), max(g[2] for g in every) + 0.1
@@ -73,6 +89,7 @@ def frontier_panels(
         )
         for axes, (method, runs) in zip(panels.flat, ends.items(), strict=False):
             colour = BLUE if method == compare else ORANGE
+            axes.patch.set_visible(False)  # it would cut the triangles of the panel to the left
             axes.axhline(0, **REFERENCE, zorder=1)
             axes.plot(grid, a * np.sqrt(grid) - b * grid, color=GREY, linewidth=1.6, zorder=1)
             for points in curves.get(method, {}).values():
@@ -83,12 +100,13 @@ def frontier_panels(
                 axes.errorbar(min(x, kl), max(value, low), [[value - bottom], [top - value]], color=colour,
                               marker=">" if outside else "o", markersize=6, markeredgecolor="white", elinewidth=1,
                               clip_on=False, zorder=4)  # fmt: skip
-            axes.set_title(method)
+            axes.set_title(title_of(method))
+            _root_axis(axes.xaxis, kl)
         for axes in list(panels.flat)[len(ends) :]:
             axes.set_visible(False)
-        panels[0, 0].set_xlim(0, kl)
         panels[0, 0].set_ylim(low, high)
-        fig.supxlabel(KL_LABEL, fontsize=10.5)
+        reading = f"grey: the curve fitted to {title_of(compare)}; bars: 95 % intervals over prompts; triangles: beyond"
+        fig.supxlabel(f"{KL_LABEL}, by its root\n{reading} {kl:g} nats", fontsize=10)
         fig.supylabel(GAIN, fontsize=10.5)
         _headline(fig, title)
     return fig
@@ -99,6 +117,7 @@ def gains_at_kl(table: Mapping[float, Mapping[str, Ends]], *, title: str, label:
 
     table: kl → method → value, low, high; a method whose runs do not go so far is left out there. Methods stand in the
     order of the first panel, then of the next ones. An interval that misses 0 is blue where above and orange below.
+    Where a panel has no number for a method it says so.
     """
     order: list[str] = []
     for found in table.values():
@@ -111,13 +130,16 @@ def gains_at_kl(table: Mapping[float, Mapping[str, Ends]], *, title: str, label:
             axes.axvline(0, **REFERENCE)
             for y, name in enumerate(order):
                 if name not in found:
+                    axes.annotate(
+                        "none", (0, y), (4, 0), textcoords="offset points", va="center", color=GREY, fontsize=8.5
+                    )
                     continue
                 value, low, high = found[name]
                 _interval(axes, y, value, low, high)
             axes.set_title(f"at {kl:g} nats")
-        panels[0][0].set_yticks(range(len(order)), order)
+        panels[0][0].set_yticks(range(len(order)), [title_of(name) for name in order])
         panels[0][0].invert_yaxis()
-        fig.supxlabel(label, fontsize=10.5)
+        fig.supxlabel(f"{label}; bars: 95 % intervals over seeds; none: too few seeds go so far", fontsize=10.5)
         _headline(fig, title)
     return fig
 

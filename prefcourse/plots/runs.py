@@ -258,15 +258,16 @@ def reward_shift(before: Sequence[float], after: Sequence[float], *, names: tupl
 
 
 def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = None, title: str | None = None) -> Figure:
-    """What reward each run reached, and what it cost in KL. Points of one method are joined in the order of their KL.
+    """What reward each run reached, and what it cost in KL. Points of one method are joined in the order given.
 
     A point is a dict with `kl` and `reward` (nats), and optionally `label` (written beside it), `method` (its group),
-    and the ends of intervals `reward_low`, `reward_high`, `kl_low`, `kl_high`. `reference` is the reference's reward.
+    and the ends of 95 % intervals `reward_low`, `reward_high`, `kl_low`, `kl_high`. `reference` is the reference's
+    reward. The points of one run come in the order of their steps: its path may go back.
     """
     if not points:
         raise ValueError("no points to draw")
     methods: dict[str, list[Mapping]] = {point.get("method", ""): [] for point in points}
-    for point in sorted(points, key=lambda p: p["kl"]):
+    for point in points:
         methods[point.get("method", "")].append(point)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         fig, axes = plt.subplots(figsize=(7.4, 4.8))
@@ -282,7 +283,8 @@ def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = No
             axes.axhline(reference, **REFERENCE, zorder=1, label="reference")
         best = max(points, key=lambda p: p["reward"])
         axes.set_title(title or f"The highest reward, {_signed(best['reward'])}, costs {best['kl']:.1f} nats of KL")
-        axes.set_xlabel(KL_LABEL)
+        bars = any(f"{name}_low" in point for point in points for name in ("kl", "reward"))
+        axes.set_xlabel(KL_LABEL + ("\nbars: 95 % intervals" if bars else ""))
         axes.set_ylabel("mean gold reward (nats of log-odds)")
         axes.margins(x=0.1, y=0.1)
         if axes.get_legend_handles_labels()[1]:

@@ -14,14 +14,36 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 
 from prefcourse.finite import whole
 
-# Okabe and Ito's palette, which readers with any colour vision can tell apart.
-BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
+# Eight colours that stand out from white and from each other, for any colour vision (tests/plots/test_palette.py).
+BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER = "#01469E", "#C65B1D", "#207A4F", "#963184", "#289CB9", "#D18107"
 INK, GREY, FAINT = "#262626", "#767676", "#E6E6E6"
 
 CHOSEN = dict(color=BLUE, linestyle="-", marker="o")
 REJECTED = dict(color=ORANGE, linestyle="--", marker="X")
 REFERENCE = dict(color=GREY, linestyle=":", linewidth=1.8)
-METHODS = [(GREEN, "o"), (PURPLE, "s"), (AMBER, "^"), (SKY, "D"), (INK, "v"), (GREY, "P")]  # colour and marker in turn
+METHODS = [(BLUE, "o"), (AMBER, "s"), (GREEN, "^"), (PURPLE, "D"), (INK, "v"), (GREY, "P")]  # colour and marker in turn
+LINES = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # and a dash for each
+LOOKS = {  # colour, marker and dash of a method, the same in every lesson
+    "dpo": (BLUE, "o", "-"),
+    "ipo": (AMBER, "s", "--"),
+    "kto": (GREEN, "^", "-."),
+    "orpo": (PURPLE, "D", (0, (5, 1))),
+    "simpo": (SKY, "v", (0, (3, 1, 1, 1))),
+    "cdpo": (INK, "P", (0, (1, 1))),
+    "rdpo": (GREY, "X", (0, (6, 2))),
+    "hinge": (ORANGE, "h", (0, (4, 1, 1, 1, 1, 1))),
+    "sft": (GREY, "d", (0, (1, 1))),
+    "dpo_nll": (GREEN, "s", "-."),
+    "dpop": (AMBER, "D", "--"),
+    "dpo_norm": (PURPLE, "s", "-."),
+    "offset": (GREEN, "^", "--"),
+    "rloo": (ORANGE, "s", "--"),
+    "ppo": (PURPLE, "^", "-."),
+    "best-of-n": (INK, "D", ":"),
+    "rloo on the true reward": (GREY, "P", (0, (6, 2))),
+}
+NAMES = {"cdpo": "cDPO", "rdpo": "rDPO", "simpo": "SimPO", "dpo_nll": "DPO + NLL", "dpo_norm": "DPO-norm"}
+CAPITALS = {"dpo", "ipo", "kto", "orpo", "sft", "cpo", "dpop", "rloo", "ppo", "bco", "nca", "exo", "apo", "sppo"}
 
 Ends = tuple[float, float, float]  # value, low, high
 
@@ -55,7 +77,7 @@ STYLE = {
     "axes.grid.axis": "y",
     "grid.color": FAINT,
     "grid.linewidth": 0.8,
-    "axes.prop_cycle": mpl.cycler(color=[BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY]),
+    "axes.prop_cycle": mpl.cycler(color=[BLUE, AMBER, GREEN, PURPLE, ORANGE, SKY]),
     "xtick.color": GREY,
     "ytick.color": GREY,
     "xtick.labelcolor": INK,
@@ -69,6 +91,36 @@ STYLE = {
     "lines.solid_capstyle": "round",
     "axes.unicode_minus": True,
 }
+
+
+def title_of(method: str) -> str:
+    """How a method is written in text: KTO, cDPO, ORPO (from base), APO-zero, hinge."""
+    name, _, rest = method.partition(" ")
+    word = NAMES.get(name) or (name.upper() if name in CAPITALS else name.replace("apo_", "APO-"))
+    return f"{word} {rest}" if rest else word
+
+
+def look_of(method: str, turn: int = 0) -> tuple:
+    """Colour, marker and dash of a method by its name; of anything else, the `turn`-th in turn."""
+    found = LOOKS.get(method.lower())
+    return found or (*METHODS[turn % len(METHODS)], LINES[turn % len(LINES)])
+
+
+def _root_axis(axis, most: float) -> None:
+    """An axis from 0 to `most` nats with equal steps of √KL; a noisy KL below 0 has its place, too."""
+
+    def root(x):
+        return np.sign(x) * np.sqrt(np.abs(x))
+
+    def square(x):
+        return np.sign(x) * x**2
+
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("function", functions=(root, square))
+    ticks = [t for t in (0, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 100, 200) if t <= most]
+    ticks = [t for t in ticks if t == 0 or root(t) > 0.07 * root(most)]
+    axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_minor_formatter(NullFormatter())
+    getattr(axis.axes, f"set_{axis.axis_name}lim")(0, most)
 
 
 def use_style() -> None:
@@ -178,6 +230,7 @@ def _forests(rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: 
     panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     panels[1].xaxis.set_minor_formatter(NullFormatter())
+    fig.supxlabel("points: means over seeds; bars: 95 % intervals over seeds", fontsize=9.5, color=GREY)
     _headline(fig, title)
     return fig, panels
 
@@ -185,8 +238,10 @@ def _forests(rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: 
 def _interval(axes, y: float, value: float, low: float, high: float) -> None:
     """A point with its interval, at height `y`; colour and marker say whether it lies above 0, below, or holds it."""
     colour, marker = (BLUE, "o") if low > 0 else (ORANGE, "X") if high < 0 else (INK, "D")
-    axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
-    axes.plot(value, y, color=colour, marker=marker, markersize=7, markeredgecolor="white")
+    axes.plot(value, y, color=colour, marker=marker, markersize=6.5, markeredgecolor="white")
+    axes.plot(
+        [low, high], [y, y], color=colour, linewidth=1.4, marker="|", markersize=8
+    )  # ends seen on the marker, too
 
 
 def _headline(fig: Figure, title: str) -> None:

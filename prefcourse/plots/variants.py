@@ -9,40 +9,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prefcourse.plots.style import (
-    AMBER,
-    BLUE,
     FAINT,
     GAIN,
     GREEN,
     GREY,
-    INK,
     KL_LABEL,
-    ORANGE,
-    PURPLE,
+    LOOKS,
     REFERENCE,
-    SKY,
     STYLE,
     _percent,
     _signed,
+    title_of,
 )
 
-LOOKS = {  # one look for each loss, the same in every figure here
-    "dpo": (BLUE, "o", "-"),
-    "ipo": (GREEN, "s", "--"),
-    "kto": (PURPLE, "^", "-."),
-    "orpo": (AMBER, "D", (0, (5, 1))),
-    "simpo": (SKY, "v", (0, (3, 1, 1, 1))),
-    "cdpo": (INK, "P", (0, (1, 1))),
-    "rdpo": (GREY, "X", (0, (6, 2))),
-    "hinge": (ORANGE, "h", (0, (4, 1, 1, 1, 1, 1))),
-}
-NAMES = {"dpo": "DPO", "cdpo": "cDPO", "rdpo": "rDPO", "simpo": "SimPO"}  # others: capitals; hinge as it is
 Curve = tuple[Sequence[float], Sequence[float]]  # loss and pull, (N,) each
-
-
-def title_of(loss: str) -> str:
-    """How a loss is written in text: KTO, cDPO, hinge."""
-    return NAMES.get(loss, "hinge" if loss == "hinge" else loss.upper())
 
 
 def loss_shapes(h: Sequence[float], curves: Mapping[str, tuple[str, Curve]], *, stops: Mapping[str, float]) -> Figure:
@@ -79,8 +59,8 @@ def family_of_losses(
         pull.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
 
         for (z0, values), line in zip(kto.items(), ("-.", (0, (1, 1))), strict=False):
-            unpaired.plot(k, values, color=PURPLE, linestyle=line, label=f"z0 = {z0:g}")
-            unpaired.plot(z0, 1, "^", color=PURPLE, markersize=9, markeredgecolor="white", zorder=4)
+            unpaired.plot(k, values, color=GREEN, linestyle=line, label=f"z0 = {z0:g}")
+            unpaired.plot(z0, 1, "^", color=GREEN, markersize=9, markeredgecolor="white", zorder=4)
         unpaired.set_title("KTO pulls most at k = z0, and little far away")
         unpaired.set_xlabel("log-ratio k of one completion (nats)")
         unpaired.set_ylabel("pull, as a share of its peak")
