@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import matplotlib as mpl
-import matplotlib.patheffects
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from prefcourse.finite import counted
 from prefcourse.plots.style import (
+    AMBER,
     BLUE,
     CHOSEN,
     GREY,
@@ -37,8 +38,8 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
 
     `history` has the columns of `train`. With `beta`, log π is shown relative to the reference (implicit reward / β);
     without, relative to the first steps of the run. KL (nats) is drawn where the column `kl` holds a number, and the
-    last panel shows the gradient norm in a run without it. A loss without a reference has no margin: the gradient norm
-    stands in its place.
+    last panel shows the gradient norm in a run without it; so does that of the margin, where a loss has none. Columns
+    `held_loss` and `held_margin`, from pairs that the run does not train on, are drawn as diamonds.
     """
     step = np.asarray(history["step"], dtype=float)
     with mpl.rc_context(STYLE):
@@ -59,6 +60,10 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
         else:
             _gradient_panel(margin, step[known], trained["grad_norm"])
         _logps_panel(logps, step[known], trained, beta)
+        for axes, name in ((loss, "held_loss"), (margin, "held_margin")):
+            if name in history:
+                axes.plot(*_known(step, _column(history, name)), "D", color=AMBER, label="held-out pairs", zorder=4)
+                axes.legend(loc="lower left" if axes is loss else "upper left")
         if np.isfinite(_column(history, "kl")).any():
             _kl_panel(kl, step, _column(history, "kl"))
         else:
@@ -96,14 +101,16 @@ def _margin_panels(margin, accuracy, step, history) -> None:
     margins, ranked = _column(history, "rewards/margins"), _column(history, "rewards/accuracies")
     ties = np.abs(margins) < 1e-5  # before the first update a pair is ranked neither right nor wrong
     ranked = ranked if ties.all() else np.where(ties, np.nan, ranked)
-    end = _margin_panel(margin, step, margins)
+    _margin_panel(margin, step, margins)
     margin.tick_params(labelbottom=False)
-    right = _curve(accuracy, step, ranked, color=INK)[-1]
+    _curve(accuracy, step, ranked, color=INK)
+    right, last = np.nanmean(ranked[-20:]), min(20, len(ranked))
     accuracy.axhline(0.5, **REFERENCE)
     accuracy.set_ylim(min(0.4, np.nanmin(ranked)), 1.0)
     _percent(accuracy.yaxis)
     accuracy.set_ylabel("ranked right")
-    margin.set_title(f"{right:.0%} of pairs ranked right, margin {_signed(end, 1, plus=False)}")
+    end = _signed(np.nanmean(margins[-20:]), 1, plus=False)
+    margin.set_title(f"Last {counted(last, 'step')}: {right:.1%} ranked right, margin {end}")
 
 
 def _logps_panel(axes, step, history, beta) -> None:
@@ -173,9 +180,8 @@ def compare_runs(
                 else:
                     axes.plot(step[known], values[known], color=colour, marker=marker, label=name)
             axes.set_ylabel(label)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for axes in grid[-1]:
             axes.set_xlabel("optimiser step")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for axes in grid.flat[len(columns) :]:
             axes.remove()
         grid[0, 0].legend(loc="best")
@@ -261,8 +267,7 @@ def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = No
     """What reward each run reached, and what it cost in KL. Points of one method are joined in the order given.
 
     A point is a dict with `kl` and `reward` (nats), and optionally `label` (written beside it), `method` (its group),
-    and the ends of 95 % intervals `reward_low`, `reward_high`, `kl_low`, `kl_high`. `reference` is the reference's
-    reward. The points of one run come in the order of their steps: its path may go back.
+    and ends of 95 % intervals `reward_low`, `reward_high`, `kl_low`, `kl_high`. `reference`: the reference's reward.
     """
     if not points:
         raise ValueError("no points to draw")

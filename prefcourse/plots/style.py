@@ -36,7 +36,7 @@ LOOKS = {  # colour, marker and dash of a method, the same in every lesson
     "dpo_nll": (GREEN, "s", "-."),
     "dpop": (AMBER, "D", "--"),
     "dpo_norm": (PURPLE, "s", "-."),
-    "offset": (GREEN, "^", "--"),
+    "offset": (GREEN, "h", "--"),
     "rloo": (ORANGE, "s", "--"),
     "ppo": (PURPLE, "^", "-."),
     "best-of-n": (INK, "D", ":"),

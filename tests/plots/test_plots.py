@@ -54,7 +54,7 @@ def test_training_curves_have_four_panels_with_findings_and_units():
         "The loss falls from 0.69 to 0.49",
         "log π falls for both, most for rejected",
         "The policy ends 4.0 nats from the reference",
-        "79% of pairs ranked right, margin 1.2",
+        "Last 20 steps: 78.3% ranked right, margin 1.1",
     ]
     assert sum("nats" in label for label in labels(fig)) == 4
     assert labels(fig).count("optimiser step") == 4
@@ -65,8 +65,12 @@ def test_chosen_and_rejected_look_the_same_everywhere():
     fig = plots.training_curves(run(), beta=0.1)
     [axes] = [axes for axes in fig.axes if axes.get_title(loc="left").startswith("log π")]
     chosen, rejected, reference = (line(axes, name) for name in ("chosen", "rejected", "reference"))
-    assert (to_hex(chosen.get_color()), chosen.get_linestyle(), chosen.get_marker()) == ("#0072b2", "-", "o")
-    assert (to_hex(rejected.get_color()), rejected.get_linestyle(), rejected.get_marker()) == ("#d55e00", "--", "X")
+    assert (to_hex(chosen.get_color()), chosen.get_linestyle(), chosen.get_marker()) == (plots.BLUE.lower(), "-", "o")
+    assert (to_hex(rejected.get_color()), rejected.get_linestyle(), rejected.get_marker()) == (
+        plots.ORANGE.lower(),
+        "--",
+        "X",
+    )
     assert reference.get_linestyle() == ":"
 
 
@@ -117,12 +121,23 @@ POINTS = [
 ]
 
 
+def test_pairs_that_were_held_out_are_diamonds_beside_the_curves():
+    gaps = [math.nan if i % 20 else 0.01 * i for i in range(60)]
+    fig = plots.training_curves(run(held_loss=gaps, held_margin=gaps), beta=0.1)
+    found = [line.get_xydata().tolist() for axes in fig.axes for line in axes.get_lines() if line.get_marker() == "D"]
+    assert found == [[[1, 0.0], [21, 0.2], [41, 0.4]]] * 2
+    assert not [
+        line for axes in plots.training_curves(run()).axes for line in axes.get_lines() if line.get_marker() == "D"
+    ]
+
+
 def test_reward_against_kl_joins_a_methods_points_in_order():
     fig = plots.reward_against_kl(POINTS, reference=-0.1)
     axes = fig.axes[0]
     assert titles(fig) == ["The highest reward, +1.90, costs 8.0 nats of KL"]
     assert axes.get_legend_handles_labels()[1] == ["reference", "DPO", "IPO"]
-    assert any(list(drawn.get_xdata()) == [2.0, 8.0] for drawn in axes.get_lines())
+    assert any(list(drawn.get_xdata()) == [8.0, 2.0] for drawn in axes.get_lines())  # as given: a run may go back
+    assert "95 %" in axes.get_xlabel() and "95 %" not in plots.reward_against_kl(POINTS[2:]).axes[0].get_xlabel()
     assert {text.get_text() for text in axes.texts} == {point["label"] for point in POINTS}
     assert titles(plots.reward_against_kl(POINTS, title="DPO leads")) == ["DPO leads"]
     assert fits(fig)

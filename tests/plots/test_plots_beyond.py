@@ -5,7 +5,7 @@ import pytest
 from figures import titles
 
 from prefcourse import plots
-from prefcourse.plots.style import BLUE, INK, ORANGE
+from prefcourse.plots.style import AMBER, BLUE, INK, ORANGE
 
 PATH = [{"step": 16, "kl": 1.0, "gain": 0.2}, {"step": 32, "kl": 3.0, "gain": 0.6}]
 FARTHER = [{"step": 16, "kl": 3.0, "gain": 0.4}, {"step": 32, "kl": 5.0, "gain": 1.0}]
@@ -39,13 +39,16 @@ def test_properties_that_no_rule_names_are_hollow():
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["tone (judged)", "gold"]
     dots = [line for line in fig.axes[0].get_lines() if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() for dot in dots] == [BLUE, "white"]
+    assert fig.axes[0].get_xlim() == (-1, 1)  # that of other figures, so that they can be compared
+    wide = plots.what_labels_ask({"tone": (1.5, 1.0, 2.0)}, ["tone"], title="Found")
+    assert wide.axes[0].get_xlim() == pytest.approx((-2.1, 2.1))
 
 
 def test_an_interval_says_its_sign_by_its_colour():
     row = {"a": (1.0, 0.5, 1.5, 0.8, 1.2), "b": (-1.0, -1.5, -0.5), "c": (0.1, -0.5, 0.7)}
     fig = plots.feedback_effects({"gold": row, "tone": row}, units={"gold": "nats", "tone": "points"}, title="Found")
     assert titles(fig) == ["gold", "tone"] and [axes.get_xlabel() for axes in fig.axes] == ["nats", "points"]
-    dots = [line for line in fig.axes[0].get_lines() if line.get_marker() not in ("None", None, "")]
+    dots = [line for line in fig.axes[0].get_lines() if line.get_marker() not in ("None", "|")]
     assert [dot.get_color() for dot in dots if dot.get_alpha() is None] == [BLUE, ORANGE, INK]
     assert dots[0].get_xdata().tolist() == [0.8, 1.2] and dots[0].get_alpha() == 0.5
 
@@ -58,4 +61,6 @@ def test_the_tax_is_drawn_by_run_and_by_third():
     big = [line.get_xydata().tolist() for line in left.get_lines() if line.get_zorder() == 3]
     assert big == [[pytest.approx([0.6, 5.0])], [pytest.approx([0.2, -0.3])]]
     assert lines(right)["SFT"] == [[0, -0.4], [1, -0.3], [2, -0.2]]
-    assert {text.get_text() for text in left.texts} == {"DPO", "SFT"}
+    colours = {line.get_label(): line.get_color() for line in right.get_lines() if line.get_label()[0] != "_"}
+    assert colours == {"DPO": BLUE, "SFT": AMBER}  # DPO's colour, whatever stands beside it
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["DPO", "SFT"]

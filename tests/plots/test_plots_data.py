@@ -196,8 +196,8 @@ def test_the_report_on_one_page(rows):
 def test_a_verdict_has_a_colour_and_a_shape(rows):
     found = report(rows)
     [axes] = [axes for axes in plots.quality_report(found).axes if not axes.get_title(loc="left")]
-    marks = {"ok": ("o", "#009e73"), "look": ("^", "#e69f00"), "act": ("s", "#d55e00")}
-    drawn = [(mark.get_marker(), to_hex(mark.get_color())) for mark in axes.get_lines()]
+    marks = {"ok": ("o", plots.GREEN), "look": ("^", plots.AMBER), "act": ("s", plots.ORANGE)}
+    drawn = [(mark.get_marker(), to_hex(mark.get_color()).upper()) for mark in axes.get_lines()]
     assert drawn == [marks[finding.verdict] for finding in found.values()]
     assert len(set(drawn)) > 1
 
@@ -214,5 +214,5 @@ def test_bars_add_up_to_all_pairs(rows):
     found = report(rows)
     lengths = next(axes for axes in plots.quality_report(found).axes if "longer" in axes.get_title(loc="left"))
     assert sum(bar.get_height() for bar in lengths.patches) == pytest.approx(1, abs=0.02)
-    chosen = sum(bar.get_height() for bar in lengths.patches if to_hex(bar.get_facecolor()) == "#0072b2")
+    chosen = sum(bar.get_height() for bar in lengths.patches if to_hex(bar.get_facecolor()) == plots.BLUE.lower())
     assert chosen == pytest.approx(np.mean(found.length > 0), abs=0.02)

@@ -22,7 +22,7 @@ def drawn(axes):
 def test_bold_lines_are_the_mean_of_what_all_seeds_have():
     fig = plots.paths_by_step([("Found", "nats", "gold", {"dpo": [UP, MORE], "fix": [UP]})])
     assert titles(fig) == ["Found"] and fig.axes[0].get_ylabel() == "nats"
-    assert drawn(fig.axes[0]) == {"dpo": [[0, 0], [25, 0.5]], "fix": [[0, 0], [25, 1.0]]}
+    assert drawn(fig.axes[0]) == {"DPO": [[0, 0], [25, 0.5]], "fix": [[0, 0], [25, 1.0]]}
     assert len(fig.axes[0].get_lines()) == 5  # three seeds, two means
 
 
@@ -39,7 +39,7 @@ def test_displacement_says_where_the_chosen_token_went(end, verb):
     shares = [[0.4, 0.4, 0.2], [0.3, 0.2, 0.5], end]
     fig = plots.displacement(shares, ["fine", "good", "awful"], {"dpo": [UP], "fix": [MORE]}, chosen=0, rejected=1)
     assert titles(fig)[0] == f"Three tokens: chosen {verb} from 40% to {end[0]:.0%}"
-    assert titles(fig)[1] == "GPT-2: −2.0 nats under dpo, with a fix −9.0"
+    assert titles(fig)[1] == "GPT-2: −2.0 nats under DPO, with a fix −9.0"
     lines = drawn(fig.axes[0])
     assert [y for _, y in lines["awful (in no pair)"]] == [row[2] for row in shares]
     assert lines["fine (chosen)"][0][0] == 0 and lines["fine (chosen)"][-1][0] == pytest.approx(np.log(end[0] / end[1]))
@@ -57,7 +57,7 @@ def test_prices_stand_beside_their_names_with_intervals():
             ("rate", "dpo", (0.6, 0.5, 0.8), (80.0, 70.0, 90.0))]  # fmt: skip
     fig = plots.price_of_fixes(rows, gold=-0.26, title="Found")
     assert fig.get_suptitle() == "Found"
-    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["noise: dpo", "noise: cdpo", "rate: dpo"]
+    assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["noise: DPO", "noise: cDPO", "rate: DPO"]
     left = [bar.get_children()[0].get_xydata()[0] for bar in fig.axes[0].containers]
     assert [x for x, _ in left] == [0.1, 0.3, 0.6] and len(fig.axes[1].containers) == 3
     gaps = np.diff([y for _, y in left])

@@ -25,7 +25,7 @@ def test_frontier_panels_draw_every_run_and_mark_what_is_outside():
     ends = {"dpo": [(2.0, (1.0, 0.8, 1.2))], "sft": [(1.0, (0.2, 0.1, 0.3)), (40.0, (-3.0, -3.2, -2.8))]}
     curves = {"dpo": {0: [(1.0, 0.5), (2.0, 1.0)]}, "sft": {0: [(1.0, 0.2)]}}
     fig = plots.frontier_panels(ends, curves, title="Found", columns=2, kl=10)
-    assert titles(fig) == ["dpo", "sft"]
+    assert titles(fig) == ["DPO", "SFT"] and "95 %" in fig.get_supxlabel()
     marks = [(line.get_xdata()[0], line.get_marker()) for line in fig.axes[1].get_lines() if line.get_zorder() >= 4]
     assert (1.0, "o") in marks and (10, ">") in marks
 
@@ -35,8 +35,10 @@ def test_gains_at_kl_say_by_colour_and_marker_what_the_interval_allows():
     fig = plots.gains_at_kl(table, title="Found", label="gain")
     assert titles(fig) == ["at 2 nats", "at 5 nats"]
     assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()] == ["a", "b", "c"]
-    points = [[line.get_marker() for line in axes.get_lines() if line.get_marker() != "None"] for axes in fig.axes]
+    points = [[line.get_marker() for line in axes.get_lines() if line.get_marker() not in ("None", "|")]
+              for axes in fig.axes]  # fmt: skip
     assert points == [["o", "X"], ["D", "D"]]
+    assert [[text.get_text() for text in axes.texts] for axes in fig.axes] == [["none"], ["none"]]  # c, then b
 
 
 def test_kl_against_beta_draws_curves_in_the_order_of_beta_with_their_intervals():
