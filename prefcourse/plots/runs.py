@@ -226,8 +226,7 @@ def log_ratio_paths(
 def reward_shift(before: Sequence[float], after: Sequence[float], *, names: tuple[str, str] = ("SFT", "DPO")) -> Figure:
     """Histograms of gold reward before (grey dotted outline) and after (blue) training, with both means.
 
-    The few values beyond the drawn range are counted in the first and last bin.
-    """
+    The first and last bin hold what lies beyond."""
     before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     low, high = np.quantile(np.concatenate([before, after]), [0.002, 0.998])
     bins = np.linspace(low, high, 31)
