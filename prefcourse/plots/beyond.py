@@ -66,26 +66,31 @@ def sampler_regret(
     return fig
 
 
-def online_frontier(paths: Paths, *, labels: int, title: str) -> Figure:
+def online_frontier(paths: Paths, *, labels: int, title: str, kl: float | None = None) -> Figure:
     """Gain in gold reward against KL, and against the labels spent: pale lines are seeds, bold ones their means.
 
-    paths: arm → one path a seed, points with step, kl and gain. labels: how many one step takes.
+    paths: arm → one path a seed, points with step, kl and gain. labels: how many one step takes. kl: where its axis
+    ends, by the root; a run that goes further leaves the panel.
     """
     spent = {
         arm: [[{**p, "labels": p["step"] * labels} for p in path] for path in seeds] for arm, seeds in paths.items()
     }
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
-        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.7), sharey=True)
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.7))
         _lines(left, spent, "gain", x="kl")
         _lines(right, spent, "gain", x="labels")
         for axes in (left, right):
             axes.axhline(0, **REFERENCE, zorder=1)
-        _root_axis(left.xaxis, 1.02 * max(p["kl"] for seeds in paths.values() for path in seeds for p in path))
+        points = [p for seeds in paths.values() for path in seeds for p in path]
+        far = kl or 1.02 * max(p["kl"] for p in points)
+        _root_axis(left.xaxis, far)
+        left.set_ylim(top=1.15 * max(p["gain"] for p in points if p["kl"] <= far))
         right.set_xlim(left=0)
         left.set_xlabel(KL_LABEL + ", by its root")
         left.set_ylabel(GAIN)
         left.set_title("What a nat of KL buys (pale: seeds, bold: means)")
         right.set_xlabel("labels spent")
+        right.set_ylabel(GAIN)
         right.set_title("What a label buys")
         right.legend(loc="upper left")
         _headline(fig, title)

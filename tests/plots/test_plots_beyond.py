@@ -30,6 +30,8 @@ def test_online_runs_stand_against_kl_and_against_labels():
     assert fig.get_suptitle() == "Found"
     assert np.allclose(lines(left)["online"], [[2.0, 0.3], [4.0, 0.8]])
     assert np.allclose(lines(right)["online"], [[256, 0.3], [512, 0.8]]) and len(left.get_lines()) == 3 + 2 + 1
+    near = plots.online_frontier({"online": [PATH, FARTHER]}, labels=16, title="Found", kl=3).axes[0]
+    assert near.get_xlim() == (0, 3) and 0.6 < near.get_ylim()[1] < 1
 
 
 def test_properties_that_no_rule_names_are_hollow():
