@@ -58,7 +58,7 @@ def displacement(
         left.legend(loc="center right")
         ends = _lines(right, paths, "chosen")
         failing, *fixed = (_signed(end, 1) for end in ends)
-        right.set_title(f"GPT-2: {failing} nats under {title_of(next(iter(paths)))}, with a fix {' or '.join(fixed)}")
+        right.set_title(f"GPT-2: {failing} under {title_of(next(iter(paths)))}, with a fix {' or '.join(fixed)}")
         right.axhline(0, **REFERENCE)
         right.set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ of chosen texts (nats)")
         right.legend(loc="best")

@@ -101,7 +101,7 @@ def frontier_panels(
                               marker=">" if outside else "o", markersize=6, markeredgecolor="white", elinewidth=1,
                               clip_on=False, zorder=4)  # fmt: skip
             axes.set_title(title_of(method))
-            _root_axis(axes.xaxis, kl)
+            _root_axis(axes.xaxis, kl, gap=0.2)
         for axes in list(panels.flat)[len(ends) :]:
             axes.set_visible(False)
         panels[0, 0].set_ylim(low, high)

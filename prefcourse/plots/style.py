@@ -106,8 +106,8 @@ def look_of(method: str, turn: int = 0) -> tuple:
     return found or (*METHODS[turn % len(METHODS)], LINES[turn % len(LINES)])
 
 
-def _root_axis(axis, most: float) -> None:
-    """An axis from 0 to `most` nats with equal steps of √KL; a noisy KL below 0 has its place, too."""
+def _root_axis(axis, most: float, gap: float = 0.075) -> None:
+    """An axis from 0 to `most` nats with equal steps of √KL; ticks are at least a share `gap` of the axis apart."""
 
     def root(x):
         return np.sign(x) * np.sqrt(np.abs(x))
@@ -116,8 +116,10 @@ def _root_axis(axis, most: float) -> None:
         return np.sign(x) * x**2
 
     getattr(axis.axes, f"set_{axis.axis_name}scale")("function", functions=(root, square))
-    ticks = [t for t in (0, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 100, 200) if t <= most]
-    ticks = [t for t in ticks if t == 0 or root(t) > 0.07 * root(most)]
+    ticks = [0.0]
+    for t in (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 100, 200):
+        if t <= most and root(t) - root(ticks[-1]) >= gap * root(most):
+            ticks.append(t)
     axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
     axis.set_minor_formatter(NullFormatter())
     getattr(axis.axes, f"set_{axis.axis_name}lim")(0, most)

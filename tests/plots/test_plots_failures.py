@@ -39,7 +39,7 @@ def test_displacement_says_where_the_chosen_token_went(end, verb):
     shares = [[0.4, 0.4, 0.2], [0.3, 0.2, 0.5], end]
     fig = plots.displacement(shares, ["fine", "good", "awful"], {"dpo": [UP], "fix": [MORE]}, chosen=0, rejected=1)
     assert titles(fig)[0] == f"Three tokens: chosen {verb} from 40% to {end[0]:.0%}"
-    assert titles(fig)[1] == "GPT-2: −2.0 nats under DPO, with a fix −9.0"
+    assert titles(fig)[1] == "GPT-2: −2.0 under DPO, with a fix −9.0"
     lines = drawn(fig.axes[0])
     assert [y for _, y in lines["awful (in no pair)"]] == [row[2] for row in shares]
     assert lines["fine (chosen)"][0][0] == 0 and lines["fine (chosen)"][-1][0] == pytest.approx(np.log(end[0] / end[1]))

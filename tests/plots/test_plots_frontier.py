@@ -55,3 +55,12 @@ def test_kl_against_beta_draws_curves_in_the_order_of_beta_with_their_intervals(
     assert [line.get_label() for line in right.get_lines()] == ["10 steps", "120 steps"]
     band = right.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (0.5, 2.0)
+
+
+def test_axes_of_kl_go_by_its_root_and_their_ticks_do_not_collide():
+    path = [[{"step": 1, "kl": 0.0, "gain": 0.0}, {"step": 2, "kl": 25.0, "gain": 0.2}]]
+    axes = plots.beta_paths({0.1: path}, title="Found").axes[0]
+    at = axes.transData.transform([(kl, 0) for kl in (0, 1, 4, 25)])[:, 0]
+    assert np.allclose(np.diff(at) / (at[-1] - at[0]), [0.2, 0.2, 0.6])
+    ticks = axes.get_xticks()
+    assert ticks[0] == 0 and np.diff(np.sqrt(ticks)).min() >= 0.075 * 5 and axes.get_xlim() == (0, 25)
