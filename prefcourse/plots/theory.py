@@ -233,10 +233,13 @@ def kl_by_step(
     """
     with mpl.rc_context(STYLE):
         fig, panels = plt.subplots(1, len(runs), figsize=(10.4, 4.6), sharey=True)
+        marked = np.unique(
+            np.geomspace(1, len(step), 24).astype(int) - 1
+        ).tolist()  # evenly apart on a logarithmic axis
         for axes, (labels, curves) in zip(np.atleast_1d(panels), runs.items(), strict=True):
             for i, ((beta, values), (colour, marker)) in enumerate(zip(curves.items(), METHODS, strict=False)):
                 axes.semilogx(
-                    step, values, color=colour, marker=marker, markevery=(2 * i, max(1, len(step) // 7)),
+                    step, values, color=colour, marker=marker, markevery=marked[i::3],
                     markersize=7.5, markeredgecolor="white", label=f"β = {beta:g}",
                 )  # fmt: skip
                 axes.plot(
@@ -256,7 +259,7 @@ def kl_by_step(
             f"step {early}", (early, 1), xycoords=("data", "axes fraction"), xytext=(5, -4), textcoords="offset points",
             color=GREY, va="top", fontsize=9.5,
         )  # fmt: skip
-        first.legend(loc="upper left", bbox_to_anchor=(0, 0.92))
+        fig.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
     return fig
 
 
