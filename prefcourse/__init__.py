@@ -18,6 +18,7 @@ _HOME = {  # public name → its module, in the order of the lessons
     "GoldReward": "rewards", "fit_bradley_terry": "rewards",
     "RewardModel": "rlhf.reward_model", "train_reward_model": "rlhf.reward_model",
     "PreferenceDataCollector": "annotation.collector", "LabelFile": "annotation.labels",
+    "my_labels": "annotation.labels",
     "merge_labels": "annotation.labels", "Annotator": "annotation.annotators",
     "train_on_my_labels": "annotation.personal",
     "kl_k1": "logprobs", "kl_k3": "logprobs", "token_kl": "logprobs",

@@ -2,7 +2,7 @@
 
     explore(draw, beta=log_slider("β", 1.0, 0.05, 20), reward=slider("reward", 1.0, -3, 3))
     step_through(models, samples, prompts, world.tokenizer, world.gold)
-    label_pairs(pairs, "runs/my-labels.jsonl")          # the labelling app, from `prefcourse.annotation.app`
+    label_pairs(pairs)                                  # the labelling app, from `prefcourse.annotation.app`
     progress()                                          # which of the exercises' checks have passed
 
 Only core ipywidgets, which are the same in versions 7.7 and 8. A widget calls functions of the package and holds no

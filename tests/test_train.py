@@ -10,10 +10,11 @@ from torch.nn.functional import logsigmoid
 
 from prefcourse.losses import LOSSES
 from prefcourse.preferences import encode
+from prefcourse.terminal import Bar
 from prefcourse.train import lr_factor, train
 from prefcourse.training import devices
 from prefcourse.training.batches import Feed, encode_rows, plan
-from prefcourse.training.devices import bf16_is_fast, choose_precision, progress_bar
+from prefcourse.training.devices import bf16_is_fast, choose_precision
 
 QUICK = {"steps": 4, "batch_size": 6, "lr": 1e-3, "precision": "fp32", "progress": False}
 COLUMNS = {
@@ -357,11 +358,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run(policy, tokenizer, pairs, m
 
 
 def test_bars_are_silent_where_nobody_looks(monkeypatch, capsys):
-    assert list(progress_bar(range(3), "x")) == [0, 1, 2]
+    assert list(Bar(range(3), "x")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    assert progress_bar([1], "x", shown=False).disable and not progress_bar([1], "x").disable
+    assert Bar([1], "x", shown=False).disable and not Bar([1], "x").disable
 
 
 # ------------------------------------------------------------------------------------------- TRL

@@ -1,9 +1,10 @@
 """The labelling app: two answers side by side, a click or a key, and the label is on the disk.
 
-    label_pairs(collector.collect(prompts), "runs/my-labels.jsonl", gold=world.gold)
+    label_pairs(collector.collect(prompts), gold=world.gold)          # into `labels.my_labels()`, wherever we are
 
 Run the cell again, or reload the page and run it, and it goes on where it stopped. Core ipywidgets only, the same in
-versions 7.7 and 8. Keys come through a text box, because that works in every front end: click into it once, then type.
+versions 7.7 and 8. Keys come through a text box, because that works in every front end. The box is never emptied from
+here: an emptied box and the next key can cross on their way, and then the key before would count twice.
 """
 
 import html
@@ -15,7 +16,7 @@ from typing import Any
 import ipywidgets
 
 from prefcourse.annotation.collector import KEYS, agreement_with, still_open, to_label
-from prefcourse.annotation.labels import LabelFile
+from prefcourse.annotation.labels import LabelFile, my_labels
 from prefcourse.evaluate import bootstrap
 from prefcourse.finite import counted
 from prefcourse.rewards import GoldReward
@@ -27,34 +28,67 @@ BUTTONS = (  # key, words on the button, its help
     ("s", "skip (s)", "you cannot say"),
     ("u", "undo (u)", "take the last label back"),
 )
+# Both texts as they are: line breaks, indents, words of any length, right-to-left writing that stays within its text.
+# Shortcuts of JupyterLab are off in a card, where a key would else insert a cell. It scrolls: it can have the focus.
 CARD = (
-    '<div style="border: 1px solid rgba(128,128,128,0.7); border-radius: 8px; padding: 10px 14px; margin: 4px; '
-    'line-height: 1.5; min-height: 5em; font-size: 15px;"><b>{side}</b><br>'
-    '<span style="opacity: 0.65;">{prompt}</span>{text}</div>'
+    '<div role="group" aria-label="text {side}" tabindex="0" data-lm-suppress-shortcuts="true" style="border: 1px '
+    "solid rgba(128,128,128,0.7); border-radius: 8px; padding: 10px 14px; margin: 4px; line-height: 1.5; "
+    'font-size: 15px; min-height: 5em; max-height: 20em; overflow-y: auto;"><b>{side}</b>'
+    '<div dir="auto" style="white-space: pre-wrap; overflow-wrap: anywhere; tab-size: 4;">'
+    '<span style="unicode-bidi: isolate; opacity: 0.7;">{prompt}</span>'
+    '<span style="unicode-bidi: isolate;">{text}</span></div></div>'
 )
+# Wherever in the app a key is pressed, it goes into the box, and JupyterLab does not take it for a shortcut of its own.
+# A front end that strips this still has the box, into which a click on a button leads (ipywidgets 8).
+KEYS_ANYWHERE = """<style onload="
+    const app = this.closest('.prefcourse-labels');
+    app.setAttribute('data-lm-suppress-shortcuts', 'true');
+    app.addEventListener('keydown', event => {
+        const box = app.querySelector('input');
+        if (!/^[a-z]$/i.test(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+        if (event.target === box && !event.repeat) return;
+        event.preventDefault();
+        event.stopPropagation();
+        if (event.repeat) return;  // a key held down is one answer
+        box.value += event.key;
+        box.dispatchEvent(new Event('input', {bubbles: true}));
+    });
+"></style>"""
+QUESTION = (
+    '<div style="white-space: normal; line-height: 1.5;"><b>Which text is better?</b> Read both to the end. Nobody '
+    "else will see your answer.</div>"
+)
+LINE = {"flex_flow": "row wrap", "align_items": "center"}  # on a narrow screen, what has no room goes below
 _OPEN: dict[Path, LabelFile] = {}  # the file of an app in this kernel is closed when the next one opens it
 
 
 def label_pairs(
-    pairs: Sequence[dict[str, Any]], path: str | Path, *, gold: GoldReward | None = None, seed: int = 0,
+    pairs: Sequence[dict[str, Any]], path: str | Path | None = None, *, gold: GoldReward | None = None, seed: int = 0,
     annotator: str = "me",
 ) -> ipywidgets.VBox:  # fmt: skip
     """The app over `pairs` (rows with chosen and rejected, or what a collector gave), writing labels to `path`.
 
+    path: by default `my_labels()`, the file that `python -m prefcourse collect` and `train_on_my_labels` take, too.
     Which text stands left is drawn from `seed`. Agreement with `gold` is shown when all pairs are done, not before.
     Raises ValueError for pairs without the columns, BlockingIOError if another process has the file open.
     """
     items = to_label(pairs, seed=seed)
-    place = Path(path).resolve()
+    path = Path(my_labels() if path is None else path)
+    place = path.resolve()
     if place in _OPEN:
         _OPEN.pop(place).close()
     file = _OPEN[place] = LabelFile(path)
     progress, question, report = (ipywidgets.HTML() for _ in range(3))
-    wide = {"width": "50%"}
-    cards = {side: ipywidgets.HTML(layout=wide) for side in "ab"}
-    bar = ipywidgets.IntProgress(min=0, max=len(items), layout={"width": "240px"})
-    buttons = {key: ipywidgets.Button(description=words, tooltip=hint) for key, words, hint in BUTTONS}
-    keys = ipywidgets.Text(placeholder="keys: a b t s u", layout={"width": "160px"}, continuous_update=True)
+    cards = {side: ipywidgets.HTML(layout={"flex": "1 1 17em", "min_width": "0", "width": "auto"}) for side in "ab"}
+    bar = ipywidgets.IntProgress(min=0, max=len(items), layout={"width": "200px"})
+    keys = ipywidgets.Text(placeholder="keys: a b t s u", layout={"width": "130px"}, continuous_update=True)
+    has_focus = hasattr(keys, "focus")  # ipywidgets 8: the printed keys work where the focus can be led to the box
+    buttons = {
+        key: ipywidgets.Button(
+            description=words if has_focus else words.removesuffix(f" ({key})"), tooltip=hint, layout={"width": "auto"}
+        )
+        for key, words, hint in BUTTONS
+    }
     state = {"began": time.monotonic(), "note": file.note}
 
     def draw() -> None:
@@ -66,7 +100,7 @@ def label_pairs(
             button.disabled = not file.records if key == "u" else not waiting
         if waiting:
             item = waiting[0]
-            question.value = "<b>Which review is better?</b> Read both to the end. Nobody else will see your answer."
+            question.value = QUESTION
             for side, card in cards.items():
                 text = html.escape(item[f"response_{side}"])
                 card.value = CARD.format(side=side.upper(), prompt=html.escape(item["prompt"]), text=text)
@@ -97,18 +131,42 @@ def label_pairs(
             state["note"] = str(error)
         draw()
 
+    def click(key: str) -> None:
+        if has_focus:  # first of all, so that the next key finds the box
+            keys.focus()
+        press(key)
+
     def typed(change) -> None:
-        for key in change["new"].strip().lower():
+        for key in "".join(added(change["old"], change["new"]).split()).lower():
             press(key)
-        if change["new"]:
-            keys.value = ""
 
     for key, button in buttons.items():
-        button.on_click(lambda _, key=key: press(key))
+        button.on_click(lambda _, key=key: click(key))
     keys.observe(typed, names="value")
     draw()
-    rows = [ipywidgets.HBox([bar, progress]), question, ipywidgets.HBox(list(cards.values()))]
-    return ipywidgets.VBox([*rows, ipywidgets.HBox([*buttons.values(), keys]), report])
+    lines = ([bar, progress], [keys, *buttons.values(), ipywidgets.HTML(KEYS_ANYWHERE)], list(cards.values()))
+    status, controls, texts = (ipywidgets.HBox(line, layout=LINE) for line in lines)
+    texts.layout.align_items = "stretch"
+    # The buttons stand above the texts: there they stay, however long these are.
+    app = ipywidgets.VBox([status, question, controls, texts, report])
+    app.add_class("prefcourse-labels")
+    return app
+
+
+def added(old: str, new: str) -> str:
+    """What was put into `old` to make `new`: `new` without what both have at the beginning and at the end.
+
+    >>> added("ab", "abt"), added("ab", "a"), added("", "ab")
+    ('t', '', 'ab')
+    """
+    head = _shared(old, new)
+    tail = _shared(old[head:][::-1], new[head:][::-1])
+    return new[head : len(new) - tail]
+
+
+def _shared(a: str, b: str) -> int:
+    """How many letters both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def summary(records: Sequence[dict[str, Any]], gold: GoldReward | None = None) -> str:

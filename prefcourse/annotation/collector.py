@@ -22,7 +22,7 @@ from prefcourse.finite import counted
 from prefcourse.generate import generate
 from prefcourse.preferences import Row
 from prefcourse.rewards import GoldReward
-from prefcourse.training.devices import progress_bar
+from prefcourse.terminal import Bar
 
 KEYS = {"a": "A", "b": "B", "t": "tie", "s": "skip"}  # what to press, and the label it gives
 ROUNDS = 5  # how often we draw again for answers that came out the same
@@ -66,7 +66,7 @@ class PreferenceDataCollector:
             raise ValueError(f"prompts must be a list of texts, got one text: {prompts!r:.80}")
         found: list[dict[str, None]] = [{} for _ in prompts]  # a dict keeps the order and drops what comes twice
         duplicates = [0] * len(prompts)
-        for turn in progress_bar(range(ROUNDS + 1), "collect", progress):
+        for turn in Bar(range(ROUNDS + 1), "collect", progress):
             short = [i for i, seen in enumerate(found) if len(seen) < num_samples]
             asked = [i for i in short for _ in range(num_samples - len(found[i]))]
             if not asked:

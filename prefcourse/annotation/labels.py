@@ -1,6 +1,6 @@
 """A file of labels that survives anything: append-only JSON lines, one record a line, on disk before we go on.
 
-    with LabelFile("runs/my-labels.jsonl") as file:
+    with LabelFile(my_labels()) as file:
         file.append({"prompt": "I have", "response_a": " a cat.", "response_b": " no cat.", "label": "A"})
         file.undo()                     # the last label stops counting; its line stays
         print(len(file.records), file.note)
@@ -25,6 +25,14 @@ from prefcourse.locks import Lock
 Record = dict[str, Any]
 LABELS = ("A", "B", "tie", "skip")
 TEXTS = ("prompt", "response_a", "response_b")
+
+
+def my_labels() -> Path:
+    """The file of your own labels, the same from every folder: ~/.prefcourse/my-labels.jsonl.
+
+    The environment's PREFCOURSE_LABELS names another one.
+    """
+    return Path(os.environ.get("PREFCOURSE_LABELS") or Path.home() / ".prefcourse" / "my-labels.jsonl")
 
 
 class LabelFile:

@@ -1,6 +1,6 @@
 """From a few dozen of your own labels to a model that writes a little more to your taste.
 
-    mine = train_on_my_labels("runs/my-labels.jsonl", world)
+    mine = train_on_my_labels(my_labels(), world)
     print(mine)                             # what went in, what came out
     show_samples(mine.prompts, before=mine.before, after=mine.after)
 

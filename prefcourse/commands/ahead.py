@@ -7,16 +7,14 @@ import argparse
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from prefcourse.finite import counted
-from prefcourse.preferences import Row
-
 SHOWN = 3  # examples of the first batch that are shown
 
 
-def show(args: argparse.Namespace, policy, rows: Sequence[Row], tokenizer, settings: dict) -> None:
+def show(args: argparse.Namespace, policy, rows: Sequence[dict], tokenizer, settings: dict) -> None:
     """Print rows, tokens, lengths, steps and memory of the run; with --show-batch also what its first batch holds."""
+    import numpy as np
+
+    from prefcourse.finite import counted
     from prefcourse.losses import LOSSES
     from prefcourse.training.batches import Feed, encode_rows
     from prefcourse.worlds.models import context
@@ -62,6 +60,8 @@ def _size(bytes_: float) -> str:
 
 def _print_batch(groups: Sequence, tokenizer, size: int) -> None:
     """The first examples of a batch, decoded; what the loss sees stands between ⟦ and ⟧."""
+    from prefcourse.finite import counted
+
     print(
         f"\nthe first batch: {min(SHOWN, len(groups))} of its {counted(size, 'example')}; the loss sees ⟦what is "
         "marked⟧"

@@ -2,8 +2,6 @@
 
 import argparse
 
-from prefcourse.finite import counted
-
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command `collect` with its arguments."""
@@ -13,7 +11,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Shows two answers at a time and asks which is better. Every label is on the disk before the next "
         "pair appears; the same command goes on where you stopped.",
     )
-    command.add_argument("--file", default="runs/my-labels.jsonl", help="where the labels go (default: %(default)s)")
+    command.add_argument(
+        "--file", help="where the labels go (default: ~/.prefcourse/my-labels.jsonl, as for the labelling app, or what "
+        "PREFCOURSE_LABELS names)",
+    )  # fmt: skip
     command.add_argument(
         "--prompts", help="a file or data set with the column prompt (default: the bundled training prompts)"
     )
@@ -33,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
     """Sample two answers to each prompt, ask in the terminal which is better, and keep the labels."""
     from prefcourse.annotation import exchange
     from prefcourse.annotation.collector import PreferenceDataCollector, label_in_terminal
-    from prefcourse.annotation.labels import LabelFile, preference_rows
+    from prefcourse.annotation.labels import LabelFile, my_labels, preference_rows
     from prefcourse.commands.shared import model_and_tokenizer
+    from prefcourse.finite import counted
     from prefcourse.preferences import write_rows
     from prefcourse.worlds import bundled
 
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         prompts = exchange.load_prompts(args.prompts, tokenizer, args.template)
     else:
         prompts = [row["prompt"] for row in world.prompts["train"]]
-    with LabelFile(args.file) as file:
+    with LabelFile(args.file or my_labels()) as file:
         collector = PreferenceDataCollector(model, tokenizer, name=args.model or "sft", seed=args.seed)
         found = collector.collect(prompts[: args.count], temperature=args.temperature)
         repeated = sum(pair["metadata"]["duplicates"] for pair in found)

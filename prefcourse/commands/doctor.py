@@ -7,7 +7,7 @@ import platform
 
 from prefcourse.training.optional import trouble
 
-NEEDED = ("torch", "transformers", "datasets", "numpy", "matplotlib", "ipywidgets", "jupyterlab")
+NEEDED = ("torch", "transformers", "datasets", "numpy", "matplotlib", "ipywidgets", "jupyterlab", "rich")
 OPTIONAL = ("accelerate", "peft")
 
 

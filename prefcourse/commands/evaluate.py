@@ -4,14 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-
 from prefcourse.boundary import told
 from prefcourse.commands import rows
 from prefcourse.commands.held_out import HeldOut
 from prefcourse.commands.output import RECORD
 from prefcourse.commands.shared import compare, find_device, model_and_tokenizer, print_samples
-from prefcourse.finite import counted
 
 HELP = """\
 Measure a saved policy. Numbers come with 95 % intervals.
@@ -72,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def _on_rows(args: argparse.Namespace, policy, tokenizer, device: str) -> None:
     """Print how the policy ranks rows, its KL to the reference, and what both write."""
     from prefcourse.evaluate import repetition, sequence_kl
+    from prefcourse.finite import counted
     from prefcourse.generate import generate
     from prefcourse.training import guards
     from prefcourse.training.looking import fitting
@@ -111,6 +109,8 @@ def _on_rows(args: argparse.Namespace, policy, tokenizer, device: str) -> None:
 
 def _ranking(held: HeldOut, policy) -> dict[str, str]:
     """How the policy ranks the rows beside its reference, a line each."""
+    import numpy as np
+
     from prefcourse.comparison.ab_tests import wilson
     from prefcourse.evaluate import points
     from prefcourse.quality.findings import clustered_share

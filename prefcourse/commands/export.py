@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefcourse.commands import output, train
-from prefcourse.finite import counted
 
 HELP = """\
 Write a script that does with TRL what a run of ours does, and its data as JSON lines in TRL's format. Who runs it needs
@@ -87,6 +86,7 @@ def _write(args: argparse.Namespace, loss, into: Path) -> None:
     from prefcourse.commands.trl_losses import TRL
     from prefcourse.commands.trl_run import START, plan
     from prefcourse.commands.trl_script import text
+    from prefcourse.finite import counted
     from prefcourse.preferences import write_rows
     from prefcourse.worlds.bundled import data_folder
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefcourse.preferences import Row
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from prefcourse.preferences import Row
     from prefcourse.training.batches import Examples
 
 AT_ONCE = 16  # sequences scored at a time
@@ -29,7 +29,7 @@ class HeldOut:
 
     @classmethod
     def of(
-        cls, rows: Sequence[Row], tokenizer: "PreTrainedTokenizerBase", reference: "PreTrainedModel",
+        cls, rows: "Sequence[Row]", tokenizer: "PreTrainedTokenizerBase", reference: "PreTrainedModel",
         too_long: str = "error", max_length: int | None = None,
     ) -> "HeldOut":  # fmt: skip
         """Encode `rows` and score them with `reference`. Raises ValueError as `encode_rows` does."""

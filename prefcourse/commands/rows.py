@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefcourse.commands.shared import say
-from prefcourse.preferences import Row
+
+if TYPE_CHECKING:
+    from prefcourse.preferences import Row
 
 
 def add(group: argparse._ActionsContainer, what: str) -> None:
@@ -29,7 +32,7 @@ def add(group: argparse._ActionsContainer, what: str) -> None:
     )
 
 
-def load(args: argparse.Namespace, tokenizer, source: str | None = None, split: str = "train") -> list[Row]:
+def load(args: argparse.Namespace, tokenizer, source: str | None = None, split: str = "train") -> "list[Row]":
     """The rows of --data, or of another `source` that is read in the same way, with a line on what they are.
 
     split: of a folder or a data set on the hub, where --split does not name one. Raises ValueError for --columns that

@@ -9,8 +9,6 @@ import copy
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from prefcourse.commands import ahead, arguments, output, rows
 from prefcourse.commands.held_out import HeldOut
 from prefcourse.commands.shared import (
@@ -23,7 +21,6 @@ from prefcourse.commands.shared import (
     stored_dtype,
 )
 from prefcourse.commands.watch import Watch
-from prefcourse.finite import counted
 
 MAIN_JOB = {"lr": 1.5e-4, "epochs": 0.65}  # chosen on the validation prompts of the bundled world
 MOST_SAMPLES = 200  # prompts that are completed
@@ -81,7 +78,7 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
             return 0
     held = _held_out(args, start, reference, tokenizer, data)
     began = time.time()
-    watch = Watch(settings["every"], args.output, args.log_dir, say=tqdm.write)  # `write` goes around a progress bar
+    watch = Watch(settings["every"], args.output, args.log_dir)
     history = train(
         policy, data, tokenizer, reference=reference, prompts=prompts, progress=first, measure=held,
         say=print if first else None, on_step=watch, **settings, **keep, **parameters,
@@ -154,6 +151,7 @@ def settle(args: argparse.Namespace, policy, own: bool, rows: int) -> dict:
 
 def _prompts(args: argparse.Namespace, policy, tokenizer, data) -> list[str]:
     """Up to 200 prompts to complete on the way: those that leave room for --sample-tokens; none with --every 0."""
+    from prefcourse.finite import counted
     from prefcourse.training.looking import fitting
     from prefcourse.worlds.models import context
 
@@ -186,6 +184,8 @@ def _held_out(args: argparse.Namespace, start, reference, tokenizer, data):
 
 def _what(args: argparse.Namespace, rows: int, settings: dict, arguments: dict) -> str:
     """The run in one line."""
+    from prefcourse.finite import counted
+
     given = "".join(f", {k} {v}" for k, v in arguments.items())
     epochs = f"{settings['epochs']:g} epoch{'s' * (settings['epochs'] != 1)}"
     long = counted(args.steps, "step") if args.steps else epochs

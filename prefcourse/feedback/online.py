@@ -19,7 +19,7 @@ from prefcourse.finite import counted, numbers, whole
 from prefcourse.generate import generate, usable
 from prefcourse.preferences import Row
 from prefcourse.train import train
-from prefcourse.training.devices import progress_bar
+from prefcourse.terminal import Bar
 from prefcourse.training.history import History
 
 ATTEMPTS = 10  # how often we draw more prompts for pairs that cannot be used
@@ -53,7 +53,7 @@ def online_dpo(
     if settings.get("loss") == "ipo":
         del settings["beta"]  # its parameter is τ
     history: History = {}
-    for number in progress_bar(range(rounds), "rounds", progress):
+    for number in Bar(range(rounds), "rounds", progress):
         authors = [policy if writer is None else writer for writer in writers]
         rows = fresh_pairs(
             authors, judge, prompts, tokenizer, labels=labels, reliability=reliability, seed=1_000 * seed + number,

@@ -37,9 +37,9 @@ from prefcourse.rlhf.advantages import (
     whiten,
 )
 from prefcourse.rlhf.rollouts import Reward, check_run, describe, draw_seed, rollout, update
+from prefcourse.terminal import Bar
 from prefcourse.train import lr_factor
 from prefcourse.training.batches import plan
-from prefcourse.training.devices import progress_bar
 from prefcourse.training.history import History, append
 
 UPDATE = ("loss", "grad_norm", "policy_loss", "value_loss", "clip_fraction")  # PPO's columns that describe its updates
@@ -79,7 +79,7 @@ def rloo(
     optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
     rate = LambdaLR(optimizer, lambda step: lr_factor(step, steps, warmup, schedule))
     history: History = {}
-    bar = progress_bar(plan([1] * len(prompts), batch_size, steps, seed), "rloo", progress)
+    bar = Bar(plan([1] * len(prompts), batch_size, steps, seed), "rloo", progress)
     for step, rows in enumerate(bar):
         measured = measure(policy) if measure and step % every == 0 else {}
         asked = [prompts[i] for i in rows for _ in range(k)]  # siblings side by side, N = batch_size · k
@@ -102,7 +102,7 @@ def rloo(
         row["grad_norm"] = update(optimizer, loss, max_grad_norm, step)
         append(history, row)
         rate.step()
-        bar.set_postfix_str(f"reward {row['reward']:.2f}, KL {row['kl']:.1f}", refresh=False)
+        bar.note = f"reward {row['reward']:.2f}, KL {row['kl']:.1f}"
     if measure:
         append(history, {"step": len(history["step"]), **measure(policy)})
     return history
@@ -171,7 +171,7 @@ def ppo(
     rate = LambdaLR(optimizer, lambda step: lr_factor(step, steps, warmup, schedule))
     generator = torch.Generator().manual_seed(seed)
     history: History = {}
-    bar = progress_bar(plan([1] * len(prompts), batch_size, steps, seed), "ppo", progress)
+    bar = Bar(plan([1] * len(prompts), batch_size, steps, seed), "ppo", progress)
     for step, rows in enumerate(bar):
         measured = measure(policy) if measure and step % every == 0 else {}
         seen = rollout(
@@ -210,7 +210,7 @@ def ppo(
         rate.step()
         if kl_target is not None:
             beta = adapt_coefficient(beta, row["kl"], kl_target)
-        bar.set_postfix_str(f"reward {row['reward']:.2f}, KL {row['kl']:.1f}", refresh=False)
+        bar.note = f"reward {row['reward']:.2f}, KL {row['kl']:.1f}"
     if measure:
         append(history, {"step": len(history["step"]), **measure(policy)})
     return history

@@ -1,4 +1,4 @@
-"""Where a run computes: device and precision, one process or several, and whether anybody watches.
+"""Where a run computes: device and precision, one process or several.
 
     accelerate launch --multi_gpu --num_processes 4 -m prefcourse train --loss dpo --data pairs.jsonl --output runs/dpo
 
@@ -14,7 +14,6 @@ is for models that do not fit on a device with their gradients and Adam's moment
 import contextlib
 import os
 import platform
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from prefcourse.training import optional, sharding
@@ -185,13 +183,3 @@ def bf16_is_fast() -> bool:
 def precision_name(dtype: torch.dtype) -> str:
     """fp32, bf16 or fp16."""
     return next(name for name, value in PRECISIONS.items() if value == dtype)
-
-
-def watched() -> bool:
-    """Is there a terminal or a live notebook, and no TQDM_DISABLE?"""
-    return (sys.stderr.isatty() or "ipykernel" in sys.modules) and "TQDM_DISABLE" not in os.environ
-
-
-def progress_bar(items: Sequence, name: str, shown: bool = True) -> tqdm:
-    """A bar over `items` in a terminal or a live notebook; silent in a pipe, a log, or with TQDM_DISABLE set."""
-    return tqdm(items, desc=name, leave=False, disable=not (shown and watched()))

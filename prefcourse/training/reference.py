@@ -27,9 +27,10 @@ from prefcourse.boundary import disk_full, reason, told
 from prefcourse.logprobs import sequence_logps
 from prefcourse.losses import LOSSES
 from prefcourse.preferences import Batch, Row
+from prefcourse.terminal import Bar
 from prefcourse.training import guards, lora
 from prefcourse.training.batches import Feed, encode_rows, mismatch, visits
-from prefcourse.training.devices import Devices, precision_name, progress_bar
+from prefcourse.training.devices import Devices, precision_name
 from prefcourse.training.scoring import Forward, Scoring
 from prefcourse.worlds.models import context
 
@@ -161,7 +162,7 @@ def score_feed(
         marks,
     )
     stored, mismatched, unsaved = found.logps, found.mismatched, 0
-    for step, rows in enumerate(progress_bar(feed.batches, "reference", progress)):
+    for step, rows in enumerate(Bar(feed.batches, "reference", progress)):
         epochs = feed.epochs[step]
         new, new_pairs = stored[rows].isnan().any(), bool(feed.partners) and mismatched[epochs, rows].isnan().any()
         if new:

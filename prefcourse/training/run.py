@@ -12,10 +12,11 @@ from prefcourse.finite import counted
 from prefcourse.layout import send
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import Row
+from prefcourse.terminal import Bar, watched
 from prefcourse.training import guards, lora
 from prefcourse.training.batches import Examples, Feed
 from prefcourse.training.checkpoint import Checkpoints
-from prefcourse.training.devices import precision_name, progress_bar, watched
+from prefcourse.training.devices import precision_name
 from prefcourse.training.history import History, append, batch_metrics, reward_metrics
 from prefcourse.training.looking import Looking
 from prefcourse.training.objective import Objective
@@ -98,9 +99,9 @@ class Run:
     def steps(self) -> Iterator[int]:
         """The numbers of the steps that are left, with a bar in the first process."""
         left, shown = range(self.start, len(self.feed.batches)), self.progress and self.scoring.devices.rank == 0
-        for step in (bar := progress_bar(left, "train", shown)):
+        for step in (bar := Bar(left, "train", shown)):
             yield step
-            bar.set_postfix_str(f"loss {self.history['loss'][-1]:.3f}", refresh=False)
+            bar.note = f"loss {self.history['loss'][-1]:.3f}"
 
     def shared_inputs(self, step: int) -> dict[str, Any]:
         """Inputs of the loss that belong to a whole batch: log-probs of KTO's mismatched pairs, (B,), and BCO's δ."""

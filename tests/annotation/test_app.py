@@ -1,9 +1,11 @@
 """The labelling app, driven as a user would: buttons, keys, undo, stopping and going on."""
 
+from pathlib import Path
+
 import pytest
 
-from prefcourse.annotation.app import BUTTONS, label_pairs, summary
-from prefcourse.annotation.labels import LabelFile, read_labels
+from prefcourse.annotation.app import BUTTONS, added, label_pairs, summary
+from prefcourse.annotation.labels import LabelFile, my_labels, read_labels
 from prefcourse.rewards import GoldReward
 
 PAIRS = [{"prompt": f"Film {i}", "chosen": f" is <b>good</b> {i}.", "rejected": f" is bad {i}."} for i in range(4)]
@@ -32,15 +34,15 @@ def test_buttons_and_keys_write_labels(tmp_path):
     click(app, "A is better")
     [keys] = find(app, "Text")
     keys.value = "b"
-    assert keys.value == "" and [r["label"] for r in read_labels(path)] == ["A", "B"]
+    assert [r["label"] for r in read_labels(path)] == ["A", "B"]
     click(app, "undo")
     assert "1 of 4 labelled" in words(app) and "Undone" in words(app)
-    keys.value = "x"
+    keys.value = "bx"
     assert "none of a, b, t, s, u" in words(app) and len(read_labels(path)) == 1
-    keys.value = "ts"  # two keys before the kernel had time
+    keys.value = "bxTs"  # two keys before the kernel had time
     assert [r["label"] for r in read_labels(path)] == ["A", "tie", "skip"]
     assert "true reward" not in words(app)  # not before the end
-    keys.value = "a"
+    keys.value = "bxTsa"
     assert "All 4 pairs are labelled" in words(app) and "2 choices, 2 ties and skips" in words(app)
     assert all(b.disabled for b in find(app, "Button") if not b.description.startswith("undo"))
     record = read_labels(path)[0]
@@ -52,7 +54,7 @@ def test_the_label_is_of_the_text_on_that_side(tmp_path):
     app = label_pairs(PAIRS, path, seed=5)
     for _ in PAIRS:
         left = next(w.value for w in find(app, "HTML") if "<b>A</b>" in w.value)
-        find(app, "Text")[0].value = "a" if "good" in left else "b"
+        find(app, "Text")[0].value += "a" if "good" in left else "b"
     for record in read_labels(path):
         assert "good" in record[f"response_{record['label'].lower()}"]
 
@@ -64,6 +66,50 @@ def test_running_the_cell_again_goes_on(tmp_path):
     assert "2 of 4 labelled" in words(again)
     find(again, "Text")[0].value = "t"
     assert len(read_labels(path)) == 3
+
+
+@pytest.mark.parametrize("typed", [["a", "ab", "abt"], ["ab", "abt"], ["abt"], ["a", "abt"], ["A", "A b", "A b t"]])
+def test_what_was_handled_does_not_count_again_however_the_keys_arrive(tmp_path, typed):
+    """A front end sends what the box holds: each key by itself, or several while the kernel was busy."""
+    app = label_pairs(PAIRS, tmp_path / "l.jsonl")
+    for value in typed:
+        find(app, "Text")[0].value = value
+    assert [r["label"] for r in read_labels(tmp_path / "l.jsonl")] == ["A", "B", "tie"]
+    find(app, "Text")[0].value = typed[-1][:-1]  # the backspace key takes nothing back: that is what undo is for
+    assert len(read_labels(tmp_path / "l.jsonl")) == 3
+    find(app, "Text")[0].value += "u"
+    assert len(read_labels(tmp_path / "l.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "put"),
+    [("", "a", "a"), ("a", "aa", "a"), ("ab", "ab", ""), ("ab", "a", ""), ("ab", "xab", "x"), ("ab", "axb", "x"),
+     ("aba", "ababa", "ba"), ("ab", "", ""), ("ab", "t", "t")],
+)  # fmt: skip
+def test_what_was_put_into_the_box(old, new, put):
+    assert added(old, new) == put
+
+
+def test_without_a_focus_to_lead_the_buttons_promise_no_keys(tmp_path, monkeypatch):
+    """ipywidgets 7.7, Colab's."""
+    monkeypatch.delattr("ipywidgets.DOMWidget.focus")
+    app = label_pairs(PAIRS, tmp_path / "l.jsonl")
+    assert [b.description for b in find(app, "Button")] == ["A is better", "B is better", "tie", "skip", "undo"]
+    click(app, "A is better")
+    assert [r["label"] for r in read_labels(tmp_path / "l.jsonl")] == ["A"]
+
+
+def test_the_labels_go_to_one_file_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFCOURSE_LABELS", str(tmp_path / "mine.jsonl"))
+    for folder in ("notebooks", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        click(label_pairs(PAIRS), "tie")
+        assert list(Path(tmp_path / folder).iterdir()) == []
+    assert my_labels() == tmp_path / "mine.jsonl" and len(read_labels(my_labels())) == 2
+    monkeypatch.delenv("PREFCOURSE_LABELS")
+    monkeypatch.chdir(tmp_path)
+    assert my_labels().is_absolute() and my_labels().name == "my-labels.jsonl"
 
 
 def test_every_button_has_words_and_a_hint(tmp_path):
