@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache, partial
 from importlib.util import find_spec
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
 SOME_TIME = 0.2  # seconds between two changes of a notebook's bar
@@ -32,17 +32,22 @@ def watched() -> bool:
 
 
 class Bar(Generic[T]):
-    """`items` one by one, with a bar that is gone at their end; `note` is shown beside it."""
+    """`items` one by one, with a bar that is gone at their end; `note` is shown beside it.
+
+    Where nobody watches it is silent; but the command line, whose output may be a log, sets `seconds`: a line so often.
+    """
+
+    seconds: ClassVar[float | None] = None
 
     def __init__(self, items: Sequence[T], name: str, shown: bool = True):
         self.items, self.name, self.note = items, name, ""
-        self.disable = not (shown and watched())
+        self.shown, self.disable = shown, not (shown and watched())
 
     def __iter__(self) -> Iterator[T]:
-        if self.disable:
+        if self.disable and not (self.shown and self.seconds and "TQDM_DISABLE" not in os.environ):
             yield from self.items
             return
-        place = _in_notebook if _notebook() else _in_terminal
+        place = _in_log if self.disable else _in_notebook if _notebook() else _in_terminal
         with place(self) as show:
             for done, item in enumerate(self.items):
                 show(done)
@@ -96,6 +101,19 @@ def _words(bar: Bar, done: int, began: float) -> str:
     if done:
         left = f"{timedelta(seconds=round((time.monotonic() - began) / done * (of - done)))} left"
     return " · ".join(filter(None, (f"{bar.name} {done}/{of}", left, bar.note)))
+
+
+@contextlib.contextmanager
+def _in_log(bar: Bar) -> Iterator[Callable[[int], None]]:
+    began = last = time.monotonic()
+
+    def show(done: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= bar.seconds:
+            last = now
+            print(_words(bar, done, began), flush=True)
+
+    yield show
 
 
 @contextlib.contextmanager

@@ -1,11 +1,24 @@
 """The command line: `python -m prefcourse doctor | train | evaluate | collect | progress | …`. Each has --help."""
 
 import argparse
+import contextlib
 import os
 import sys
 
-from prefcourse import streams
-from prefcourse.commands import bundle, collect, doctor, evaluate, export, grade, progress, questions, results, train
+from prefcourse import streams, terminal
+from prefcourse.commands import (
+    bundle,
+    collect,
+    doctor,
+    evaluate,
+    export,
+    grade,
+    progress,
+    questions,
+    results,
+    shared,
+    train,
+)
 
 COMMANDS = (  # in the order of the help
     doctor, train, evaluate, export, bundle, collect, progress, questions, grade, results,
@@ -21,24 +34,40 @@ def main(argv: list[str] | None = None) -> int:
         command.add(commands)
     args = parser.parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else argv
+    terminal.Bar.seconds = 60.0
     try:
         _require_words(args)
         _require_text(args.argv)
         if args.command != "doctor":  # which must run where a library is missing
-            from prefcourse.worlds.models import quiet
-
-            quiet()
-        return args.run(args)
+            _load_libraries()
+        code = args.run(args)
+        sys.stdout.flush()  # here a reader who has left is still expected
+        return code
     except KeyboardInterrupt as stop:
         kept = str(stop) or getattr(args, "kept", "")
-        print(f"\nprefcourse {args.command}: interrupted. {kept}".rstrip(), file=sys.stderr)
+        _complain(args.command, f"interrupted. {kept}".rstrip())
         return 130
     except BrokenPipeError:  # whoever read our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 141
     except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
-        print(f"prefcourse {args.command}: {error}", file=sys.stderr)
+        _complain(args.command, str(error))
         return 2
+
+
+def _load_libraries() -> None:
+    """Import what takes seconds, saying so, and switch its chatter off."""
+    silent = "torch" in sys.modules or not shared.first_process()
+    with contextlib.nullcontext() if silent else terminal.doing("loading torch and transformers"):
+        from prefcourse.worlds.models import quiet
+
+        quiet()
+
+
+def _complain(command: str, what: str) -> None:
+    """The last line, in place of a bar that is still there."""
+    terminal.stop()
+    print(f"{terminal.styled(f'prefcourse {command}:', 'bold red', sys.stderr)} {what}", file=sys.stderr)
 
 
 def _require_words(args: argparse.Namespace) -> None:

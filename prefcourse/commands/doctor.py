@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 
+from prefcourse.terminal import styled
 from prefcourse.training.optional import trouble
 
 NEEDED = ("torch", "transformers", "datasets", "numpy", "matplotlib", "ipywidgets", "jupyterlab", "rich")
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     except (ImportError, FileNotFoundError, ValueError) as error:
         ok = False
         print(f"problem       {error}")
-    print("All is well." if ok else "Something is missing or does not work: see above.")
+    verdict = ("All is well.", "green") if ok else ("Something is missing or does not work: see above.", "red")
+    print(styled(*verdict))
     return 0 if ok else 1
 
 

@@ -9,6 +9,7 @@ from prefcourse.commands import rows
 from prefcourse.commands.held_out import HeldOut
 from prefcourse.commands.output import RECORD
 from prefcourse.commands.shared import compare, find_device, model_and_tokenizer, print_samples
+from prefcourse.terminal import doing
 
 HELP = """\
 Measure a saved policy. Numbers come with 95 % intervals.
@@ -86,10 +87,11 @@ def _on_rows(args: argparse.Namespace, policy, tokenizer, device: str) -> None:
     sides = {}
     if prompts:
         settings = {"seed": args.seed, "max_new_tokens": args.sample_tokens}
-        sides = {
-            "before": generate(reference, tokenizer, prompts, **settings),
-            "after": generate(policy, tokenizer, prompts, **settings),
-        }
+        with doing(f"sampling on {counted(len(prompts), 'prompt')} before and after"):
+            sides = {
+                "before": generate(reference, tokenizer, prompts, **settings),
+                "after": generate(policy, tokenizer, prompts, **settings),
+            }
         lines["KL to the reference, nats"] = _mean(
             sequence_kl(policy, reference, tokenizer, prompts, sides["after"], 16)
         )

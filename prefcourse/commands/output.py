@@ -30,6 +30,8 @@ def require_free(args: argparse.Namespace) -> None:
 
 def interrupted(args: argparse.Namespace) -> str:
     """What is kept of a run that was stopped by Ctrl-C, and how to go on."""
+    if args.saved:
+        return f"The model is in {args.output}; what it writes was not measured to the end, and there is no {RECORD}."
     from prefcourse.training.checkpoint import latest
 
     if args.checkpoint_every and latest(Path(args.output) / CHECKPOINTS):

@@ -2,6 +2,10 @@
 
 import os
 
+from prefcourse.terminal import doing, styled
+
+SIDES = {"sft": "dim", "before": "dim"}  # in a terminal; what training made is green
+
 
 def first_process() -> bool:
     """Is this the process that speaks and writes? Of several under accelerate, one is."""
@@ -44,17 +48,20 @@ def find_device() -> str:
 def compare(policy, world, name: str, seed: int) -> dict:
     """Evaluate `policy` and, for comparison, another sample of sft itself, on the test prompts."""
     from prefcourse.evaluate import evaluate
+    from prefcourse.finite import counted
 
-    before = evaluate(world.sft, world, seed=seed)
-    return {"sft": before, name: evaluate(policy, world, seed=seed, baseline=before.baseline)}
+    with doing(f"measuring sft and {name} on {counted(len(world.prompts['test']), 'test prompt')}"):
+        before = evaluate(world.sft, world, seed=seed)
+        return {"sft": before, name: evaluate(policy, world, seed=seed, baseline=before.baseline)}
 
 
 def print_samples(prompts, completions: dict[str, list], rewards: dict, count: int = 8) -> None:
     """Completions of the same prompts before and after, with the gold reward where there is one."""
     print()
     for i, prompt in enumerate(prompts[:count]):
-        print(f"{prompt.rstrip()} ...")
+        print(styled(f"{prompt.rstrip()} ...", "bold"))
         for label, side in completions.items():
             reward = f" {rewards[label][i]:+5.1f}" if label in rewards else ""
-            print(f"  {label:>5}{reward}  {side[i].text.strip()}{'' if side[i].finished else ' ...'}")
+            said = styled(f"{label:>5}{reward}", SIDES.get(label, "green"))
+            print(f"  {said}  {side[i].text.strip()}{'' if side[i].finished else ' ...'}")
     print()

@@ -21,6 +21,7 @@ from prefcourse.commands.shared import (
     stored_dtype,
 )
 from prefcourse.commands.watch import Watch
+from prefcourse.terminal import doing, styled
 
 MAIN_JOB = {"lr": 1.5e-4, "epochs": 0.65}  # chosen on the validation prompts of the bundled world
 MOST_SAMPLES = 200  # prompts that are completed
@@ -32,7 +33,7 @@ SETTINGS = (  # what `train` takes by the names that the command has for it
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command `train` with its arguments."""
-    arguments.add(commands).set_defaults(run=run)
+    arguments.add(commands).set_defaults(run=run, kept="Nothing had begun.", saved=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,18 +51,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
+    from prefcourse.finite import counted
     from prefcourse.train import train
     from prefcourse.training import lora, memory, saving
+    from prefcourse.training.objective import Objective
     from prefcourse.worlds import bundled
     from prefcourse.worlds.models import load_model
 
     rows.require_data(args)
+    parameters = _loss_arguments(args)
+    Objective.find(args.loss, parameters)  # a wrong name is said before anything is read
     device = find_device()
     world = bundled.load(args.world)
     start, tokenizer = model_and_tokenizer(args.model) if args.model else (world.sft, world.tokenizer)
     data = rows.load(args, tokenizer) if args.data else world.pairs["train"]
     reference = _reference(args, world, device)
-    parameters = _loss_arguments(args)
 
     policy = copy.deepcopy(start).to(device)
     policy = lora.add_lora(policy, args.lora, seed=args.seed) if args.lora is not None else policy
@@ -71,7 +75,7 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
     settings = settle(args, policy, own, len(data))
     prompts = _prompts(args, policy, tokenizer, data if own else world.prompts["validation"])
     if first:
-        print(_what(args, len(data), settings, parameters), flush=True)
+        print(styled(_what(args, len(data), settings, parameters), "bold"), flush=True)
     if args.dry_run or args.show_batch:
         ahead.show(args, policy, data, tokenizer, settings)
         if args.dry_run:
@@ -86,10 +90,11 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
     watch.close()
     if not first:
         return 0
-    print(f"trained for {history['step'][-1]} steps in {time.time() - began:.0f} s")
+    print(f"trained for {counted(history['step'][-1], 'step')} in {counted(round(time.time() - began), 'second')}")
 
     (Path(args.output) / output.RECORD).unlink(missing_ok=True)  # it belongs to the model that is replaced now
     out = saving.save_model(args.output, policy, tokenizer, dtype=stored_dtype(args.model), merge=args.merge)
+    args.saved = True
     policy = load_model(out)  # what others will load is what we measure
     shown = (start, policy, tokenizer, prompts, history, args)
     results = _show_own(*shown) if own else _show_bundled(policy, world, args)
@@ -199,7 +204,8 @@ def _show_own(start, policy, tokenizer, prompts: list[str], history: dict, args:
 
     if prompts:
         settings = {"seed": args.seed, "max_new_tokens": args.sample_tokens}
-        before, after = (generate(model, tokenizer, prompts[:8], **settings) for model in (start.cpu(), policy))
+        with doing("sampling before and after"):
+            before, after = (generate(model, tokenizer, prompts[:8], **settings) for model in (start.cpu(), policy))
         print_samples(prompts, {"before": before, "after": after}, {})
     for column in ("kl", "eos_rate", "length", "eval_accuracy", "eval_margin"):
         if column in history:

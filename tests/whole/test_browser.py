@@ -74,7 +74,7 @@ def lab(tmp_path):
         env={**os.environ, "JUPYTER_CONFIG_DIR": str(config)},
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
-    for _ in range(120):
+    for _ in range(400):
         try:
             urllib.request.urlopen(f"{address}/api", timeout=1)
             break
