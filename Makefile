@@ -48,7 +48,8 @@ run: setup
 	$(VENV)/bin/python -m prefcourse train --overwrite
 
 notebooks: setup
-	PREFCOURSE_PROGRESS=build/progress.json $(VENV)/bin/python -m prefcourse.authoring.notebooks $(LESSONS) $(SOLUTIONS)
+	PREFCOURSE_PROGRESS=build/progress.json PREFCOURSE_LABELS=$(CURDIR)/build/labels.jsonl \
+	    $(VENV)/bin/python -m prefcourse.authoring.notebooks $(LESSONS) $(SOLUTIONS)
 	$(MAKE) exercises
 
 exercises: setup

@@ -17,6 +17,7 @@ import io
 import math
 import os
 import random
+import re
 from collections.abc import Sequence
 from numbers import Real
 
@@ -47,6 +48,7 @@ PIPELINE = "base → sft → pairs → objective → ( reward → rl | dpo ) →
 BUNDLED = WORLDS[0]  # whose numbers the lessons assert
 NO_MATHS = "tex2jax_ignore mathjax_ignore"  # a dollar sign in a sample is a dollar sign
 GREY = "rgba(128, 128, 128, 0.55)"
+UNUSUAL = re.compile(r"\S{40}|[\u0590-\u08ff\u202a-\u202e\u2066-\u2069]")  # a word too long, letters from the right
 
 
 # -------------------------------------------------------------------------------------------------- set-up
@@ -222,8 +224,9 @@ def show_samples(prompts: Sequence[str], **columns: Sequence) -> None:
                 continue
             text = getattr(value, "text", value)
             plain.append(f"  {title:<{max(map(len, titles))}} | …{text}")
+            odd = " overflow-wrap: anywhere; unicode-bidi: plaintext;" if UNUSUAL.search(prompt + text) else ""
             cells.append(
-                f'<td style="{left} max-width: 28em; white-space: normal;">'
+                f'<td style="{left} max-width: 28em; white-space: normal;{odd}">'
                 f'<span style="opacity: 0.55;">{_escape(prompt)}</span>'
                 f'<b style="font-weight: normal;">{_escape(text)}</b></td>'
             )

@@ -32,7 +32,9 @@ from prefcourse.rewards import GoldReward
 __all__ = ["explore", "label_pairs", "log_slider", "progress", "slider", "step_through"]
 PAGE = 4  # prompts on the screen at a time
 WRAP = {"flex_flow": "row wrap"}
-RESTARTED = '<small style="opacity: 0.75;">No change? After a restart of the kernel, run all cells above, then this one.</small>'
+RESTARTED = (  # then a slider still moves, and nothing else does
+    '<small style="opacity: 0.75;">Nothing changes? After a restart of the kernel, run all cells again.</small>'
+)
 
 
 LOOK = {"style": {"description_width": "8em"}, "layout": {"width": "26em"}}

@@ -29,6 +29,7 @@ OFFLINE = {  # no network, no progress bars, no traces among a learner's own pro
     "PYTHONPATH": f"{ROOT / 'tests' / 'offline'}",
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PREFCOURSE_PROGRESS": f"{BUILD / 'progress.json'}",
+    "PREFCOURSE_LABELS": f"{BUILD / 'labels.jsonl'}",
     "PYTHONDONTWRITEBYTECODE": "",  # what `pip` below left uncompiled is compiled once, and not in each process
 }  # fmt: skip
 ON_COLAB = OFFLINE | {

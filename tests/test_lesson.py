@@ -219,6 +219,13 @@ def test_show_samples_in_html_and_in_plain_text(displayed):
     assert table.count("<tr>") == 3 and table.count("<td") == 6
 
 
+@pytest.mark.parametrize("odd", ["https://example.org/" + "a" * 40, "أهلا", "\u202eabc"])
+def test_show_samples_keeps_long_words_and_directions_within_their_cell(displayed, odd):
+    show_samples(["See", "See"], said=[odd, "short"])
+    cells = re.findall(r"<td style=\"([^\"]*)\"", displayed[0][0]["text/html"])
+    assert ["overflow-wrap: anywhere; unicode-bidi: plaintext" in style for style in cells] == [True, False]
+
+
 def test_show_samples_refuses_columns_of_another_length():
     with pytest.raises(ValueError, match="'after' has 1 entry for 2 prompts"):
         show_samples(["a", "b"], before=["c", "d"], after=["e"])

@@ -77,7 +77,7 @@ def words(box):
 
 
 def test_a_widget_says_what_to_do_after_a_restart(shown):
-    assert any("After a restart of the kernel, run all cells above" in text for text in words(explore(draw)))
+    assert any("After a restart of the kernel, run all cells again" in text for text in words(explore(draw)))
 
 
 def test_the_samples_of_both_steps_have_their_rewards(monkeypatch, shown):

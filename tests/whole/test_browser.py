@@ -71,7 +71,7 @@ def lab(tmp_path):
     server = subprocess.Popen(
         [sys.executable, "-m", "jupyter", "lab", *command], cwd=tmp_path, stdout=subprocess.DEVNULL,
         stderr=(tmp_path / "server.log").open("w", encoding="utf-8"),
-        env={**os.environ, "JUPYTER_CONFIG_DIR": str(config)},
+        env={k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"} | {"JUPYTER_CONFIG_DIR": str(config)},
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     for _ in range(400):
@@ -246,6 +246,23 @@ LOOK = """() => {
 
 
 @chromium.needed
+def test_a_bar_is_gone_when_it_ends(lab, tmp_path):
+    loop = 'for i in Bar(range(8), "train"):\n    time.sleep(0.4)\nprint("ended")'
+    write_notebook(tmp_path / "bar.ipynb", f"import time\nfrom prefcourse.terminal import Bar\n{loop}")
+    with chromium.browser() as browser:
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        page.set_default_timeout(60_000)
+        run_all(page, lab, "bar")
+        page.locator("progress").wait_for()
+        page.get_by_text("left").first.wait_for()
+        page.screenshot(path=tmp_path / "bar.png")
+        page.locator(".jp-OutputArea-output", has_text="ended").wait_for()
+        page.screenshot(path=tmp_path / "ended.png")
+        assert page.locator("progress").count() == 0
+        assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+
+
+@chromium.needed
 def test_a_lesson_runs_in_jupyterlab_and_its_slider_redraws_the_figure(lab):
     with chromium.browser() as browser:
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
@@ -264,5 +281,7 @@ def test_a_lesson_runs_in_jupyterlab_and_its_slider_redraws_the_figure(lab):
             arg=before,
         )
         figure.evaluate("image => image.decode()")
+        assert figure.get_attribute("alt").startswith("For β")
+        assert figure.evaluate("i => i.naturalWidth == 2 * i.getAttribute('width')")  # sharp where pixels are dense
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
         assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
