@@ -95,9 +95,8 @@ def _picture(figure: Figure, settings: str) -> None:
 def _legends_aside(figure: Figure) -> None:
     """Put each legend that lies over data below its axes: a slider may lead a curve to wherever it was."""
     found = [(axes, legend) for axes in figure.axes if (legend := axes.get_legend())]
-    if not found:
-        return
     figure.draw_without_rendering()
+    room = 0.0  # pixels that the figure grows by, so that the axes keep their height
     for axes, legend in found:
         box, frame = legend.get_window_extent(), axes.get_window_extent()
         if not frame.overlaps(box):
@@ -109,7 +108,8 @@ def _legends_aside(figure: Figure) -> None:
         title, labels = legend.get_title().get_text(), [text.get_text() for text in legend.get_texts()]
         look = {"loc": "upper center", "bbox_to_anchor": (x, y), "ncols": columns, "title": title or None}
         axes.legend(legend.legend_handles, labels, **look)
-        figure.set_figheight(figure.get_figheight() + box.height / figure.dpi / columns)
+        room = max(room, box.height / columns)
+    figure.set_figheight(figure.get_figheight() + room / figure.dpi)
 
 
 def _short(value: object) -> str:
