@@ -169,4 +169,6 @@ def _live():
     atexit.register(stop)  # after a traceback, the cursor is where it belongs
     columns = SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
     console = Console(stderr=True, highlight=False, no_color=bool(os.environ.get("NO_COLOR")))
-    return Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
+    return Progress(
+        *columns, console=console, transient=True, refresh_per_second=4, redirect_stdout=sys.stdout.isatty()
+    )

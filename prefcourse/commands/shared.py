@@ -1,9 +1,11 @@
 """What `train` and `evaluate` share: loading a model by name, comparing with sft, printing samples."""
 
 import os
+import re
 
 from prefcourse.terminal import doing, styled
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a model writes must not move a terminal's cursor
 SIDES = {"sft": "dim", "before": "dim"}  # in a terminal; what training made is green
 
 
@@ -63,5 +65,5 @@ def print_samples(prompts, completions: dict[str, list], rewards: dict, count: i
         for label, side in completions.items():
             reward = f" {rewards[label][i]:+5.1f}" if label in rewards else ""
             said = styled(f"{label:>5}{reward}", SIDES.get(label, "green"))
-            print(f"  {said}  {side[i].text.strip()}{'' if side[i].finished else ' ...'}")
+            print(f"  {said}  {CONTROL.sub('�', side[i].text.strip())}{'' if side[i].finished else ' ...'}")
     print()
