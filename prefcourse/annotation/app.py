@@ -83,12 +83,7 @@ def label_pairs(
     bar = ipywidgets.IntProgress(min=0, max=len(items), layout={"width": "200px"})
     keys = ipywidgets.Text(placeholder="keys: a b t s u", layout={"width": "130px"}, continuous_update=True)
     has_focus = hasattr(keys, "focus")  # ipywidgets 8: the printed keys work where the focus can be led to the box
-    buttons = {
-        key: ipywidgets.Button(
-            description=words if has_focus else words.removesuffix(f" ({key})"), tooltip=hint, layout={"width": "auto"}
-        )
-        for key, words, hint in BUTTONS
-    }
+    buttons = _buttons(has_focus)
     state = {"began": time.monotonic(), "note": file.note}
 
     def draw() -> None:
@@ -144,10 +139,27 @@ def label_pairs(
         button.on_click(lambda _, key=key: click(key))
     keys.observe(typed, names="value")
     draw()
-    lines = ([bar, progress], [keys, *buttons.values(), ipywidgets.HTML(KEYS_ANYWHERE)], list(cards.values()))
-    status, controls, texts = (ipywidgets.HBox(line, layout=LINE) for line in lines)
-    texts.layout.align_items = "stretch"
-    # The buttons stand above the texts: there they stay, however long these are.
+    return _laid_out([bar, progress], question, [keys, *buttons.values()], list(cards.values()), report)
+
+
+def _buttons(keys_work: bool) -> dict[str, ipywidgets.Button]:
+    """A button for each key, which is printed on it where it works."""
+    return {
+        key: ipywidgets.Button(
+            description=words if keys_work else words.removesuffix(f" ({key})"), tooltip=hint, layout={"width": "auto"}
+        )
+        for key, words, hint in BUTTONS
+    }
+
+
+def _laid_out(
+    status: list, question: ipywidgets.HTML, controls: list, cards: list, report: ipywidgets.HTML
+) -> ipywidgets.VBox:
+    """The parts in one box. The buttons stand above the texts: there they stay, however long these are."""
+    texts = ipywidgets.HBox(cards, layout=LINE | {"align_items": "stretch"})
+    status, controls = (
+        ipywidgets.HBox(line, layout=LINE) for line in (status, [*controls, ipywidgets.HTML(KEYS_ANYWHERE)])
+    )
     app = ipywidgets.VBox([status, question, controls, texts, report])
     app.add_class("prefcourse-labels")
     return app

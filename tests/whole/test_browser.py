@@ -135,7 +135,7 @@ def cells(page):
 
 def labels_of(path, count):
     """The labels in the file, once there are `count` of them and no more come."""
-    for _ in range(200):
+    for _ in range(1200):
         if path.exists() and len(read_labels(path)) >= count:
             break
         time.sleep(0.05)
