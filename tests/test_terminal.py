@@ -153,7 +153,7 @@ def test_a_bar_in_a_notebook_is_a_display_that_is_emptied(monkeypatch, capsys):
 def test_a_log_gets_a_line_now_and_then(monkeypatch, capsys):
     monkeypatch.delenv("TQDM_DISABLE")
     assert list(Bar(range(3), "x")) == [0, 1, 2] and capsys.readouterr().out == ""  # in a program: silent
-    monkeypatch.setattr(Bar, "seconds", 0.0)
+    monkeypatch.setattr(Bar, "seconds", 1e-9)
     assert list(Bar(range(3), "x")) == [0, 1, 2]
     assert capsys.readouterr().out.splitlines() == ["x 0/3", "x 1/3 · 0:00:00 left", "x 2/3 · 0:00:00 left"]
     assert list(Bar(range(3), "x", shown=False)) == [0, 1, 2] and capsys.readouterr().out == ""

@@ -247,7 +247,7 @@ LOOK = """() => {
 
 @chromium.needed
 def test_a_bar_is_gone_when_it_ends(lab, tmp_path):
-    loop = 'for i in Bar(range(8), "train"):\n    time.sleep(0.4)\nprint("ended")'
+    loop = 'for i in Bar(range(24), "train"):\n    time.sleep(0.5)\nprint("ended")'
     write_notebook(tmp_path / "bar.ipynb", f"import time\nfrom prefcourse.terminal import Bar\n{loop}")
     with chromium.browser() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 800})
