@@ -44,10 +44,14 @@ class Bar(Generic[T]):
         self.shown, self.disable = shown, not (shown and watched())
 
     def __iter__(self) -> Iterator[T]:
-        if self.disable and not (self.shown and self.seconds and "TQDM_DISABLE" not in os.environ):
-            yield from self.items
-            return
-        place = _in_log if self.disable else _in_notebook if _notebook() else _in_terminal
+        if not self.shown or "TQDM_DISABLE" in os.environ:
+            place = _nowhere
+        elif _notebook():
+            place = _in_notebook
+        elif _on_terminal(sys.stderr):
+            place = _in_terminal
+        else:
+            place = _in_log if self.seconds else _nowhere
         with place(self) as show:
             for done, item in enumerate(self.items):
                 show(done)
@@ -104,6 +108,11 @@ def _words(bar: Bar, done: int, began: float) -> str:
 
 
 @contextlib.contextmanager
+def _nowhere(bar: Bar) -> Iterator[Callable[[int], None]]:
+    yield lambda done: None
+
+
+@contextlib.contextmanager
 def _in_log(bar: Bar) -> Iterator[Callable[[int], None]]:
     began = last = time.monotonic()
 
@@ -137,9 +146,6 @@ def _in_notebook(bar: Bar) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def _in_terminal(bar: Bar) -> Iterator[Callable[[int], None]]:
-    if not _on_terminal(sys.stderr):  # no rich, or a terminal that cannot go back: lines are all there is
-        yield lambda done: None
-        return
     began = time.monotonic()
     with _task(bar.name, len(bar.items)) as update:
         yield lambda done: update(completed=done, description=_words(bar, done, began))
