@@ -130,18 +130,24 @@ def _in_notebook(bar: Bar) -> Iterator[Callable[[int], None]]:
     """A display of its own, emptied at the end. What is written to stderr would stay, in the colour of an error."""
     from IPython.display import HTML, display
 
-    shown, began, last = display(HTML(""), display_id=True), time.monotonic(), -SOME_TIME
+    shown, began, last = None, time.monotonic(), -SOME_TIME
 
     def show(done: int) -> None:
-        nonlocal last
-        if (now := time.monotonic()) - last >= SOME_TIME:
-            last, words = now, html.escape(_words(bar, done, began))
-            shown.update(HTML(f'<label><progress value="{done}" max="{len(bar.items)}"></progress> {words}</label>'))
+        nonlocal shown, last
+        if (now := time.monotonic()) - last < SOME_TIME:
+            return
+        last, words = now, html.escape(_words(bar, done, began))
+        look = HTML(f'<label><progress value="{done}" max="{len(bar.items)}"></progress> {words}</label>')
+        if shown is None:
+            shown = display(look, display_id=True)
+        else:
+            shown.update(look)
 
     try:
         yield show
     finally:
-        shown.update(HTML(""))
+        if shown is not None:
+            shown.update(HTML(""))
 
 
 @contextlib.contextmanager

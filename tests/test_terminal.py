@@ -142,8 +142,8 @@ def test_a_bar_in_a_notebook_is_a_display_that_is_emptied(monkeypatch, capsys):
     monkeypatch.setattr(IPython.display, "display", lambda what, display_id: shown.append(what.data) or Handle())
     for item in (bar := Bar(range(3), "tra<in")):
         bar.note = f"loss {item}"
-    assert shown[0] == shown[-1] == "" and len(shown) == 5
-    assert 'value="2" max="3"' in shown[3] and "tra&lt;in 2/3 · 0:00:00 left · loss 1" in shown[3]
+    assert shown[-1] == "" and len(shown) == 4 and "tra&lt;in 0/3" in shown[0]
+    assert 'value="2" max="3"' in shown[2] and "tra&lt;in 2/3 · 0:00:00 left · loss 1" in shown[2]
     assert capsys.readouterr() == ("", "")
     with pytest.raises(KeyError):
         for _ in Bar(range(3), "x"):

@@ -246,23 +246,6 @@ LOOK = """() => {
 
 
 @chromium.needed
-def test_a_bar_is_gone_when_it_ends(lab, tmp_path):
-    loop = 'for i in Bar(range(24), "train"):\n    time.sleep(0.5)\nprint("ended")'
-    write_notebook(tmp_path / "bar.ipynb", f"import time\nfrom prefcourse.terminal import Bar\n{loop}")
-    with chromium.browser() as browser:
-        page = browser.new_page(viewport={"width": 1200, "height": 800})
-        page.set_default_timeout(60_000)
-        run_all(page, lab, "bar")
-        page.locator("progress").wait_for()
-        page.get_by_text("left").first.wait_for()
-        page.screenshot(path=tmp_path / "bar.png")
-        page.locator(".jp-OutputArea-output", has_text="ended").wait_for()
-        page.screenshot(path=tmp_path / "ended.png")
-        assert page.locator("progress").count() == 0
-        assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-
-
-@chromium.needed
 def test_a_lesson_runs_in_jupyterlab_and_its_slider_redraws_the_figure(lab):
     with chromium.browser() as browser:
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
