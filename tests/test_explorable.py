@@ -164,7 +164,7 @@ def test_every_sentence_is_true(beta, steps):
         said, alive = answer["said"], r[ref > 0]
         gap = (star - exact(answer["path"][-1])).abs().max().item()
         if alive.max() == alive.min():
-            assert "nothing to buy" in said[0] and torch.equal(star, ref) or (star - ref).abs().max() < 1e-12
+            assert "nothing to buy" in said[0] and (star - ref).abs().max() < 1e-12
         else:
             cost, gain = tabular.kl(star[None], ref[None]).item(), ((star - ref) * r).sum().item()
             want = [beta, cost, gain, beta * cost, gain - beta * cost]

@@ -1,7 +1,9 @@
 """A fork publishes with one command: every link that a learner can follow leads to it, however often it is run."""
 
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,69 +11,149 @@ import pytest
 from prefcourse.authoring import publish
 
 ROOT = Path(__file__).resolve().parents[2]
-LINK = re.compile(r"https://(?:github\.com|colab\.research\.google\.com/github|mybinder\.org/v2/gh)/([\w.-]+/[\w.-]+)")
+# Written here anew, and in pieces, so that publishing leaves this file as it is.
+HUB, COLAB, BINDER = "https://github.com/", "https://colab.research.google.com/github/", "https://mybinder.org/v2/gh/"
+LINK = re.compile(rf"(?:{re.escape(HUB)}|{re.escape(COLAB)}|{re.escape(BINDER)})([\w.-]+/[\w.-]+)")
+SITE = re.compile(r"https://([\w-]+)\.github\.io/([\w.-]+)")
+UNPUBLISHED = "OWNER/REPOSITORY"
 
 
 @pytest.fixture
 def fork(tmp_path):
-    """A copy of all that holds links."""
-    for pattern in publish.FILES:
-        for path in ROOT.glob(pattern):
-            (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, tmp_path / path.relative_to(ROOT))
-    return tmp_path
+    """The whole course in an empty folder, as a download has it: no git. Big data stays at home."""
+    away = shutil.ignore_patterns(".git", ".venv", "build", "runs", "site", "__pycache__", ".*_cache", "*.safetensors",
+                                  "*.jsonl", "*.egg-info", ".hypothesis")  # fmt: skip
+    shutil.copytree(ROOT, tmp_path / "course", ignore=away)
+    return tmp_path / "course"
 
 
 def texts(root):
-    return {p: p.read_text(encoding="utf-8") for pattern in publish.FILES for p in sorted(root.glob(pattern))}
+    """Every text in the folder, found by looking at all files."""
+    found = {}
+    for path in root.rglob("*"):
+        if path.is_file() and ".git" not in path.relative_to(root).parts:
+            raw = path.read_bytes()
+            if b"\0" not in raw:
+                found[path.relative_to(root).as_posix()] = raw.decode("utf-8")
+    return found
 
 
-def own_links(root, names):
-    """How many links in `root` lead to each of `names`; links to papers' code and the like are others'."""
-    found = [name.removesuffix(".") for text in texts(root).values() for name in LINK.findall(text)]
-    return {name: found.count(name) for name in names}
+def own_links(root, *wanted):
+    """How many links in `root` lead to each of the names; links to papers' code and the like are others'."""
+    all_texts = texts(root).values()
+    found = [name.removesuffix(".").removesuffix(".git") for text in all_texts for name in LINK.findall(text)]
+    found += ["/".join(pages).removesuffix(".") for text in all_texts for pages in SITE.findall(text)]
+    return [found.count(name) for name in wanted]
+
+
+def git(folder, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    subprocess.run(["git", "-C", str(folder), *arguments], env=environment, check=True, capture_output=True)
 
 
 def test_every_link_of_a_fork_leads_to_it(fork, capsys):
-    before, _ = publish.current(fork)
-    count = own_links(fork, [before])[before]
-    notebooks = [path for path in texts(fork) if path.suffix == ".ipynb"]
+    [count] = own_links(fork, UNPUBLISHED)
+    notebooks = [path for path in texts(fork) if path.endswith(".ipynb")]
     assert count >= 2 * len(notebooks)  # each opens on Colab, and installs from there
     assert publish.main(["me/my-course", "--root", str(fork)]) == 0
-    assert own_links(fork, [before, "me/my-course"]) == {before: 0, "me/my-course": count}
-    assert re.fullmatch(rf"me/my-course: {count} links in \d+ files changed\n", capsys.readouterr().out)
+    assert own_links(fork, UNPUBLISHED, "me/my-course") == [0, count]
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"me/my-course: {count} links in \d+ files changed", said[-2])
+    assert sum(int(line.split()[-2]) for line in said[:-2]) == count and "Settings → Pages" in said[-1]
     assert publish.publish(fork, "me/my-course") == {}  # nothing is left to change
     publish.publish(fork, "you/another.course_2")
-    assert own_links(fork, ["me/my-course", "you/another.course_2"]) == {
-        "me/my-course": 0,
-        "you/another.course_2": count,
-    }
+    assert own_links(fork, UNPUBLISHED, "me/my-course", "you/another.course_2") == [0, 0, count]
+
+
+def test_no_link_is_left_behind_where_a_reader_clicks(fork):
+    publish.publish(fork, "me/my-course")
+    for path, text in texts(fork).items():
+        for link in re.findall(r"https?://[^\s\"'<>)\\]*", text):
+            assert UNPUBLISHED not in link and "OWNER.github.io" not in link, f"{path}: {link}"
+        for address in re.findall(rf"{re.escape(COLAB)}[\w./-]+", text):
+            if path.endswith((".ipynb", ".md")):
+                assert address.startswith(f"{COLAB}me/my-course/blob/main/"), f"{path}: {address}"
+    for file in (".github/ISSUE_TEMPLATE/config.yml", "CITATION.cff", "CHANGELOG.md", ".github/CODE_OF_CONDUCT.md"):
+        assert "me/my-course" in (fork / file).read_text(encoding="utf-8"), file
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_with_git_its_own_files_are_read_and_no_others(fork):
+    git(fork, "init", "--quiet")
+    git(fork, "add", "--all")
+    linked = f"{HUB}{UNPUBLISHED}\n"
+    places = {"docs/new.md": f"{HUB}me/it\n", "runs/log.md": linked, ".venv/lib/other.md": linked}  # two are ignored
+    for name in places:
+        (fork / name).parent.mkdir(parents=True, exist_ok=True)
+        (fork / name).write_text(linked, encoding="utf-8")
+    assert "docs/new.md" in publish.publish(fork, "me/it")  # not yet added, but it would be
+    assert {name: (fork / name).read_text(encoding="utf-8") for name in places} == places
 
 
 def test_the_way_back_gives_the_same_bytes(fork):
-    before, tag = publish.current(fork)
     first = texts(fork)
     publish.publish(fork, "me/my-course", "v1.0")
     changed = texts(fork)
     for path, text in changed.items():
-        if path.suffix == ".ipynb":
-            assert '"https://github.com/me/my-course\\", \\"v1.0\\"' in text and "/me/my-course/blob/v1.0/" in text
-            assert f"/blob/{tag}/" not in text
-    publish.publish(fork, before, tag)
+        if path.endswith(".ipynb"):
+            assert f'"{HUB}me/my-course\\", \\"v1.0\\"' in text and "/me/my-course/blob/v1.0/" in text
+            assert "/my-course/blob/main/" not in text
+    publish.publish(fork, UNPUBLISHED, "main")
     assert texts(fork) == first
 
 
-def test_only_links_of_this_repository_are_changed(fork):
-    before, _ = publish.current(fork)
-    page = fork / "README.md"
-    page.write_text(f"https://github.com/{before}-two/x https://github.com/{before}. {before}\n", encoding="utf-8")
-    publish.publish(fork, "me/it")
-    want = f"https://github.com/{before}-two/x https://github.com/me/it. {before}\n"
-    assert page.read_text(encoding="utf-8") == want
+def test_what_a_merge_brought_is_renamed_too(fork):
+    """Ours is me/it; the lesson that came from upstream still has upstream's name and tag."""
+    lesson = sorted((fork / "notebooks").glob("*.ipynb"))[-1]
+    theirs = lesson.read_text(encoding="utf-8")
+    publish.publish(fork, "me/it", "v1.0")
+    lesson.write_text(theirs, encoding="utf-8")
+    assert list(publish.publish(fork, "me/it", "v1.0")) == [f"notebooks/{lesson.name}"]
+    assert own_links(fork, UNPUBLISHED) == [0] and "/blob/main/" not in lesson.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "name", ["", "me", "me/", "/it", "me/it/more", "https://github.com/me/it", "me/my course", "me/it.git"]
+    ("text", "want"),
+    [
+        (f"{HUB}{{}}-two/x", f"{HUB}OWNER/REPOSITORY-two/x"),  # another repository
+        (f"{HUB}{{}}. {{}}", f"{HUB}me/it. OWNER/REPOSITORY"),  # a name that is no link
+        (f"git clone {HUB}{{}}.git", f"git clone {HUB}me/it.git"),
+        ("git@" + "github.com:{}.git", "git@" + "github.com:me/it.git"),
+        (f"git+{HUB}{{}}@main", f"git+{HUB}me/it@main"),
+        (f"{HUB}{{}}/actions/workflows/check.yml/badge.svg", f"{HUB}me/it/actions/workflows/check.yml/badge.svg"),
+        (f"{BINDER}{{}}/main?labpath=notebooks", f"{BINDER}me/it/v2?labpath=notebooks"),
+        (f"{HUB}{{}}/tree/main", f"{HUB}me/it/tree/v2"),
+        (f"{HUB}{{}}/blob/maintenance/x", f"{HUB}me/it/blob/maintenance/x"),
+        ("https://codespaces" + ".new/{}", "https://codespaces" + ".new/me/it"),
+        ("https://OWNER" + ".github.io/REPOSITORY/notebooks/x.html", "https://me.github.io/it/notebooks/x.html"),
+        ("https://CO-OWNER" + ".github.io/REPOSITORY", "https://CO-OWNER" + ".github.io/REPOSITORY"),
+    ],
+)
+def test_links_of_this_repository_are_changed_and_no_others(fork, text, want):
+    page = fork / "docs" / "page.md"
+    page.write_text(text.replace("{}", UNPUBLISHED), encoding="utf-8")
+    publish.publish(fork, "me/it", "v2")
+    assert page.read_text(encoding="utf-8") == want
+
+
+def test_the_contact_is_set_and_stays(fork):
+    publish.publish(fork, "me/it", contact="conduct@example.org")
+    publish.publish(fork, "you/it")
+    lines = (fork / publish.CONDUCT).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("**Contact**")] == ["**Contact**: conduct@example.org"]
+
+
+@pytest.mark.posix
+def test_a_program_stays_one(fork):
+    program = fork / ".ci" / "run"
+    program.write_text(f"#!/bin/sh\n# {HUB}{UNPUBLISHED}\n", encoding="utf-8")
+    program.chmod(0o755)
+    assert ".ci/run" in publish.publish(fork, "me/it")
+    assert program.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "name", ["", "me", "me/", "/it", "me/it/more", f"{HUB}me" + "/it", "me/my course", "me/it.git"]
 )
 def test_a_name_that_cannot_be_is_refused_and_nothing_changed(fork, name, capsys):
     first = texts(fork)
