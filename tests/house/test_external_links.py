@@ -88,5 +88,5 @@ def test_a_dead_address_fails_and_says_where_it_stands(server, tmp_path, monkeyp
 
 def test_it_reads_the_lessons():
     found = external_links.everywhere(external_links.ROOT)
-    assert any("notebooks/06_the_dpo_loss.ipynb" in files for files in found.values())
+    assert any("notebooks/05_the_closed_form.ipynb" in files for files in found.values())
     assert any(address.startswith("https://arxiv.org/") for address in found)
