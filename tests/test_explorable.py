@@ -105,6 +105,19 @@ def test_its_path_is_that_of_fit(beta):
 
 
 @node
+def test_the_margins_take_the_same_path_at_every_beta():
+    """This is what its step size, 1.5/β², is for."""
+    reference, _, first = asked(1.0, steps=10)
+    alive = (reference > 0).all(-1)
+    margins = []
+    for beta, found in ((1.0, first), (0.1, asked(0.1, steps=10)[2]), (10.0, asked(10.0, steps=10)[2])):
+        ratio = beta * (column(found, "path")[alive].log() - reference[alive].log()[:, None])  # (X, steps + 1, 4)
+        margins.append(ratio - ratio[..., :1])
+    torch.testing.assert_close(margins[1], margins[0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(margins[2], margins[0], rtol=1e-9, atol=1e-9)
+
+
+@node
 @pytest.mark.parametrize("beta", BETAS)
 def test_its_loss_is_ours_over_all_pairs(beta):
     reference, reward, answers = asked(beta, steps=3)
