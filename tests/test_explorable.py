@@ -1,6 +1,6 @@
 """The explorable computes what prefcourse/tabular.py computes, to 1e-12, and says nothing that is not so.
 
-Its pure functions run in node here, where there is one; tests/whole/test_explorable_in_browser.py opens it in a browser.
+Its pure functions run in node here, where there is one; tests/whole/test_explorable_in_browser.py opens its page.
 """
 
 import json

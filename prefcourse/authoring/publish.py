@@ -9,6 +9,7 @@ the name is OWNER/REPOSITORY. Only links are changed, and what a notebook's firs
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -40,10 +41,13 @@ THEN = (
 def texts(root: Path) -> dict[Path, str]:
     """The text of each file in `root` that is UTF-8: what git tracks or would track, or else all outside `LEFT_OUT`."""
     listing = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # a hook's, of elsewhere
     try:
-        known = subprocess.run(listing, capture_output=True, check=True).stdout.decode().split("\0")
-        paths = [root / name for name in known if name]
+        known = subprocess.run(listing, env=plain, capture_output=True, check=True).stdout.decode().split("\0")
     except (OSError, subprocess.CalledProcessError):
+        known = []
+    paths = [root / name for name in known if name]
+    if not paths:  # no git, or a folder that a repository around it ignores
         paths = [path for path in root.rglob("*") if not LEFT_OUT.intersection(path.relative_to(root).parts)]
     found = {}
     for path in sorted(path for path in paths if path.is_file() and not path.is_symlink()):
