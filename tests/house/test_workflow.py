@@ -50,7 +50,7 @@ def test_there_are_these_and_all_can_be_read():
 
 def test_it_runs_what_make_check_runs():
     assert [line for line in runs(CHECK) if " pip " not in line] == recipe("check")
-    assert CHECK["env"] == {"OMP_NUM_THREADS": "1"}
+    assert CHECK["env"]["OMP_NUM_THREADS"] == "1"
 
 
 def test_it_runs_on_three_systems_whatever_one_of_them_says():
@@ -119,6 +119,15 @@ def test_every_python_is_one_that_the_project_promises():
     assert len(used) >= 5 and set(used) <= set(pythons())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"Python {pythons()[0]} to {pythons()[-1]}" in readme
+
+
+@pytest.mark.parametrize(("name", "job"), JOBS, ids=[name for name, _ in JOBS])
+def test_where_torch_is_installed_a_variable_says_where_builds_for_the_cpu_are(name, job):
+    """No address of a registry stands in a file: `vars.` is empty unless the repository's owner sets it."""
+    steps = [(line, {**job.get("env", {}), **step.get("env", {})}) for step in job["steps"] if (line := step.get("run"))]
+    for line, environment in steps:
+        if re.search(r"requirements\.txt|^make ", line):
+            assert environment["PIP_EXTRA_INDEX_URL"] == "${{ vars.PIP_EXTRA_INDEX_URL }}", line
 
 
 # ------------------------------------------------------------------- machines that others lend
