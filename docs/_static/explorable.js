@@ -236,12 +236,12 @@
 
   let made = 0;
 
-  /** A slider under its label; `at` shows a value beside the label, and says it aloud. */
+  /** A slider under its label; `at` shows a value beside the label. The slider itself says it: an <output> would, too. */
   function slider(label, range, value) {
     const id = `prefcourse-explorable-${++made}`;
-    const [input, output] = [make("input", { type: "range", id, ...range, value }), make("output", { for: id })];
-    const box = make("div", { class: "control" }, [make("label", { for: id }, label), output, input]);
-    const at = (words) => (input.setAttribute("aria-valuetext", words), (output.textContent = words));
+    const [input, shown] = [make("input", { type: "range", id, ...range, value }), make("span", { class: "value" })];
+    const box = make("div", { class: "control" }, [make("label", { for: id }, label), shown, input]);
+    const at = (words) => (input.setAttribute("aria-valuetext", words), (shown.textContent = words));
     return { box, input, at };
   }
 

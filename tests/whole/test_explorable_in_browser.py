@@ -107,7 +107,7 @@ def test_two_on_one_page_begin_where_each_is_told(browser, tmp_path):
     page.goto((tmp_path / "two.html").as_uri())
     ids = page.evaluate("[...document.querySelectorAll('.prefcourse-explorable [id]')].map((e) => e.id)")
     assert len(ids) == len(set(ids)) == 14
-    firsts = page.evaluate("[...document.querySelectorAll('.controls output:first-of-type')].map((o) => o.value)")
+    firsts = page.evaluate("[...document.querySelectorAll('.controls .value')].map((value) => value.innerText)")
     assert firsts == ["0.1", "3", "1", "3"]
     bars = page.locator(".prefcourse-explorable").first.locator(".reply dd:first-of-type span")
     assert bars.all_inner_texts() == ["25.0 %"] * 4
