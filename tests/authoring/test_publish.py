@@ -20,10 +20,14 @@ UNPUBLISHED = "OWNER/REPOSITORY"
 
 @pytest.fixture
 def fork(tmp_path):
-    """The whole course in an empty folder, as a download has it: no git. Big data stays at home."""
+    """The whole course in an empty folder, as a download has it: no git. Big data stays at home.
+
+    These tests run in forks, too, which have a name already: here it is taken off again.
+    """
     away = shutil.ignore_patterns(".git", ".venv", "build", "runs", "site", "__pycache__", ".*_cache", "*.safetensors",
                                   "*.jsonl", "*.egg-info", ".hypothesis")  # fmt: skip
     shutil.copytree(ROOT, tmp_path / "course", ignore=away)
+    publish.publish(tmp_path / "course", UNPUBLISHED, "main")
     return tmp_path / "course"
 
 
