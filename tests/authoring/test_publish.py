@@ -77,7 +77,7 @@ def test_no_link_is_left_behind_where_a_reader_clicks(fork):
         for address in re.findall(rf"{re.escape(COLAB)}[\w./-]+", text):
             if path.endswith((".ipynb", ".md")):
                 assert address.startswith(f"{COLAB}me/my-course/blob/main/"), f"{path}: {address}"
-    for file in (".github/ISSUE_TEMPLATE/config.yml", "CITATION.cff", "CHANGELOG.md", ".github/CODE_OF_CONDUCT.md"):
+    for file in (".github/ISSUE_TEMPLATE/config.yml", "CITATION.cff", "CHANGELOG.md", "README.md"):
         assert "me/my-course" in (fork / file).read_text(encoding="utf-8"), file
 
 
