@@ -1,11 +1,12 @@
 # make setup | lab | run | check | lowest | test | notebooks | exercises | site | browser | stand-in | pretend-gpu | clean
 #
-# On Windows, or without make, README.md has the same steps as plain python and pip lines.
+# On Windows, or without make, docs/install.md has the same steps as plain python and pip lines.
 
 PYTHON ?= python3
 VENV   := .venv
 TESTS  := build/test-venv
 LOWEST := build/lowest-venv
+SITE   := build/site-venv
 # uv, where it is installed, does what pip does in a fraction of the time.
 PIP    := $(if $(shell command -v uv),uv pip install --quiet --python $(VENV)/bin/python,$(VENV)/bin/pip install --quiet)
 
@@ -24,7 +25,7 @@ help:
 	@echo "make test       everything that CI runs, in a fresh environment"
 	@echo "make notebooks  run all notebooks and write them back"
 	@echo "make exercises  write the students' exercise notebooks from their solutions"
-	@echo "make site       every lesson and exercise as a web page that opens from disk, in build/site"
+	@echo "make site       the course as web pages that open from disk, in build/site; SOLUTIONS=1 adds the solutions"
 	@echo "make stand-in   after make test: every lesson on a small copy of the world gpt2-imdb, on a pretended GPU"
 	@echo "make pretend-gpu  after make test: every lesson as it is, on a pretended GPU"
 	@echo "make browser    install Chromium for the browser test (Debian and Ubuntu, as root); without it that test is skipped"
@@ -50,17 +51,23 @@ run: setup
 notebooks: setup
 	PREFCOURSE_PROGRESS=build/progress.json PREFCOURSE_LABELS=$(CURDIR)/build/labels.jsonl \
 	    $(VENV)/bin/python -m prefcourse.authoring.notebooks $(LESSONS) $(SOLUTIONS)
+	$(VENV)/bin/python -m prefcourse.authoring.front_door
 	$(MAKE) exercises
 
 exercises: setup
 	$(VENV)/bin/python -m prefcourse.authoring.exercises
 
-site: setup
-	$(PIP) latex2mathml -c constraints.txt
-	$(VENV)/bin/python -m prefcourse.authoring.site --out build/site
+# Sphinx and its themes have an environment of their own, which the course does not need.
+$(SITE)/.ready: docs/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(SITE)
+	$(subst $(VENV),$(SITE),$(PIP)) -r docs/requirements.txt
+	@touch $@
+
+site: $(SITE)/.ready
+	$(SITE)/bin/python docs/make_site.py $(if $(SOLUTIONS),--solutions)
 
 clean:
-	rm -rf $(VENV) $(TESTS) $(LOWEST) build/nbgrader-venv build/colab-site build/stages build/lib build/bdist.* *.egg-info
+	rm -rf $(VENV) $(TESTS) $(LOWEST) $(SITE) build/site build/site-source build/nbgrader-venv build/colab-site build/stages build/lib build/bdist.* *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -74,7 +74,11 @@ def mend_page(app, pagename, templatename, context, doctree):
     """Empty corners of tables are no heads of columns; a link to a page shows its first line, and the figure."""
     if "body" in context:
         body = re.sub(r'<th class="head([^"]*)"><p></p></th>', r'<td class="head\1"></td>', context["body"])
-        context["body"] = re.sub(r'(?<!">)<img ([^>]*?)src="([^"]+\.png)"([^>]*)>', r'<a class="full-size" href="\2"><img \1src="\2"\3></a>', body)
+        context["body"] = re.sub(
+            r'(?<!">)<img ([^>]*?)src="([^"]+\.png)"([^>]*)>',
+            r'<a class="full-size" href="\2"><img \1src="\2"\3></a>',
+            body,
+        )
     said = FACTS["description"].get(pagename) or (
         "From the RLHF objective through the closed form to DPO and its variants, on a small GPT-2, offline."
     )

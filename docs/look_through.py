@@ -1,4 +1,4 @@
-"""What is wrong with built pages: LaTeX that stayed LaTeX, pictures without words, dead links, things from elsewhere."""
+"""What is wrong with built pages: LaTeX left over, pictures without words, dead links, things from elsewhere."""
 
 import re
 from html.parser import HTMLParser

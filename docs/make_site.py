@@ -128,7 +128,10 @@ def start_page(root: Path, pages: set[Path]) -> str:
     claim, mark, rest = front.partition("\n## ")
     text = linked(claim + explorable(root / "docs") + mark + rest, Path("README.md"), root, pages)
     for caption, pattern in PARTS.items():
-        found = sorted(path.relative_to(root) for path in root.glob(pattern) if path.relative_to(root) in pages)
+        found = pages & {path.relative_to(root) for path in root.glob(pattern)}
+        found = sorted(
+            found, key=lambda page: (front.find(f"({page.as_posix()})") % len(front), page)
+        )  # README's order
         entries = "\n".join(page.with_suffix("").as_posix() for page in found)
         text += PART.format(caption=caption, entries=entries) if found else ""
     return text

@@ -22,7 +22,7 @@ from shutil import which
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 LOGS = BUILD / "stages"
-TESTS, NBGRADER = BUILD / "test-venv" / "bin", BUILD / "nbgrader-venv" / "bin"
+TESTS, NBGRADER, SITE = (BUILD / f"{name}-venv" / "bin" for name in ("test", "nbgrader", "site"))
 COLAB = BUILD / "colab-site"  # Colab's IPython, widgets, numpy and matplotlib, before the environment of the tests
 STAND_IN = BUILD / "stand-in"  # a small copy of the world gpt2-imdb
 OFFLINE = {  # no network, no progress bars, no traces among a learner's own progress, one thread
@@ -104,6 +104,13 @@ def environments() -> list[Stage]:
             "test packages", 90, f"{pip(TESTS)} -r tests/requirements.txt -c constraints.txt",
             needs="wheel elsewhere", environment={},
         ),
+        # So has the site. It begins with a view of the tests' packages, and pip adds the two dozen that they lack.
+        stage(
+            "environment of the site", 25, f"rm -rf {SITE.parent}", f"{python} -m venv {SITE.parent}",
+            f'echo {ours} > "$({SITE}/python -c "{packages}")/tests.pth"',
+            f"{SITE}/python -m pip install -q --no-compile -r docs/requirements.txt",
+            needs="test packages", environment={},
+        ),
     ]  # fmt: skip
 
 
@@ -153,7 +160,7 @@ def elsewhere() -> list[Stage]:
             stage(f"elsewhere {name}", 130, f"{run} 'in_another_world and ({words})'", needs="test packages, stand-in")
             for name, words in parts.items()
         ),
-        stage("site", 30, f"{PYTEST} tests/whole/site_in_browser.py", needs="test packages"),
+        stage("site", 60, f"{PYTEST} tests/whole/site_in_browser.py", needs="test packages, environment of the site"),
         stage(
             "nbgrader", 75, f"{NBGRADER}/python -m pytest -q -p no:cacheprovider tests/whole/nbgrader_end_to_end.py",
             needs="test packages, environments beside it",

@@ -1,5 +1,6 @@
 """Tools for those who write the course; lessons never import them.
 
-`notebooks` runs notebooks and writes them back, `exercises` makes the students' copies, `site` makes the pages, and
-`minutes` counts what a lesson takes. Each is called by name: `python -m prefcourse.authoring.notebooks notebooks`.
+`notebooks` runs notebooks and writes them back, `minutes` counts what a lesson takes, `exercises` makes the students'
+copies, `slides` the decks, `front_door` the picture that README and the site open with; `publish` sets the links. Each is
+called by name: `python -m prefcourse.authoring.notebooks notebooks`. The site is made in docs/.
 """

@@ -1,74 +1,175 @@
-"""The static site: alt texts, formulas and navigation arrive, and nothing comes from elsewhere.
+"""The site before Sphinx: what is written for it, and what is refused of what comes out.
 
-`tests/whole/site_in_browser.py` builds the whole of it and lets axe look at pages.
+`tests/whole/site_in_browser.py` builds it and looks at it in a browser.
 """
 
+import base64
+import hashlib
+import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
-from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from prefcourse.authoring import site
+from prefcourse.authoring.front_door import front_door
 
+ROOT = Path(__file__).resolve().parents[2]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="  # one grey point
+SET_UP = (
+    'import sys\n\nREPOSITORY, TAG = "https://github.com/me/mine", "v1"\nif "google.colab" in sys.modules:\n    pass'
+)
+README = """# A course
+
+**A claim.** See [what is where](#what-is-where) and [the code](prefcourse/losses.py).
+
+## Lessons
+
+| # | lesson |
+|---|---|
+| 01 | [One](notebooks/01_a.ipynb) · [Colab](https://colab.research.google.com/me/01_a.ipynb) |
+
+## What is where
+
+a tree
+"""
 
 
-def lesson(number, *more):
-    text = f"# {number} · A lesson\n\nWe take $\\pi_\\theta$, cost `$5`, and $$\\hat r = \\beta h \\tag{{Eq. 7}}$$"
+def notebook(kind):
+    head = f"# 01 · A {kind}\n\n*What **it** is for, see [two](02_b.ipynb).*"
     figure = new_output(
-        "display_data", {"image/png": PNG, "text/plain": ""}, metadata={"image/png": {"alt": "a < b falls"}}
+        "display_data", {"image/png": PNG, "text/plain": ""}, metadata={"image/png": {"alt": "a < b", "height": 9}}
     )
-    link = new_markdown_cell(
-        f"See [the exercises](../exercises/{number}_a.ipynb#top).\n\n| | a |\n|---|---|\n| b | c |"
+    widget = new_output("display_data", {"text/plain": "[widget: run this cell to use it]"})
+    text = new_markdown_cell(
+        "![A curve that rises and then falls](attachment:c.png) `[x](no.py)` [code](../prefcourse/losses.py#L3) "
+        "[start](../README.md) [paper](https://e.org/a.ipynb)",
+        attachments={"c.png": {"image/png": PNG}},
     )
-    return new_notebook(cells=[new_markdown_cell(text), new_code_cell("f(0.5)", outputs=[figure]), link, *more])
+    return new_notebook(cells=[
+        new_markdown_cell(head), new_code_cell(SET_UP), new_code_cell("f(0.5)", outputs=[figure, widget]), text,
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def site(monkeypatch):
+    """docs/make_site.py, which needs no Sphinx until it builds."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_site
+
+    return make_site
 
 
 @pytest.fixture
 def course(tmp_path):
-    for folder in ("notebooks", "exercises"):
-        (tmp_path / folder).mkdir()
-        for number in ("01", "02"):
-            nbformat.write(lesson(number), tmp_path / folder / f"{number}_a.ipynb")
+    """A course of one lesson, its exercise and solution, and a page."""
+    for folder in ("notebooks", "exercises", "exercises/solutions"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        nbformat.write(notebook(folder), tmp_path / folder / "01_a.ipynb")
+    for name, text in {"README.md": README, "docs/more.md": "# More\n", "prefcourse/losses.py": ""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "data" / "results").mkdir(parents=True)
+    (tmp_path / "data" / "results" / "front-door.png").write_bytes(base64.b64decode(PNG))
     return tmp_path
 
 
-def test_pages_have_alt_texts_formulas_navigation_and_nothing_from_elsewhere(course):
-    pages = site.build(course, course / "out")
-    assert [p.relative_to(course / "out").as_posix() for p in pages] == [
-        "index.html", "notebooks/01_a.html", "notebooks/02_a.html", "exercises/01_a.html", "exercises/02_a.html"
-    ]  # fmt: skip
-    text = pages[1].read_text(encoding="utf-8")
-    page = BeautifulSoup(text, "html.parser")
-    assert page.title.string == "01 · A lesson" and page.html["lang"] == "en"
-    assert page.find("img")["alt"] == "a < b falls"
-    inline, display = page.find_all("math")
-    assert (inline["display"], display["display"]) == ("inline", "block")
-    assert inline.get_text() == "πθ" and "(Eq. 7)" in page.find(class_="formula").get_text()
-    assert "$5" in text and "formula-" not in text and not page.find_all("script")
-    assert not re.search(r"""(src|href)=["'](https?:)?//""", text)
-    links = {a.get_text(): a["href"] for a in page.find("nav").find_all("a")}
-    assert links == {
-        "All lessons": "../index.html", "Next: 02 · A lesson": "02_a.html", "Its exercises": "../exercises/01_a.html"
-    }  # fmt: skip
-    for p in pages:
-        for a in BeautifulSoup(p.read_text(encoding="utf-8"), "html.parser").find_all("a"):
-            target, _, anchor = a["href"].partition("#")
-            assert (p.parent / target).exists() and (target or anchor)
+def read(course, name):
+    return (course / "out" / name).read_text(encoding="utf-8")
 
 
-def test_the_readmes_picture_is_that_of_lesson_08():
-    root = Path(__file__).resolve().parents[2]
-    assert (root / "data/results/front-door.png").read_bytes() == site.front_door(root), (
-        "run `python -m prefcourse.authoring.site --front-door`"
+def cells(course, name):
+    return json.loads(read(course, name))["cells"]
+
+
+def test_the_start_page_is_the_front_of_the_readme(site, course):
+    site.write_sources(course, course / "out")
+    page = read(course, "index.md")
+    assert page.startswith("# A course\n\n**A claim.**") and "a tree" not in page
+    assert "[the code](https://github.com/me/mine/blob/v1/prefcourse/losses.py)" in page
+    assert "| 01 | [One](notebooks/01_a.ipynb) |" in page and "colab" not in page
+    assert re.findall(r":caption: (.*)", page) == ["Lessons", "Exercises", "More"]
+
+
+def test_the_explorable_stands_under_the_claim_where_there_is_one(site, course):
+    (course / "docs" / "_static").mkdir()
+    text = '<html><body><main><!-- how --><div class="it"></div><script src="it.js"></script></main></body></html>'
+    (course / "docs" / "_static" / "explorable.html").write_text(text, encoding="utf-8")
+    site.write_sources(course, course / "out")
+    before, inside = read(course, "index.md").split("```{raw} html\n")
+    assert inside.startswith('<div class="it"></div><script src="_static/it.js"></script>\n```\n\n## Lessons')
+    assert "claim" in before
+
+
+def test_solutions_are_there_only_when_asked_for(site, course):
+    site.write_sources(course, course / "out", solutions=True)
+    assert ":caption: Solutions" in read(course, "index.md") and cells(course, "exercises/solutions/01_a.ipynb")
+    assert "[Solutions](solutions/01_a.ipynb)" in cells(course, "exercises/01_a.ipynb")[0]["source"]
+    site.write_sources(course, course / "out")
+    assert not (course / "out" / "exercises" / "solutions").exists()
+    assert "solutions" not in read(course, "index.md") + read(course, "exercises/01_a.ipynb")
+
+
+def test_lesson_and_exercises_lead_to_each_other(site, course):
+    site.write_sources(course, course / "out")
+    heads = {folder: cells(course, f"{folder}/01_a.ipynb")[0]["source"] for folder in ("notebooks", "exercises")}
+    assert heads["notebooks"].endswith("\n[Exercises](../exercises/01_a.ipynb)")
+    assert heads["exercises"].endswith("\n[Lesson](../notebooks/01_a.ipynb)")
+
+
+def test_a_notebook_becomes_one_that_sphinx_can_show(site, course):
+    site.write_sources(course, course / "out")
+    facts = json.loads(read(course, "facts.json"))
+    _, set_up, code, text = cells(course, "notebooks/01_a.ipynb")
+    assert set_up["metadata"]["tags"] == ["hide-input"]
+    figure, widget = code["outputs"]
+    assert "height" not in figure["metadata"]["image/png"] and "Sliders" in widget["data"]["text/html"]
+    assert facts["alt"] == {hashlib.sha256(base64.b64decode(PNG)).hexdigest(): "a < b"}
+    assert (course / "out" / "notebooks" / "attached" / "01_a-c.png").read_bytes() == base64.b64decode(PNG)
+    assert facts["description"]["notebooks/01_a"] == "What it is for, see two."
+    assert text["source"] == (
+        "![A curve that rises and then falls](attached/01_a-c.png) `[x](no.py)` "
+        "[code](https://github.com/me/mine/blob/v1/prefcourse/losses.py#L3) [start](../index.md) "
+        "[paper](https://e.org/a.ipynb)"
     )
 
 
-def test_a_formula_that_cannot_be_turned_names_its_notebook(course, capsys):
-    bad = lesson("01", new_markdown_cell("$$x_1_2$$"))
-    nbformat.write(bad, course / "notebooks" / "01_a.ipynb")
-    assert site.main(["--root", str(course), "--out", str(course / "out")]) == 2
-    assert "01_a.ipynb: no MathML for the formula" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (r"<p>so \argmax_x holds</p>", "LaTeX is left over: '\\\\argmax'"),
+        ("<p>so $a + b$ holds</p>", "LaTeX is left over: '$a + b$'"),
+        ("<p>costs $5</p><code>$a$ \\frac</code><span class='math notranslate'>\\(x<b>\\)</b></span>", None),
+        ('<img src="x.svg" alt="figure 3">', "no alt text of 5 words: x.svg 'figure 3'"),
+        ('<img src="x.svg" alt="gain falls as β grows">', None),
+        ('<a href="b.html">b</a>', "dead link: b.html"),
+        ('<a href="x.svg">b</a><a href="a.html#top">t</a><a href="#top">t</a><a href="mailto:a@e.org">m</a>', None),
+        ('<a href="#bottom">b</a>', "dead link: #bottom"),
+        ('<script src="//e.org/x.js"></script>', "comes from elsewhere: //e.org/x.js"),
+        ('<a href="https://colab.research.google.com/x.html">c</a>', "not a notebook on Colab: "),
+    ],
+)
+def test_what_is_wrong_with_a_page_is_found(site, tmp_path, body, said):
+    (tmp_path / "x.svg").write_text("", encoding="utf-8")
+    page = f'<html><link rel="icon" href="x.svg"><body id="top"><br>{body}<p>\\ and $</p></body></html>'
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    found = site.faults(tmp_path)
+    assert found == [] if said is None else len(found) == 1 and found[0].startswith(f"a.html: {said}")
+
+
+def test_no_pages_are_wrong_too(site, tmp_path):
+    assert site.faults(tmp_path) == [f"{tmp_path}: no pages"]
+
+
+def test_the_picture_of_the_front_is_that_of_lesson_08():
+    assert (ROOT / "data/results/front-door.png").read_bytes() == front_door(ROOT), (
+        "run `python -m prefcourse.authoring.front_door`"
+    )
+
+
+def test_a_picture_without_its_cell_is_missed(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(notebook("lesson"), tmp_path / "notebooks" / "08_a.ipynb")
+    with pytest.raises(ValueError, match=r"08_a\.ipynb: 0 cells with the tag front-door"):
+        front_door(tmp_path)

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(path for folder in ("prefcourse", "tests") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(path for folder in ("prefcourse", "tests", "docs") for path in (ROOT / folder).rglob("*.py"))
 NOTEBOOKS = sorted([*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "exercises" / "solutions").glob("*.ipynb")])
 TEXT = {"read_text": 0, "write_text": 1}  # method → how many arguments come before `encoding`
 OPENS = {"open": "r", "fdopen": "r", "NamedTemporaryFile": "w+b", "TemporaryFile": "w+b"}  # function → its mode

@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def names(path):
     """The packages that a requirements file names, with what it asks of each."""
     lines = [line.split("#")[0].strip() for line in (ROOT / path).read_text(encoding="utf-8").splitlines()]
-    found = [re.fullmatch(r"([A-Za-z0-9._-]+)(.*)", line) for line in lines if line and not line.startswith("-r")]
+    found = [re.fullmatch(r"([A-Za-z0-9._-]+)(.*)", line) for line in lines if line and not line.startswith("-")]
     return {match[1].lower().replace("_", "-"): match[2] for match in found}
 
 
@@ -50,6 +50,13 @@ def test_constraints_are_exact_versions_of_everything_required():
     constraints = names("constraints.txt")
     assert all(re.fullmatch(r"==[0-9][0-9A-Za-z.]*", version) for version in constraints.values()), constraints
     assert set(names("requirements.txt")) | set(names("tests/requirements.txt")) <= set(constraints)
+
+
+def test_the_site_is_built_with_exact_versions():
+    """Its own environment, on the constraints of the others: what both have is the same."""
+    versions = names("docs/requirements.txt")
+    assert "sphinx" in versions and all(re.fullmatch(r"==[0-9][0-9A-Za-z.]*", version) for version in versions.values())
+    assert "-c ../constraints.txt\n" in (ROOT / "docs" / "requirements.txt").read_text(encoding="utf-8")
 
 
 def test_the_pinned_versions_take_the_oldest_python_that_we_promise():
