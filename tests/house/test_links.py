@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(\s*<?([^)>\s]+)>?[^)]*\)")
 FILES = sorted([
-    *ROOT.glob("*.md"), *ROOT.glob("exercises/*.md"), *ROOT.glob("data/*.md"),
+    *ROOT.glob("*.md"), *ROOT.glob("exercises/*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("docs/*.md"),
     *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("exercises/*.ipynb"), *ROOT.glob("exercises/solutions/*.ipynb"),
 ])  # fmt: skip
 
@@ -71,6 +71,26 @@ def test_the_readme_has_the_lesson_with_its_minutes_and_exercises(path):
     minutes = re.search(r"(\d+) minutes to read", markdown(path))[1]
     assert f"(notebooks/{path.name})" in row and f"(exercises/{path.name})" in row
     assert f"| {minutes} |" in row
+
+
+def test_the_readme_is_a_front_door():
+    """Short, and it leads to every page of docs/; what those say is not in it."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 120
+    assert {name for name in LINK.findall(readme) if name.startswith("docs/")} == {
+        f"docs/{path.name}" for path in ROOT.glob("docs/*.md")
+    }
+
+
+def test_the_paths_have_the_minutes_of_their_lessons():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    minutes = {path.stem[:2]: int(re.search(r"(\d+) minutes to read", markdown(path))[1]) for path in LESSONS}
+    paths = re.findall(r"^\| [^|]+ \| (\d\d[^|]*) \| (\d+) \|$", readme, re.MULTILINE)
+    assert len(paths) == 4
+    for lessons, said in paths:
+        first, _, last = lessons.partition(" to ")
+        named = [n for n in minutes if first <= n <= last] if last else lessons.split(", ")
+        assert int(said) == sum(minutes[n] for n in named), lessons
 
 
 def test_the_test_finds_what_is_broken(tmp_path):
