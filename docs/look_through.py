@@ -7,7 +7,8 @@ from urllib.parse import unquote
 
 QUIET = {"pre", "code", "script", "style", "title"}  # elements whose text may hold backslashes and dollars
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-LATEX = re.compile(r"\\[A-Za-z]{2,}|\\[|()\[\]{}]|\$[^$\s][^$\n]*\$|attachment:")
+LATEX = re.compile(r"\\[A-Za-z]{2,}|\\[|()\[\]{}]|\$(?!\s)[^$\n]+(?<!\s)\$(?!\d)|attachment:")
+BLOCKS = {"p", "li", "td", "th", "div", "dd", "dt", "h1", "h2", "h3", "h4", "br"}  # a formula does not span two
 LEAST_WORDS = 5  # of an alt text
 
 
@@ -23,6 +24,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note what the element has; once within code or a formula, stay there until it ends."""
         has = dict(attrs)
+        if tag in BLOCKS:
+            self.text.append("\n")
         self.ids.add(has.get("id"))
         if tag == "a" and "href" in has:
             self.links.append(has["href"])

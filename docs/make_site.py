@@ -111,6 +111,16 @@ def description(notebook: dict) -> str:
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", found[1]).replace("*", "") if found else ""
 
 
+def entry(root: Path, page: Path) -> str:
+    """A line of the sidebar's parts: a notebook by its title, less the word that the part's caption says already."""
+    name = page.with_suffix("").as_posix()
+    if page.suffix != ".ipynb":
+        return name
+    first = "".join(json.loads((root / page).read_text(encoding="utf-8"))["cells"][0]["source"])
+    title = re.search(r"^# +(.+)$", first, re.MULTILINE)[1]
+    return f"{re.sub(r'^(Exercises|Solutions) (?=[0-9])', '', title)} <{name}>"
+
+
 def explorable(docs: Path) -> str:
     """The interactive figure of the start page, if docs/ has one: what its own page has between <main> and </main>."""
     page = docs / "_static" / "explorable.html"
@@ -132,7 +142,7 @@ def start_page(root: Path, pages: set[Path]) -> str:
         found = sorted(
             found, key=lambda page: (front.find(f"({page.as_posix()})") % len(front), page)
         )  # README's order
-        entries = "\n".join(page.with_suffix("").as_posix() for page in found)
+        entries = "\n".join(entry(root, page) for page in found)
         text += PART.format(caption=caption, entries=entries) if found else ""
     return text
 
