@@ -16,6 +16,9 @@ FACTS = json.loads(Path(__file__).with_name("facts.json").read_text(encoding="ut
 REPOSITORY, TAG = FACTS["repository"]
 SITE_URL = os.environ.get("SITE_URL", "").rstrip("/")
 
+FIGURE = re.compile(r'(<a [^>]*>\s*)?(<img [^>]*?src="([^"]+\.png)"[^>]*>)')
+FULL_SIZE = '<a class="full-size" href="{2}">{1}</a>'
+
 project = html_title = "Preference optimisation, understood"
 author = "the prefcourse authors"
 copyright = "text and figures CC BY 4.0, code MIT"
@@ -57,12 +60,12 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 html_sidebars = {"**": ["home.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
-copybutton_selector = "div.cell_input div.highlight pre, div[class*=highlight-] pre"
+copybutton_selector = "div.cell_input div.highlight pre, div[class*=highlight-]:not(.output) pre"
 copybutton_exclude = ".linenos, .gp, .go"
 
 
 def mend_tree(app, doctree):
-    """Alt texts of figures; a figure is a link to itself at full size; a table whose head is empty has none."""
+    """Alt texts of figures; a table whose head is empty has none."""
     for image in list(doctree.findall(nodes.image)):
         image["alt"] = FACTS["alt"].get(Path(image["uri"]).stem) or image.get("alt", "")
     for head in list(doctree.findall(nodes.thead)):
@@ -71,14 +74,10 @@ def mend_tree(app, doctree):
 
 
 def mend_page(app, pagename, templatename, context, doctree):
-    """Empty corners of tables are no heads of columns; a link to a page shows its first line, and the figure."""
+    """An empty corner of a table heads no column; a figure leads to itself at full size; what is shown of a link."""
     if "body" in context:
         body = re.sub(r'<th class="head([^"]*)"><p></p></th>', r'<td class="head\1"></td>', context["body"])
-        context["body"] = re.sub(
-            r'(?<!">)<img ([^>]*?)src="([^"]+\.png)"([^>]*)>',
-            r'<a class="full-size" href="\2"><img \1src="\2"\3></a>',
-            body,
-        )
+        context["body"] = FIGURE.sub(lambda found: found[0] if found[1] else FULL_SIZE.format(*found.groups()), body)
     said = FACTS["description"].get(pagename) or (
         "From the RLHF objective through the closed form to DPO and its variants, on a small GPT-2, offline."
     )
