@@ -140,7 +140,7 @@ def start_page(root: Path, pages: set[Path]) -> str:
     for caption, pattern in PARTS.items():
         found = pages & {path.relative_to(root) for path in root.glob(pattern)}
         found = sorted(
-            found, key=lambda page: (front.find(f"({page.as_posix()})") % len(front), page)
+            found, key=lambda page: (front.rfind(f"({page.as_posix()})") % len(front), page)
         )  # README's order
         entries = "\n".join(entry(root, page) for page in found)
         text += PART.format(caption=caption, entries=entries) if found else ""

@@ -22,13 +22,14 @@ SET_UP = (
 )
 README = """# A course
 
-**A claim.** See [what is where](#what-is-where) and [the code](prefcourse/losses.py).
+**A claim.** See [the second](notebooks/02_b.ipynb), [what is where](#what-is-where) and [the code](prefcourse/losses.py).
 
 ## Lessons
 
 | # | lesson |
 |---|---|
 | 01 | [One](notebooks/01_a.ipynb) · [Colab](https://colab.research.google.com/me/01_a.ipynb) |
+| 02 | [Two](notebooks/02_b.ipynb) |
 
 ## What is where
 
@@ -67,6 +68,7 @@ def course(tmp_path):
     for folder in ("notebooks", "exercises", "exercises/solutions"):
         (tmp_path / folder).mkdir(exist_ok=True)
         nbformat.write(notebook(folder), tmp_path / folder / "01_a.ipynb")
+    nbformat.write(notebook("lesson"), tmp_path / "notebooks" / "02_b.ipynb")
     for name, text in {"README.md": README, "docs/more.md": "# More\n", "prefcourse/losses.py": ""}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -90,6 +92,7 @@ def test_the_start_page_is_the_front_of_the_readme(site, course):
     assert "[the code](https://github.com/me/mine/blob/v1/prefcourse/losses.py)" in page
     assert "| 01 | [One](notebooks/01_a.ipynb) |" in page and "colab" not in page
     assert re.findall(r":caption: (.*)", page) == ["Lessons", "Exercises", "More"]
+    assert re.findall(r"<(notebooks/.*)>$", page, re.MULTILINE) == ["notebooks/01_a", "notebooks/02_b"]
 
 
 def test_the_explorable_stands_under_the_claim_where_there_is_one(site, course):
