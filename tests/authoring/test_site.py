@@ -22,7 +22,7 @@ SET_UP = (
 )
 README = """# A course
 
-**A claim.** See [the second](notebooks/02_b.ipynb), [what is where](#what-is-where) and [the code](prefcourse/losses.py).
+**A claim.** See [the second](notebooks/02_b.ipynb) and [the code](prefcourse/losses.py).
 
 ## Lessons
 
