@@ -67,15 +67,16 @@ def linked(text: str, page: Path, root: Path, pages: set[Path]) -> str:
     return "".join(part if i % 2 else LINK.sub(turned, part) for i, part in enumerate(parts))
 
 
-def neighbours(page: Path, pages: set[Path]) -> str:
-    """The line under a notebook's head: the way from lesson to exercises, from there to solutions, and back."""
+def neighbours(page: Path, pages: set[Path], head: str) -> str:
+    """The line under a notebook's head: the ways between lesson, exercises and solutions that the head lacks."""
     exercises, solutions = Path("exercises", page.name), Path("exercises", "solutions", page.name)
     others = {"Lesson": Path("notebooks", page.name), "Exercises": exercises, "Solutions": solutions}
-    ways = [
-        f"[{word}]({Path(os.path.relpath(other, page.parent)).as_posix()})"
+    there = {
+        word: Path(os.path.relpath(other, page.parent)).as_posix()
         for word, other in others.items()
         if other in pages and other != page
-    ]
+    }
+    ways = [f"[{word}]({target})" for word, target in there.items() if f"]({target})" not in head]
     return f"\n\n{{.neighbours}}\n{' · '.join(ways)}" if ways else ""
 
 
@@ -163,7 +164,7 @@ def write_sources(root: Path, into: Path, solutions: bool = False) -> None:
             for cell in notebook["cells"]:
                 if cell["cell_type"] == "markdown":
                     cell["source"] = linked(cell["source"], page, root, pages)
-            notebook["cells"][0]["source"] += neighbours(page, pages)
+            notebook["cells"][0]["source"] += neighbours(page, pages, notebook["cells"][0]["source"])
             text = json.dumps(notebook, ensure_ascii=False)
         else:
             text = linked(text, page, root, pages)

@@ -119,6 +119,7 @@ def test_lesson_and_exercises_lead_to_each_other(site, course):
     heads = {folder: cells(course, f"{folder}/01_a.ipynb")[0]["source"] for folder in ("notebooks", "exercises")}
     assert heads["notebooks"].endswith("\n[Exercises](../exercises/01_a.ipynb)")
     assert heads["exercises"].endswith("\n[Lesson](../notebooks/01_a.ipynb)")
+    assert site.neighbours(Path("exercises/01_a.ipynb"), {Path("notebooks/01_a.ipynb")}, heads["exercises"]) == ""
 
 
 def test_a_notebook_becomes_one_that_sphinx_can_show(site, course):
