@@ -59,6 +59,7 @@ exercises: setup
 
 # Sphinx and its themes have an environment of their own, which the course does not need.
 $(SITE)/.ready: docs/requirements.txt constraints.txt
+	rm -rf $(SITE)
 	$(PYTHON) -m venv $(SITE)
 	$(subst $(VENV),$(SITE),$(PIP)) -r docs/requirements.txt
 	@touch $@
