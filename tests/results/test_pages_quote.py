@@ -30,7 +30,8 @@ def test_the_page_on_ones_own_preferences_has_the_stored_tastes():
     for taste, runs in tastes.items():
         (row,) = [line for line in page.splitlines() if line.startswith(f"| {taste} |")]
         d = digits[taste]
-        ways = [(run["metrics"]["before"]["value"], run["metrics"]["after"]["value"]) for run in runs]
+        # a taste for less is stored as minus what is counted
+        ways = [[abs(run["metrics"][when]["value"]) for when in ("before", "after")] for run in runs]
         assert "; ".join(f"{before:.{d}f} → {after:.{d}f}" for before, after in ways) in row
         least = min((run["metrics"]["shift"] for run in runs), key=lambda shift: abs(shift["value"]))
         assert f"{abs(least['value']):.{d}f} [" in row
