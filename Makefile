@@ -1,4 +1,4 @@
-# make setup | lab | run | check | lowest | test | notebooks | exercises | site | browser | stand-in | pretend-gpu | clean
+# make setup | lab | run | check | lowest | test | notebooks | exercises | site | slides | browser | stand-in | pretend-gpu | clean
 #
 # On Windows, or without make, docs/install.md has the same steps as plain python and pip lines.
 
@@ -13,7 +13,7 @@ PIP    := $(if $(shell command -v uv),uv pip install --quiet --python $(VENV)/bi
 LESSONS   := $(wildcard notebooks/*.ipynb)
 SOLUTIONS := $(wildcard exercises/solutions/*.ipynb)
 
-.PHONY: help setup lab run check lowest test notebooks exercises site browser stand-in pretend-gpu clean
+.PHONY: help setup lab run check lowest test notebooks exercises site slides browser stand-in pretend-gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make notebooks  run all notebooks and write them back"
 	@echo "make exercises  write the students' exercise notebooks from their solutions"
 	@echo "make site       the course as web pages that open from disk, in build/site; SOLUTIONS=1 adds the solutions"
+	@echo "make slides     a deck of slides for every lesson, in build/slides; with node and a Chromium as HTML and PDF, too"
 	@echo "make stand-in   after make test: every lesson on a small copy of the world gpt2-imdb, on a pretended GPU"
 	@echo "make pretend-gpu  after make test: every lesson as it is, on a pretended GPU"
 	@echo "make browser    install Chromium for the browser test (Debian and Ubuntu, as root); without it that test is skipped"
@@ -66,6 +67,10 @@ $(SITE)/.ready: docs/requirements.txt constraints.txt
 
 site: $(SITE)/.ready
 	$(SITE)/bin/python docs/make_site.py $(if $(SOLUTIONS),--solutions)
+
+# The decks are Markdown and always written; where node or a Chromium is missing, the last lines say so.
+slides: setup
+	$(VENV)/bin/python -m prefcourse.authoring.slides --out build/slides --render
 
 clean:
 	rm -rf $(VENV) $(TESTS) $(LOWEST) $(SITE) build/site build/site-source build/nbgrader-venv build/colab-site build/stages build/lib build/bdist.* *.egg-info
