@@ -69,13 +69,12 @@ class Slide:
 
 def pages(title: str, pieces: list[Block], note: str) -> list[Slide]:
     """One slide, in small type if it must be, or as many as the blocks need, of about the same size."""
-    kind, total = "", sum(height(block) for block in pieces)
-    room, width = LINES, WIDTH
-    if total > room:
-        kind, (room, width) = "dense", DENSE
-        total = sum(height(block, width) for block in pieces)
-    count = max(math.ceil(total / room), math.ceil(sum(words(block.text) for block in pieces) / MOST_WORDS))
-    share, made, used = total / count, [[]], 0.0
+    long = sum(words(block.text) for block in pieces) > MOST_WORDS
+    fits = [(kind, room, width) for kind, room, width in (("", LINES, WIDTH), ("dense", *DENSE))
+            if not long and sum(height(block, width) for block in pieces) <= room]  # fmt: skip
+    kind, room, width = (fits or [("", LINES, WIDTH)])[0]
+    total = sum(height(block, width) for block in pieces)
+    share, made, used = total / math.ceil(total / room), [[]], 0.0
     for block in pieces:
         if made[-1] and used + height(block, width) > min(room, share + 2):
             made.append([])
