@@ -57,6 +57,7 @@ notebooks: setup
 
 exercises: setup
 	$(VENV)/bin/python -m prefcourse.authoring.exercises
+	$(VENV)/bin/python -m prefcourse.authoring.guide
 
 # Sphinx and its themes have an environment of their own, which the course does not need.
 $(SITE)/.ready: docs/requirements.txt constraints.txt
