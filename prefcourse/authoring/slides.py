@@ -28,12 +28,8 @@ from prefcourse.finite import counted
 
 MARP = "@marp-team/marp-cli@4.5.1"  # the one place where its version stands
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
-MOST_SLIDES, MOST_WORDS, LINES, DENSE = (
-    20,
-    140,
-    12,
-    (12, 98),
-)  # lines of a slide; lines and characters a line where the type is small
+MOST_SLIDES, MOST_WORDS = 20, 140
+LINES, DENSE = 12, (15, 98)  # lines of a slide; lines, and characters in one, where the type is small
 GOALS = "You will be able to"
 NAME_ONE = "Name a lesson by its number, 05, or by its path, notebooks/05_the_closed_form.ipynb"
 CSS = """\
@@ -154,7 +150,7 @@ def wrong(parts: list[Section]) -> list[Slide]:
     found = []
     for section in parts:
         said = [b.text.removeprefix("**Diagnosis.**") for b in section.blocks if b.text.startswith("**Diagnosis.**")]
-        name = re.sub(r"^What goes wrong\W.*?: ", "", section.title)
+        name = re.sub(r"^What goes wrong(?:,[^:]*)?: ", "", section.title)
         found += [Block("item", f"- **{name}.** {shortened(text.strip(), 35)}") for text in said]
     return pages("What goes wrong", found, "Run the broken cells first, and ask what the logs show.") if found else []
 
