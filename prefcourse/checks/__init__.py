@@ -4,6 +4,7 @@
 
     checks.ex06.dpo_loss(my_dpo_loss)          # not attempted, pass, or fail with the first failing case and a hint
     checks.ex06.first_loss.ask(SEED)           # the options of a question, in the order of this seed
+    checks.ex06.first_loss.record(my_prediction, SEED)    # before the result: the first prediction is the one scored
     runs = checks.attempt(my_sweep)            # None while `my_sweep` is a stub: an unsolved notebook runs to its end
 
 How a check finds its hint: next to each reference stand the wrong answers that learners really give, its *mutants*.
@@ -15,8 +16,8 @@ recipe; PREFCOURSE_HINTS holds it back.
 In which order to read: `core` is what a check is and how it finds its verdict, `calls` how it calls an answer, `values`
 how two values are compared and `showing` how they are shown, `diagnosis` and `probing` what is said of a wrong one,
 `hints` in which steps; `questions` a check with options; then any `exNN`. Where one module grew too long, its first
-exercises stand beside it, as in `ex07_step`, and `exNN` imports them. `record` keeps what has passed, `progress` shows
-it.
+exercises stand beside it, as in `ex07_step`, and `exNN` imports them. `record` keeps what has passed and `predictions`
+what was predicted, `progress` shows it.
 """
 
 import pkgutil

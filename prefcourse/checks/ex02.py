@@ -6,58 +6,69 @@ from torch import Tensor
 from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.questions import choice
 
-# ---------------------------------------------------------------------------------------------- three tokens
+# ---------------------------------------------------------------------------------------------- any number of tokens
 
 
-def _three_tokens(draw: torch.Generator) -> list[Case]:
-    def tables(words: int, spread: float) -> list[Tensor]:
-        shapes = [(words,) * n for n in (1, 2, 3)]
+def _some_tokens(draw: torch.Generator) -> list[Case]:
+    def tables(words: int, tokens: int, spread: float) -> list[Tensor]:
+        shapes = [(words,) * n for n in range(1, tokens + 1)]
         return [(spread * torch.randn(s, generator=draw, dtype=torch.float64)).log_softmax(-1) for s in shapes]
 
     first = torch.tensor([0.8, 0.2], dtype=torch.float64)
     second = torch.tensor([[0.5, 0.5], [0.1, 0.9]], dtype=torch.float64)
     third = torch.tensor([[[0.5, 0.5], [0.9, 0.1]], [[0.2, 0.8], [0.6, 0.4]]], dtype=torch.float64)
-    flat = [torch.full_like(table, 0.5).log() for table in (first, second, third)]
-    fixed = {"policy_tables": [first.log(), second.log(), third.log()], "reference_tables": flat}
-    drawn = [{"policy_tables": tables(v, 1.0), "reference_tables": tables(v, 0.7)} for v in (2, 3, 4)]
-    return [fixed, *drawn]
+    policy = [first.log(), second.log(), third.log()]
+    flat = [torch.full_like(table, 0.5).log() for table in policy]
+    fixed = {"policy_tables": policy, "reference_tables": flat}
+    drawn = [
+        {"policy_tables": tables(v, n, 1.0), "reference_tables": tables(v, n, 0.7)} for v, n in ((2, 3), (3, 4), (2, 6))
+    ]
+    one = Limit("a response is one token", {"policy_tables": policy[:1], "reference_tables": flat[:1]})
+    long = Limit(
+        "a response has five tokens", {"policy_tables": tables(3, 5, 1.0), "reference_tables": tables(3, 5, 1)}
+    )
+    return [fixed, one, long, *drawn]
 
 
 def _token_kls(policy: list[Tensor], reference: list[Tensor]) -> list[Tensor]:
-    """KL of the next token after every prefix, policy first: shapes (), (V,), (V, V)."""
+    """KL of the next token after every prefix, policy first: shapes (), (V,), (V, V) and so on."""
     return [(p.exp() * (p - q)).sum(-1) for p, q in zip(policy, reference, strict=True)]
 
 
-def _weighted(kls: list[Tensor], one: Tensor, two: Tensor) -> Tensor:
-    """Expected KL at each of the three positions, given the weights of prefixes of one and of two tokens."""
-    return torch.stack([kls[0], (one * kls[1]).sum(), (two * kls[2]).sum()])
+def _weights(tables: list[Tensor], whole: bool = True) -> list[Tensor]:
+    """How likely each prefix is: shapes (), (V,), (V, V). whole: its probability, not that of its last token alone."""
+    found = [tables[0].new_ones(())]
+    for table in tables[:-1]:
+        found.append((found[-1][..., None] if whole else 1) * table.exp())
+    return found
+
+
+def _weighted(kls: list[Tensor], weights: list[Tensor]) -> Tensor:
+    return torch.stack([(w * kl).sum() for w, kl in zip(weights, kls, strict=True)])
 
 
 @exercise(
-    cases=_three_tokens,
+    cases=_some_tokens,
     points=2,
     where="2 · A distance to pay for: the KL divergence",
-    hint="(p * (log p - log q)).sum(-1) gives one KL for every prefix. Weigh it with how often the policy writes that "
-    "prefix: 1, then π(a), then π(a) π(b | a).",
+    hint="go through the tables with a weight that begins as 1. (p * (log p - log q)).sum(-1) gives one KL for every "
+    "prefix; weigh it and add up. Then the weight becomes weight[..., None] times π of the next token.",
 )
 def position_kls(policy_tables, reference_tables):
-    """The expected token KL at each of three positions."""
-    first, second = policy_tables[0].exp(), policy_tables[1].exp()
-    return _weighted(_token_kls(policy_tables, reference_tables), first, first[:, None] * second)
+    """The expected token KL at each position of a response, whatever its length."""
+    return _weighted(_token_kls(policy_tables, reference_tables), _weights(policy_tables))
 
 
 @position_kls.mutant("your prefixes are those of the reference. The chain rule averages over what the policy writes.")
 def prefixes_of_the_reference(policy_tables, reference_tables):
-    first, second = reference_tables[0].exp(), reference_tables[1].exp()
-    return _weighted(_token_kls(policy_tables, reference_tables), first, first[:, None] * second)
+    return _weighted(_token_kls(policy_tables, reference_tables), _weights(reference_tables))
 
 
 @position_kls.mutant(
     "all prefixes count alike in your mean. Weigh each with the probability that the policy writes it."
 )
 def prefixes_alike(policy_tables, reference_tables):
-    one, two, three = _token_kls(policy_tables, reference_tables)
-    return torch.stack([one, two.mean(), three.mean()])
+    return torch.stack([kls.mean() for kls in _token_kls(policy_tables, reference_tables)])
 
 
 @position_kls.mutant(
@@ -67,19 +78,26 @@ def prefixes_added_up(policy_tables, reference_tables):
     return torch.stack([kls.sum() for kls in _token_kls(policy_tables, reference_tables)])
 
 
-@position_kls.mutant("position 3: the prefix has two tokens. Its probability is π(a) π(b | a), not π(b | a) alone.")
+@position_kls.mutant(
+    "from position 3 on a prefix has several tokens: its probability is π(a) π(b | a) …, not that of its last one."
+)
 def half_a_prefix(policy_tables, reference_tables):
-    first, second = policy_tables[0].exp(), policy_tables[1].exp()
-    return _weighted(_token_kls(policy_tables, reference_tables), first, second)
+    return _weighted(_token_kls(policy_tables, reference_tables), _weights(policy_tables, whole=False))
+
+
+@position_kls.mutant(
+    "you have the first three positions and no more: a response may have any number of tokens, so make a loop of it."
+)
+def three_alone(policy_tables, reference_tables):
+    return position_kls.reference(policy_tables, reference_tables)[:3]
 
 
 @position_kls.mutant("this is the forward KL: the mean inside is over tokens of the policy, π log(π / π_ref).")
 def forward(policy_tables, reference_tables):
-    first, second = policy_tables[0].exp(), policy_tables[1].exp()
-    return _weighted(_token_kls(reference_tables, policy_tables), first, first[:, None] * second)
+    return _weighted(_token_kls(reference_tables, policy_tables), _weights(policy_tables))
 
 
-@position_kls.mutant("you return the sum. It is the right KL; the exercise asks for the three numbers before it.")
+@position_kls.mutant("you return the sum. It is the right KL; the exercise asks for the numbers before it.")
 def summed(policy_tables, reference_tables):
     return position_kls.reference(policy_tables, reference_tables).sum()
 

@@ -1,16 +1,17 @@
 """Checks of exercise notebook 04: RLHF with policy gradients. Here the noise of one sample, and PPO's clip.
 
-Exercises 1 and 4, which are about advantages, stand in `ex04_advantages`.
+Exercises 1 and 4, which are about advantages, stand in `ex04_advantages`, unequal groups in `ex04_groups`.
 """
 
 import torch
 
 from prefcourse.checks.core import Case, Limit, exercise
 from prefcourse.checks.ex04_advantages import rloo_loss, token_advantages, with_gradient
+from prefcourse.checks.ex04_groups import group_advantages
 from prefcourse.checks.questions import choice
 from prefcourse.rlhf.advantages import ppo_clip_loss
 
-__all__ = ["clip_loss", "coin", "five_more", "rloo_loss", "token_advantages"]
+__all__ = ["clip_loss", "coin", "five_more", "group_advantages", "rloo_loss", "token_advantages"]
 
 # ---------------------------------------------------------------------------------------------- two replies
 

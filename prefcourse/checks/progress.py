@@ -1,7 +1,7 @@
 """All checks beside the record of those passed, as a table: `python -m prefcourse progress`."""
 
 from prefcourse import checks
-from prefcourse.checks import record
+from prefcourse.checks import predictions, record
 
 
 def table() -> list[tuple[str, int, int, int, int, list[str]]]:
@@ -10,9 +10,15 @@ def table() -> list[tuple[str, int, int, int, int, list[str]]]:
     for number in checks.NUMBERS:
         mine = checks.of_notebook(number).values()
         have = [check for check in mine if check.name in done.get(number, {})]
-        left = [check.name for check in mine if check not in have]
+        left = [_open(check) for check in mine if check not in have]
         rows.append((number, len(have), len(mine), sum(c.points for c in have), sum(c.points for c in mine), left))
     return rows
+
+
+def _open(check: checks.Check) -> str:
+    """The name of a check that is open, and of a prediction whether it was made: it is scored once."""
+    made = isinstance(check, checks.Choice) and set(predictions.anywhere(check.number, check.name)) & set(check.options)
+    return f"{check.name} (predicted otherwise)" if made else check.name
 
 
 def report() -> str:

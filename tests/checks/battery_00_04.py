@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -289,21 +290,36 @@ def kls(p, q):
     return [(a.exp() * (a - b)).sum(-1) for a, b in zip(p, q, strict=True)]
 
 
-def position_kls(p, q, weigh=lambda p: (p[0].exp(), p[0].exp()[:, None] * p[1].exp())):
-    k, (one, two) = kls(p, q), weigh(p)
-    return [k[0], (one * k[1]).sum(), (two * k[2]).sum()]
+def position_kls(p, q, known=None, grow=lambda w, a: w[..., None] * a.exp()):
+    weight, found = torch.ones(()).double(), []
+    for a, kl in zip(known or p, kls(p, q), strict=True):
+        found.append((weight * kl).sum())
+        weight = grow(weight, a)
+    return found
+
+
+def differences(p, q):
+    """From the KL of ever longer beginnings, by all responses at once."""
+    found, a, b = [], torch.zeros(1).double(), torch.zeros(1).double()
+    for x, y in zip(p, q, strict=True):
+        a, b = ((z[..., None] + t.reshape(-1, t.shape[-1])).reshape(-1) for z, t in ((a, x), (b, y)))
+        found.append((a.exp() * (a - b)).sum())
+    return [found[0], *(late - early for early, late in pairwise(found))]
 
 
 right("02.position_kls", position_kls)
+right("02.position_kls", differences)
 right("02.position_kls", lambda p, q: np.array([float(x) for x in position_kls(p, q)])[::-1][::-1])
 wrong("02.position_kls", lambda p, q: position_kls(q, p), "exchanged|sign|forward")
 wrong("02.position_kls", lambda p, q: position_kls(p, q)[::-1], "order")
-wrong("02.position_kls", lambda p, q: torch.stack(position_kls(p, q)).cumsum(0), "first|number 1|right")
-wrong("02.position_kls", lambda p, q: position_kls(p, q)[:2], "shape|3 things|number|things")
+wrong("02.position_kls", lambda p, q: torch.stack(position_kls(p, q)).cumsum(0), "first|number 1|right|one token")
+wrong("02.position_kls", lambda p, q: position_kls(p[:2], q[:2]), "shape|things|number|loop")
+wrong("02.position_kls", lambda p, q: position_kls(p, q)[:4], "shape|things|number|loop|five tokens")
+wrong("02.position_kls", lambda p, q: position_kls(p, q, q), "reference")
 wrong(
     "02.position_kls",
-    lambda p, q: position_kls(p, q, lambda p: (p[0].exp(), p[0].exp()[None, :] * p[1].exp())),
-    "number 3|last|right|case",
+    lambda p, q: position_kls(p, q, grow=lambda w, a: w[None] * a.exp()),
+    "number 3|last|right|case|first",
 )
 wrong("02.position_kls", lambda p, q: [x / math.log(2) for x in position_kls(p, q)], "times")
 wrong("02.position_kls", lambda p, q: -torch.stack(position_kls(p, q)), "sign")
@@ -410,6 +426,45 @@ wrong(
     "if `weight` were 1",
 )
 
+
+def climb_with_place(won, shown, prior, steps=4000, lr=None, place=1.0):
+    x = torch.zeros(len(won) + 1).double()
+    for _ in range(steps):
+        surplus = won - shown * (x[:-1, None] - x[:-1] + place * x[-1]).sigmoid()
+        up = torch.cat([(surplus - surplus.T).sum(1), place * surplus.sum()[None]]) - prior * x
+        x = x + (lr or 1 / (0.75 * shown.sum() + prior)) * up
+    return x[:-1], x[-1]
+
+
+def by_autograd(won, shown, prior):
+    x = torch.zeros(len(won) + 1).double()
+
+    def loss(x):
+        h = x[:-1, None] - x[:-1] + x[-1]
+        return -(won * logsigmoid(h) + (shown - won) * logsigmoid(-h)).sum() + prior / 2 * x @ x
+
+    for _ in range(30):
+        slope, bend = torch.autograd.functional.jacobian(loss, x), torch.autograd.functional.hessian(loss, x)
+        x = x - torch.linalg.solve(bend, slope)
+    return x[:-1].tolist(), x[-1].item()
+
+
+right("03.fit_with_place", climb_with_place)
+right("03.fit_with_place", by_autograd)
+wrong("03.fit_with_place", lambda *a: climb_with_place(*a)[0], "2 things|two|things|shape")
+wrong("03.fit_with_place", lambda *a: climb_with_place(*a)[::-1], "number|order|shape|part|exchanged")
+wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, steps=30), "on the way")
+wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, lr=3.0, steps=60), "runs away|swing|on the way")
+wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, place=0.0), "place is missing")
+wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w.T, s.T, p), "second place|sign|exchanged")
+wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w + w.T, s + s.T, p), "place|shown|case|on the way|too")
+wrong("03.fit_with_place", lambda w, s, p: (climb_with_place(w, s, p)[0], torch.tensor(0.0)), "right|2|place|all your")
+wrong(
+    "03.fit_with_place",
+    lambda w, s, p: (climb_with_place(w, s, p)[0] - 1, climb_with_place(w, s, p)[1]),
+    "1 too small|right|constant",
+)
+
 # ---------------------------------------------------------------------------------------------- 04
 
 
@@ -438,6 +493,36 @@ wrong("04.rloo_loss", lambda lp, lr, rew, b: rloo(lp, lr * 0, rew, b), "`log_ref
 wrong("04.rloo_loss", lambda lp, lr, rew, b: rloo(lp.T, lr.T, rew.T, b), "rows|prompt|axes|wrong|too")
 wrong("04.rloo_loss", lambda lp, lr, rew, b: np.mean(lp.numpy()), "words|numpy|error|stop|detach")
 wrong("04.rloo_loss", lambda lp, lr, rew, b: [rloo(lp, lr, rew, b)] * 3, "shape")
+
+
+def siblings(u, prompt, lone=0.0, own=0.0):
+    found = []
+    for i, (mine, x) in enumerate(zip(u.tolist(), prompt.tolist(), strict=True)):
+        others = [v for j, (v, y) in enumerate(zip(u.tolist(), prompt.tolist(), strict=True)) if y == x and j != i]
+        found.append(mine - sum(others) / len(others) if others else lone * mine)
+    return found
+
+
+def by_group(u, prompt):
+    found = np.zeros(len(u))
+    for x in set(prompt.tolist()):
+        here = prompt.numpy() == x
+        if here.sum() > 1:
+            found[here] = (u.numpy()[here] - u.numpy()[here].mean()) * here.sum() / (here.sum() - 1)
+    return found
+
+
+right("04.group_advantages", siblings)
+right("04.group_advantages", by_group)
+wrong("04.group_advantages", lambda u, x: siblings(u, x, lone=1.0), "without siblings|alone")
+wrong("04.group_advantages", lambda u, x: u - u.mean(), "mean|batch|siblings|own")
+wrong("04.group_advantages", lambda u, x: siblings(u.flip(0), x.flip(0)), "order")
+wrong("04.group_advantages", lambda u, x: siblings(u, x.sort().values), "stand together|anywhere|neighbours")
+wrong("04.group_advantages", lambda u, x: [a for a in siblings(u, x) if a], "shape|alone|numbers")
+wrong("04.group_advantages", lambda u, x: torch.tensor(siblings(u, x)).double() / u.std(), "times|factor|divided|case")
+wrong("04.group_advantages", lambda u, x: -torch.tensor(siblings(u, x)), "sign")
+wrong("04.group_advantages", lambda u, x: u - u[x.clamp(max=len(u) - 1)], "case|too|siblings|rows|wrong|numbers than")
+wrong("04.group_advantages", lambda u, x: sum(siblings(u, x)), "shape|sum")
 
 
 def coin(p, u1, u0, b):

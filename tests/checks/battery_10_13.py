@@ -1,6 +1,7 @@
 """Answers to notebooks 10 to 13 as learners write them, none of them a listed mutant. See `battery`."""
 
 import math
+import re
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -329,3 +330,38 @@ wrong("13.judgement", lambda ask, x, a, b: judged(ask, x, b, a), "exchanged|sign
 wrong("13.judgement", lambda ask, x, a, b: judged(ask, x, a, a), "in the place of")
 wrong("13.judgement", lambda ask, x, a, b: {k: v.mean() for k, v in judged(ask, x, a, b).items()}, "mean")
 wrong("13.judgement", lambda ask, x, a, b: judged(ask, x[::-1], a, b), "no place more|case|wrong|rows|right|agree")
+
+# ---------------------------------------------------------------------------------------------- 13.verifier
+
+
+def verified(texts, words, most, split=lambda t: re.split(r"[^a-z']+", t.lower()), end=r"[.!?]\s*$"):
+    found = []
+    for text in texts:
+        there = [w for w in split(text) if w]
+        found.append(float(all(w in there for w in words) and len(there) <= most and bool(re.search(end, text))))
+    return found
+
+
+def by_stripping(texts, words, most):
+    cleaned = [[w.strip(".,!?()").lower() for w in t.split()] for t in texts]
+    cleaned = [[w for w in there if w] for there in cleaned]
+    return torch.tensor(
+        [
+            set(words) <= set(there) and len(there) <= most and t.strip()[-1:] in tuple(".!?")
+            for t, there in zip(texts, cleaned, strict=True)
+        ]
+    ).float()
+
+
+right("13.verifier", verified)
+right("13.verifier", by_stripping)
+wrong("13.verifier", lambda t, w, m: verified(t, w, m, end=r"\.\s*$"), "case|too|wrong|sign|end|rows|agree|numbers?")
+wrong("13.verifier", lambda t, w, m: verified(t, w, m, end=r"[.!?]$"), "spaces after")
+wrong("13.verifier", lambda t, w, m: verified(t, w, m, split=lambda t: re.findall(r"[a-z]+", t.lower())), "apostrophe")
+wrong("13.verifier", lambda t, w, m: verified(t, w[:1], m), "one of the words|case|too|all")
+wrong("13.verifier", lambda t, w, m: verified(t, w, m + 1), "`most`|largest|allowed")
+wrong("13.verifier", lambda t, w, m: verified(t, w or ["nothing"], m), "nothing is asked")
+wrong("13.verifier", lambda t, w, m: [1 - v for v in verified(t, w, m)], "1 minus")
+wrong("13.verifier", lambda t, w, m: sum(verified(t, w, m)), "shape|sum")
+wrong("13.verifier", lambda t, w, m: verified(t, w, m)[0], "shape")
+wrong("13.verifier", lambda t, w, m: [v * len(w) for v in verified(t, w, m)], "`words`|times|nothing|case")
