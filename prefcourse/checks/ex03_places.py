@@ -101,12 +101,16 @@ def place_runs_away(won, shown, prior):
     "a reply is also shown second: it loses what the others win against it. Subtract the surplus of its column."
 )
 def row_alone(won, shown, prior):
-    r, b = torch.zeros(len(won), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    step = 1 / (shown.sum() + prior)
-    for _ in range(4000):
-        surplus = won - shown * (r[:, None] - r[None, :] + b).sigmoid()
-        r, b = r + step * (surplus.sum(1) - prior * r), b + step * (surplus.sum() - prior * b)
-    return r, b
+    x = torch.zeros(len(won) + 1, dtype=torch.float64)
+    for _ in range(30):  # Newton's method on "row of surplus = prior · r", which is no gradient of anything
+        p = (x[:-1, None] - x[None, :-1] + x[-1]).sigmoid()
+        surplus, w = won - shown * p, shown * p * (1 - p)
+        wrong = torch.cat([surplus.sum(1), surplus.sum()[None]]) - prior * x
+        slope = torch.zeros(len(x), len(x), dtype=torch.float64)
+        slope[:-1, :-1], slope[:-1, -1] = w - w.sum(1).diag(), -w.sum(1)
+        slope[-1, :-1], slope[-1, -1] = w.sum(0) - w.sum(1), -w.sum()
+        x = x - torch.linalg.solve(slope - prior * torch.eye(len(x), dtype=torch.float64), wrong)
+    return x[:-1], x[-1]
 
 
 @fit_with_place.mutant("winners and losers are exchanged: won[i, j] counts how often i, shown first, beat j.")
