@@ -515,7 +515,7 @@ def by_group(u, prompt):
 right("04.group_advantages", siblings)
 right("04.group_advantages", by_group)
 wrong("04.group_advantages", lambda u, x: siblings(u, x, lone=1.0), "without siblings|alone")
-wrong("04.group_advantages", lambda u, x: u - u.mean(), "mean|batch|siblings|own")
+wrong("04.group_advantages", lambda u, x: u - u.mean(), "mean|batch|siblings|own|`prompt` has no effect")
 wrong("04.group_advantages", lambda u, x: siblings(u.flip(0), x.flip(0)), "order")
 wrong("04.group_advantages", lambda u, x: siblings(u, x.sort().values), "stand together|anywhere|neighbours")
 wrong("04.group_advantages", lambda u, x: [a for a in siblings(u, x) if a], "shape|alone|numbers")
