@@ -521,7 +521,7 @@ wrong("04.group_advantages", lambda u, x: siblings(u, x.sort().values), "stand t
 wrong("04.group_advantages", lambda u, x: [a for a in siblings(u, x) if a], "shape|alone|numbers")
 wrong("04.group_advantages", lambda u, x: torch.tensor(siblings(u, x)).double() / u.std(), "times|factor|divided|case")
 wrong("04.group_advantages", lambda u, x: -torch.tensor(siblings(u, x)), "sign")
-wrong("04.group_advantages", lambda u, x: u - u[x.clamp(max=len(u) - 1)], "case|too|siblings|rows|wrong|numbers than")
+wrong("04.group_advantages", lambda u, x: torch.tensor(siblings(u, x)) / 2, "2 times smaller")
 wrong("04.group_advantages", lambda u, x: sum(siblings(u, x)), "shape|sum")
 
 
