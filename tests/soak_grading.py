@@ -1,6 +1,6 @@
 """By hand: every answer that a check knows, right or wrong, gets from a student's process the words it gets here.
 
-    python tests/soak_grading.py             # about a minute: 353 answers of 52 checks, seed 1
+    python tests/soak_grading.py             # about a minute: 578 answers of 56 checks, seed 1
     python tests/soak_grading.py 1 2 3       # with these seeds
 
 The answers are the references and the wrong answers of the checks, sent as source. Says which differ; 1 if one does.

@@ -65,6 +65,17 @@ def test_a_notebook_goes_with_its_lesson_and_its_checks(path):
         assert word in notebook.cells[0].source
 
 
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_a_notebook_asks_for_transfer_and_has_an_open_choice(path):
+    """The answer to the first stands in no cell of the lesson; a written part has more than one good answer."""
+    head, *cells = read(path).cells
+    kinds = [line.split("|")[3] for line in head.source.splitlines() if re.match(r"\| \d", line)]
+    assert any("transfer" in kind for kind in kinds), kinds
+    asked = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and "open choice" in c.source.lower()]
+    later = [i for i, c in enumerate(cells) if grading(c).get("grade") and grading(c).get("solution")]
+    assert any(i < j for i in asked for j in later), "an open choice is answered in a written part"
+
+
 def solution(*cells):
     return new_notebook(cells=list(cells))
 
