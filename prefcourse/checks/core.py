@@ -265,9 +265,7 @@ class Exercise(Check):
             return ""
         tell = functools.partial(probe, self.outcome, answer, self.reference, tries, self.tol)
         with contextlib.redirect_stdout(io.StringIO()):  # the answer is called again, and may print
-            explained = safely(
-                lambda: self.explain(stacked(plain(tries[i].found)), *tries[i].case.values()), otherwise=""
-            )
+            explained = safely(lambda: self.explain(_whole(tries[i].found), *tries[i].case.values()), otherwise="")
             return explained or safely(lambda: named(tries, self.tol, tell), otherwise="")  # what it reads is not ours
 
     def _same(self, one: object, other: object) -> bool:
@@ -289,6 +287,12 @@ def attempt(answer: Callable, *arguments):
         streams.tolerate()
         print(f"○ {getattr(calls.own(answer), '__name__', 'your function')}: not attempted yet")
         return None
+
+
+def _whole(found: object) -> object:
+    """What was found as one array, or as a list or dict of arrays where its parts have different shapes."""
+    array = stacked(value := plain(found))
+    return value if array is None else array
 
 
 def _settled(cases: Callable[[torch.Generator], list[Case]], draw: torch.Generator) -> list[Case]:

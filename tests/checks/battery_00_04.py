@@ -457,7 +457,9 @@ wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, steps=30), 
 wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, lr=3.0, steps=60), "runs away|swing|on the way")
 wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, place=0.0), "place is missing")
 wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w.T, s.T, p), "second place|sign|exchanged")
-wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w + w.T, s + s.T, p), "place|shown|case|on the way|too")
+wrong(
+    "03.fit_with_place", lambda w, s, p: climb_with_place(w + w.T, s + s.T, p), "place|shown|numbers are 0|on the way"
+)
 wrong("03.fit_with_place", lambda w, s, p: (climb_with_place(w, s, p)[0], torch.tensor(0.0)), "right|2|place|all your")
 wrong(
     "03.fit_with_place",
