@@ -1,4 +1,4 @@
-"""The numbers of the instructors' guide, counted from the notebooks' headers and the README's lesson table.
+"""The numbers of the instructors' guide, counted from the headers of lessons and exercises.
 
     python -m prefcourse.authoring.guide            # fills exercises/INSTRUCTORS.md
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 
+from prefcourse.authoring.minutes import stated
 from prefcourse.finite import counted
 
 BY_SLIDES = 20  # minutes of a lesson of which one sees the slides
@@ -21,10 +22,11 @@ CLASSES = (30, 120)
 PAGE = 4  # points from which a written part is a page
 
 
-def reading(root: Path) -> dict[str, int]:
-    """Minutes to read each lesson, by its number, from the README's table."""
-    table = (root / "README.md").read_text(encoding="utf-8")
-    return {number: int(minutes) for number, minutes in re.findall(r"^\| (\d\d) \|.*\| (\d+) \| .*\|$", table, re.M)}
+def reading(root: Path) -> dict[str, tuple[int, int]]:
+    """Minutes to read each lesson, by its number: its core, and with all that is optional."""
+    return {
+        path.name[:2]: stated(nbformat.read(path, as_version=4)) for path in sorted((root / "notebooks").glob("*.ipynb"))
+    }
 
 
 def exercises(root: Path) -> dict[str, dict[str, int]]:
@@ -66,7 +68,7 @@ def planned(lessons: str, chosen: str, root: Path) -> tuple[int, int]:
                 f"the plan's row {lessons!r}, {chosen!r} names what is not there: {number} {sorted(strange)}"
             )
     work = [tasks[n].values() if asked == ["all"] else [tasks[n][k] for k in asked] for n, asked in wanted.items()]
-    return sum(BY_SLIDES if slides else read[number] for slides, number in numbers), sum(map(sum, work))
+    return sum(BY_SLIDES if slides else read[number][0] for slides, number in numbers), sum(map(sum, work))
 
 
 def plan(table: str, root: Path) -> str:
@@ -87,9 +89,13 @@ def plan(table: str, root: Path) -> str:
 
 
 def hours(root: Path) -> str:
-    """One line: how long lessons and exercises take."""
-    read, work = sum(reading(root).values()), sum(sum(minutes.values()) for minutes in exercises(root).values())
-    return f"Reading takes {read / 60:.1f} hours, exercises {work / 60:.1f}: **{(read + work) / 60:.1f} hours in all**."
+    """One sentence: how long lessons and exercises take."""
+    core, whole = map(sum, zip(*reading(root).values(), strict=True))
+    work = sum(sum(minutes.values()) for minutes in exercises(root).values())
+    return (
+        f"The cores of the lessons take {core / 60:.1f} hours to read ({whole / 60:.1f} with all that is optional), "
+        f"exercises {work / 60:.1f}: **{(core + work) / 60:.1f} hours in all**."
+    )
 
 
 def marking_table(root: Path) -> str:
