@@ -25,7 +25,8 @@ PAGE = 4  # points from which a written part is a page
 def reading(root: Path) -> dict[str, tuple[int, int]]:
     """Minutes to read each lesson, by its number: its core, and with all that is optional."""
     return {
-        path.name[:2]: stated(nbformat.read(path, as_version=4)) for path in sorted((root / "notebooks").glob("*.ipynb"))
+        path.name[:2]: stated(nbformat.read(path, as_version=4))
+        for path in sorted((root / "notebooks").glob("*.ipynb"))
     }
 
 

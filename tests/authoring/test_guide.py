@@ -40,7 +40,9 @@ def test_the_minutes_are_added_up_from_headers_and_the_lesson_table():
 
 def test_the_shortened_path_and_the_five_weeks_take_at_most_sixty_percent():
     short, five, ten = tables()
-    whole = sum(core for core, _ in guide.reading(ROOT).values()) + sum(sum(m.values()) for m in guide.exercises(ROOT).values())
+    whole = sum(core for core, _ in guide.reading(ROOT).values()) + sum(
+        sum(m.values()) for m in guide.exercises(ROOT).values()
+    )
     totals = [int(re.search(r"= (\d+)", " ".join(table[-1]))[1]) for table in (short, five, ten)]
     assert 0.5 * whole < totals[0] <= 0.6 * whole
     assert totals[1] == totals[0], "the five weeks are the shortened path"
@@ -95,7 +97,7 @@ def test_a_plan_that_names_what_is_not_there_is_refused(tmp_path, capsys):
 
 def test_a_changed_header_changes_the_guide(tmp_path):
     shutil.copytree(ROOT / "exercises", tmp_path / "exercises")
-    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     (path,) = (tmp_path / "exercises").glob("06_*.ipynb")
     said = path.read_text(encoding="utf-8")
     path.write_text(said.replace("| core | 15 |", "| core | 75 |", 1), encoding="utf-8")

@@ -6,6 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from prefcourse.authoring.minutes import stated
+
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(\s*<?([^)>\s]+)>?[^)]*\)")
 FILES = sorted([

@@ -1,13 +1,15 @@
 """The whole site, built without a network; and, where there is Chromium, what a reader sees of it."""
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
 import chromium
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
+
+from prefcourse.authoring.minutes import stated
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / "build" / "site-venv" / "bin" / "python"
