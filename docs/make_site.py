@@ -30,6 +30,7 @@ WIDGET_NOTE = (
     '<p class="widget-note">Sliders: they need a running notebook (Colab or JupyterLab). '
     "The figure with them is the same, held still.</p>"
 )
+EXPLORED = ("02", "05", "06")  # lessons whose sliders the explorable can stand in for, without a kernel
 PARTS = {  # of the sidebar
     "Lessons": "notebooks/*.ipynb",
     "Exercises": "exercises/*.ipynb",
@@ -80,11 +81,12 @@ def neighbours(page: Path, pages: set[Path], head: str) -> str:
     return f"\n\n{{.neighbours}}\n{' · '.join(ways)}" if ways else ""
 
 
-def adapted(notebook: dict, page: Path, into: Path) -> dict[str, str]:
+def adapted(notebook: dict, page: Path, into: Path, widget: str = WIDGET_NOTE) -> dict[str, str]:
     """What myst-nb does not know, put into `notebook`; returns the alt texts of its figures by their hashes.
 
     Attachments become files of the folder `into`. myst-nb names a figure by its SHA-256 and takes no alt text from an
     output's metadata, so conf.py puts it in by that name; a fixed height would stretch what the page narrows.
+    widget: what stands in the place of one, which a page without a kernel cannot run.
     """
     alts = {}
     for cell in notebook["cells"]:
@@ -102,7 +104,7 @@ def adapted(notebook: dict, page: Path, into: Path) -> dict[str, str]:
                 alts[hashlib.sha256(base64.b64decode("".join(data["image/png"]))).hexdigest()] = facts.get("alt", "")
                 facts.pop("height", None)
             if "".join(data.get("text/plain", "")) == WIDGET:
-                output["data"] = {"text/html": WIDGET_NOTE}
+                output["data"] = {"text/html": widget}
     return alts
 
 
@@ -122,14 +124,11 @@ def entry(root: Path, page: Path) -> str:
     return f"{re.sub(r'^(Exercises|Solutions) (?=[0-9])', '', title)} <{name}>"
 
 
-def explorable(docs: Path) -> str:
-    """The interactive figure of the start page, if docs/ has one: what its own page has between <main> and </main>."""
-    page = docs / "_static" / "explorable.html"
-    if not page.is_file():
-        return ""
-    inside = re.search(r"<main>(.*)</main>", page.read_text(encoding="utf-8"), re.DOTALL)[1]
-    inside = re.sub(r"<!--.*?-->", "", inside, flags=re.DOTALL).replace('src="', 'src="_static/').strip()
-    return f"\n```{{raw}} html\n{inside}\n```\n"
+def explorable(docs: Path, up: str = "") -> str:
+    """The interactive figure: what its own page has between <main> and </main>. up: "../" for a page in a folder."""
+    page = (docs / "_static" / "explorable.html").read_text(encoding="utf-8")
+    inside = re.search(r"<main>(.*)</main>", page, re.DOTALL)[1]
+    return re.sub(r"<!--.*?-->", "", inside, flags=re.DOTALL).replace('src="', f'src="{up}_static/').strip()
 
 
 def start_page(root: Path, pages: set[Path]) -> str:
@@ -137,7 +136,8 @@ def start_page(root: Path, pages: set[Path]) -> str:
     front = (root / "README.md").read_text(encoding="utf-8").partition(FRONT_ENDS)[0]
     front = re.sub(r" · \[Colab\]\([^)]*\)", "", front)  # every page has its own button
     claim, mark, rest = front.partition("\n## ")
-    text = linked(claim + explorable(root / "docs") + mark + rest, Path("README.md"), root, pages)
+    figure = f"\n```{{raw}} html\n{explorable(root / 'docs')}\n```\n"
+    text = linked(claim + figure + mark + rest, Path("README.md"), root, pages)
     for caption, pattern in PARTS.items():
         found = pages & {path.relative_to(root) for path in root.glob(pattern)}
         found = sorted(
@@ -160,7 +160,9 @@ def write_sources(root: Path, into: Path, solutions: bool = False) -> None:
         if page.suffix == ".ipynb":
             notebook = json.loads(text)
             facts["description"][page.with_suffix("").as_posix()] = description(notebook)
-            facts["alt"] |= adapted(notebook, page, into)
+            explored = page.parent.name == "notebooks" and page.name[:2] in EXPLORED
+            widget = explorable(root / "docs", "../") if explored else WIDGET_NOTE
+            facts["alt"] |= adapted(notebook, page, into, widget)
             for cell in notebook["cells"]:
                 if cell["cell_type"] == "markdown":
                     cell["source"] = linked(cell["source"], page, root, pages)

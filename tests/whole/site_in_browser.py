@@ -1,6 +1,7 @@
 """The whole site, built without a network; and, where there is Chromium, what a reader sees of it."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -85,6 +86,15 @@ def test_the_start_page_has_each_lesson_with_its_minutes(out):
     minutes = {row[0]: (int(row[4]), int(row[5])) for row in rows if len(row) == 7}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         assert minutes[path.stem[:2]] == stated(nbformat.read(path, as_version=4))
+
+
+def test_the_explorable_stands_on_the_start_page_and_in_the_lessons_with_its_sliders(out):
+    lessons = [next((out / "notebooks").glob(f"{number}_*.html")) for number in ("02", "05", "06")]
+    for page in (out / "index.html", *lessons):
+        found = soup(page)
+        (container,) = found.select("div.prefcourse-explorable")
+        (script,) = [tag["src"] for tag in found.find_all("script", src=re.compile(r"explorable\.js"))]
+        assert container.get_text(strip=True) and (page.parent / script.partition("?")[0]).is_file(), page.name
 
 
 @chromium.needed
