@@ -124,9 +124,9 @@ def entry(root: Path, page: Path) -> str:
     return f"{re.sub(r'^(Exercises|Solutions) (?=[0-9])', '', title)} <{name}>"
 
 
-def explorable(docs: Path, up: str = "") -> str:
+def explorable(up: str = "") -> str:
     """The interactive figure: what its own page has between <main> and </main>. up: "../" for a page in a folder."""
-    page = (docs / "_static" / "explorable.html").read_text(encoding="utf-8")
+    page = (HERE / "_static" / "explorable.html").read_text(encoding="utf-8")
     inside = re.search(r"<main>(.*)</main>", page, re.DOTALL)[1]
     return re.sub(r"<!--.*?-->", "", inside, flags=re.DOTALL).replace('src="', f'src="{up}_static/').strip()
 
@@ -136,7 +136,7 @@ def start_page(root: Path, pages: set[Path]) -> str:
     front = (root / "README.md").read_text(encoding="utf-8").partition(FRONT_ENDS)[0]
     front = re.sub(r" · \[Colab\]\([^)]*\)", "", front)  # every page has its own button
     claim, mark, rest = front.partition("\n## ")
-    figure = f"\n```{{raw}} html\n{explorable(root / 'docs')}\n```\n"
+    figure = f"\n```{{raw}} html\n{explorable()}\n```\n"
     text = linked(claim + figure + mark + rest, Path("README.md"), root, pages)
     for caption, pattern in PARTS.items():
         found = pages & {path.relative_to(root) for path in root.glob(pattern)}
@@ -161,7 +161,7 @@ def write_sources(root: Path, into: Path, solutions: bool = False) -> None:
             notebook = json.loads(text)
             facts["description"][page.with_suffix("").as_posix()] = description(notebook)
             explored = page.parent.name == "notebooks" and page.name[:2] in EXPLORED
-            widget = explorable(root / "docs", "../") if explored else WIDGET_NOTE
+            widget = explorable("../") if explored else WIDGET_NOTE
             facts["alt"] |= adapted(notebook, page, into, widget)
             for cell in notebook["cells"]:
                 if cell["cell_type"] == "markdown":

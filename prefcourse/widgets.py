@@ -13,6 +13,7 @@ import base64
 import html
 import io
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import ipywidgets
@@ -82,7 +83,7 @@ def _picture(figure: Figure, settings: str) -> None:
     _legends_aside(figure)
     titles = [title for axes in figure.axes if (title := axes.get_title("left") or axes.get_title())]
     labels = [f"{axes.get_ylabel()} against {axes.get_xlabel()}" for axes in figure.axes if axes.get_xlabel()]
-    alt = f"For {settings}: {'; '.join([*titles, *dict.fromkeys(labels)]).replace(chr(10), ' ')}"
+    alt = f"For {settings}: {_plain('; '.join([*titles, *dict.fromkeys(labels)]))}"
     width, buffer = round(figure.get_figwidth() * figure.dpi), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=2 * figure.dpi)
     plt.close(figure)  # none piles up
@@ -90,6 +91,13 @@ def _picture(figure: Figure, settings: str) -> None:
     display(
         HTML(f'<img src="{source}" alt="{html.escape(alt)}" width="{width}" style="max-width: 100%; height: auto;">')
     )
+
+
+def _plain(text: str) -> str:
+    """What matplotlib draws as a formula, in letters that can be read aloud: $\\pi^*(y \\mid x)$ becomes π*(y | x)."""
+    for name, letter in {"pi": "π", "beta": "β", "mid": "|", "|": "‖", "log": "log ", "sqrt": "√", ",": ""}.items():
+        text = text.replace(f"\\{name}", letter)
+    return re.sub(r"\\mathrm|[${}^]", "", text).replace("\n", " ").replace("_ref", " ref")
 
 
 def _legends_aside(figure: Figure) -> None:

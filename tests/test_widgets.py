@@ -11,7 +11,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from prefcourse import plots, widgets
-from prefcourse.widgets import explore, log_slider, progress, slider, step_through
+from prefcourse.widgets import _plain, explore, log_slider, progress, slider, step_through
 
 
 @pytest.fixture
@@ -30,6 +30,11 @@ def draw(height=1.0, kind="a"):
     axes.set(xlabel="steps", ylabel="nats", title="Two <lines> cross")
     axes.legend(loc="upper left", frameon=True)
     return figure
+
+
+def test_an_alt_text_has_letters_where_the_figure_has_formulas():
+    drawn = r"$\pi^*(y \mid x)$; KL$(\pi\,\|\,\pi_{\mathrm{ref}})$ against $\beta$"
+    assert _plain(drawn) == "π*(y | x); KL(π‖π ref) against β"
 
 
 def test_a_widget_is_as_sharp_as_its_static_twin_and_says_what_it_shows(shown):

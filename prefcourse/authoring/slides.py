@@ -48,7 +48,7 @@ section table { font-size: .9em; margin: 8px 0; } section li + li { margin-top: 
 section footer, section::after { color: #595959; font-size: 16px; }
 """
 ANSWER = re.compile(
-    r"answers? question|\bis (?:the first half of )?question \d|answer to the prediction|[Nn]ow the predict"
+    r"answers? question|answer to the p|is (?:the first half of )?question \d|ow the pred|\(question|Question \d[.:]"
 )
 
 
@@ -123,6 +123,17 @@ def formula_slides(section: Section) -> list[Slide]:
     return made
 
 
+def answered(said: list[str], n: int) -> tuple[str, str]:
+    """Which question sentence `n` of a text answers, and the answer: this sentence, the one before, or what follows."""
+    if inside := re.search(r" ?\(question (\d+)\)", said[n]):
+        return inside[1], " ".join([said[n].replace(inside[0], ""), *said[n + 1 :]])
+    asked = re.search(r"(?:answers|is) (?:the first half of )?question (\d+)[:,.]? *", said[n])
+    asked = asked or re.search(r"Question (\d+)[.:] *", said[n])
+    after = " ".join([said[n][asked.end() if asked else 0 :], *said[n + 1 :]]).strip()
+    said_before = asked and n and ":" not in said[n][asked.start() :] and asked[0][0] != "Q"
+    return asked[1] if asked else "", said[n - 1] if said_before else after
+
+
 def answers(parts: list[Section]) -> list[Slide]:
     """What the lesson says about its own predictions, from where it says it."""
     found = []
@@ -131,12 +142,12 @@ def answers(parts: list[Section]) -> list[Slide]:
             texts = [block for block in section.blocks if block.kind in ("text", "item", "table")]
             return pages("Your predictions", texts, "Come back to the show of hands.")
         for k, block in enumerate(section.blocks):
+            if block.text.startswith("**Your predictions.**"):
+                found.append(("", Block("item", f"- {block.text.removeprefix('**Your predictions.**').strip()}")))
+                continue
             said = sentences(block.text) if block.kind == "text" else []
             for n in (n for n, sentence in enumerate(said) if ANSWER.search(sentence)):
-                asked = re.search(r"(?:answers|is) (?:the first half of )?question (\d+)[:,.]? *", said[n])
-                after = " ".join([said[n][asked.end() if asked else 0 :], *said[n + 1 :]])
-                text = said[n - 1] if asked and n and ":" not in said[n][asked.start() :] else after
-                number = asked[1] if asked else ""
+                number, text = answered(said, n)
                 found.append((number, Block("item", f"- **{number}** · {shortened(text, 45)}".replace("**** · ", ""))))
                 cell = section.blocks[k + 1] if k + 1 < len(section.blocks) else block
                 if n == len(said) - 1 and cell.kind == "code" and cell.text:  # the answer is printed
@@ -170,7 +181,7 @@ def opening(parts: list[Section]) -> list[Slide]:
     rows = dict(re.findall(r"^\| \*\*(.+?)\*\* \| (.+?) \|$", "\n".join(b.text for s in parts for b in s.blocks), re.M))
     goals = [Block("item", f"- {goal.strip()}") for goal in rows[GOALS].split(" · ")]
     note = f"Time: {rows['Time']}. Network: {rows['Network']}."
-    (question,) = (section for section in parts if section.title == "Predict first")
+    (question,) = (section for section in parts if section.title.startswith("Predict first"))
     asked = [block for block in question.blocks if block.kind in ("text", "item", "table")]
     return [
         Slide(first.title, body([line, *lines[1:2]] if line.text.endswith(":") else [line]), note, "title"),
@@ -183,7 +194,8 @@ def slides(notebook: NotebookNode, name: str) -> list[Slide]:
     """All of the lesson's, whose figures are files that begin with `name`. ValueError where it is no lesson."""
     parts = sections(notebook)
     titles = [part.title for part in parts]
-    if not {"Predict first", "Summary"} <= {*titles} or not any(GOALS in b.text for s in parts for b in s.blocks):
+    asks = any(title.startswith("Predict first") for title in titles)
+    if not asks or "Summary" not in titles or not any(GOALS in b.text for s in parts for b in s.blocks):
         raise ValueError(
             f"this is no lesson: a lesson has a table with “{GOALS}” and the headings “Predict first” and “Summary”"
         )

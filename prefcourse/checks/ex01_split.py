@@ -146,7 +146,7 @@ def _parted(rows: list[dict], test: Collection[str], spelled: Callable = key) ->
     points=2,
     observe=_inspected,
     keeps=True,
-    where="What goes wrong: a leak",
+    where="Optional · What goes wrong: a leak",
     hint="list the different keys in the order in which they come, shuffle the list with random.Random(seed), give the "
     "first round(share · number of keys) to the test set, and let each row follow the key of its prompt.",
 )

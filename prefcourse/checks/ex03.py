@@ -35,7 +35,7 @@ def _noisy_pairs(draw: torch.Generator) -> list[Case]:
 @exercise(
     cases=_noisy_pairs,
     points=2,
-    where="Step 1 · From rewards to choices",
+    where="Step 2 · The likelihood of what we saw",
     hint="the label came out as it did in one of two ways: the chosen text won and nobody flipped, (1 - ε) σ(Δ), or it "
     "lost and somebody did, ε σ(-Δ). The loss is -log of their sum.",
 )
@@ -227,7 +227,7 @@ def _last(mask: Tensor) -> Tensor:
 @exercise(
     cases=_hidden_states,
     points=3,
-    where="2 · The wrong token",
+    where="Optional · The wrong token",
     hint="print the place that you read in each row. It must be the last one where the mask is True, and it depends on "
     "the row.",
 )

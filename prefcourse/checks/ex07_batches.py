@@ -30,7 +30,7 @@ def _logit(p: float) -> float:
 @exercise(
     cases=_pulls,
     points=2,
-    where="What β does",
+    where="The loss, recalled",
     hint="at the start σ(0) = 1/2, so the pull is β(P - 1/2). Set β(P - σ(βh)) equal to `share` times that, "
     "divide by β, solve for σ(βh), then for h with the inverse of σ, log(p / (1 - p)).",
 )
@@ -242,7 +242,7 @@ def _picked(logits: Tensor, ids: Tensor) -> Tensor:
 @exercise(
     cases=_logit_tables,
     points=2,
-    where="Log-probabilities",
+    where="Log-probabilities, from scratch",
     hint="log-softmax over the vocabulary; drop the last position of it and the first of ids and mask; pick with "
     "gather; multiply by the mask and sum over tokens.",
 )

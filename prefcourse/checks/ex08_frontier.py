@@ -120,7 +120,7 @@ def _three(variance: float, beta: float, powers=(2, 3)) -> tuple[float, float, f
 @exercise(
     cases=_one_beta,
     points=2,
-    where="Step 3 · KL falls with β, at a known rate",
+    where="Step 2 · KL falls with β, at a known rate",
     hint="all three come from one number, the variance of r under π_β. The slope of the frontier is β itself, so its "
     "change along KL is dβ/dKL = 1 / (dKL/dβ).",
 )

@@ -96,7 +96,7 @@ def _orpo(chosen, rejected, Lc, Lr, lam, odds=_log_odds, mean=True, nll_mean=Tru
     cases=_texts,
     observe=_with_slopes,
     points=3,
-    where="Step 2 · Why odds",
+    where="ORPO: why odds, and why no reference",
     hint="first the means mc and mr per token, then log odds(m) = m - log(1 - eᵐ), with torch.expm1 for 1 - eᵐ, then "
     "-mc - λ log σ(log odds(mc) - log odds(mr)). Print each line for the first case.",
 )
@@ -186,7 +186,7 @@ def _discovered(h, beta, tau, chain=True, swapped=False, per_tau=True, inner=Non
 @exercise(
     cases=_margins,
     points=3,
-    where="From scratch",
+    where="Optional · From scratch",
     hint="with x = βh and m = σ(x/τ) the product rule has three terms: (1 - m) times the slope of ℓ, m times the slope "
     "of e^(-x), and the slope of m, m(1 - m)/τ, times what it moves between, e^(-x) - ℓ(x). Then all of it times β.",
 )

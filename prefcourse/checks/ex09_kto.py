@@ -50,7 +50,7 @@ def _kto(log_ratios, desirable, beta, lam_d, lam_u, z0) -> Tensor:
     cases=_ratios,
     observe=_with_slopes,
     points=4,
-    where="Step 4 · Estimating z₀",
+    where="Step 2 · The loss",
     hint="k is the diagonal, (B,). z0 is one number: the mean of the entries (i, i + 1), the last row with column 0, "
     "cut off at 0 and detached. Then one formula for each label, chosen with torch.where.",
 )

@@ -42,7 +42,7 @@ def _spread(rate: float, ties: float) -> float:
 @exercise(
     cases=_plans,
     points=2,
-    where="Step 3 · Power",
+    where="Step 2 · Power",
     hint="with ties the standard deviation of a point is √(p - t/4 - p²). Put it into both places of step 3: at p = ½ "
     "for the limit of the test, at `rate` for the spread of what is measured. Then solve for n and round up.",
 )
@@ -181,7 +181,7 @@ def _holm(p_values: dict[str, float], cap: bool = True, climb: bool = True) -> d
 @exercise(
     cases=_typed,
     points=3,
-    where="Step 6 · Many tests",
+    where="Step 4 · Many tests",
     hint="print the plain p-values by type first. Then sort them: the smallest times m, the next times m - 1, …; none "
     "above 1, none below the one before it.",
 )

@@ -40,7 +40,7 @@ def _interval(mean: Tensor, means: Tensor, low: float = 0.025) -> tuple[float, f
 @exercise(
     cases=_reviews,
     points=3,
-    where="From scratch",
+    where="Optional · From scratch",
     hint="go in three steps: d (N,) = mean of a over reviews - mean of b over reviews; draw (2000, N) row numbers as "
     "given; means of d over each draw, and their quantiles 0.025 and 0.975.",
 )

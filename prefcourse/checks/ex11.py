@@ -35,7 +35,7 @@ def _break_even(epochs, reward_epochs, reuse, scored=2, scored_dpo=1, both=1, pp
 @exercise(
     cases=_plans,
     points=3,
-    where="The maths in five steps",
+    where="The maths",
     hint="write both works with N, K, L and E, set them equal and solve for K/N. Of the lesson's numbers only the 6 of "
     "the reward model, the 6 of DPO's policy and PPO's 2 passes over a sample change.",
 )
@@ -157,7 +157,7 @@ def _value_and_gradient(answer, theta, *rest) -> dict[str, Tensor]:
     cases=_shared_worlds,
     points=4,
     observe=_value_and_gradient,
-    where="The maths in five steps",
+    where="The maths",
     hint="three lines: log π_θ = log_softmax of log π_ref + features · θ / β, (X, Y); h = log π_θ - log π_ref; and "
     "-Σ wins[x, i, j] · log σ(β (h[x, i] - h[x, j])).",
 )

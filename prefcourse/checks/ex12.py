@@ -192,7 +192,7 @@ def _first_over(values: Tensor, budget: float, back: int = 1) -> int:
 @exercise(
     cases=_runs,
     points=3,
-    where="What goes wrong, in the fix: an early stop that looks at the wrong curve",
+    where="Optional · What goes wrong, in the fix: an early stop that looks at the wrong curve",
     hint="print Σ_y π(y) log(π(y)/π_ref(y)) at every step. Your answer is the last step before it is larger than the "
     "budget for the first time, or the last step of all if it never is.",
 )

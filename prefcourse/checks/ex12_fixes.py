@@ -47,7 +47,7 @@ def _weight(beta, margin) -> Tensor:
 @exercise(
     cases=_vocabularies,
     points=3,
-    where="The maths: who gains, and how strong a fix must be",
+    where="The maths: who gains",
     hint="four lines: v = u_w - E_π[u], d = u_w - u_l, g = β σ(-Δ); then speed = g v · d, λ* = -v · d / |v|² or 0, "
     "and α* = g λ*.",
 )

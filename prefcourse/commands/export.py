@@ -176,7 +176,8 @@ def _of_train() -> argparse.ArgumentParser:
 
 def _defaults() -> dict:
     """The options of `train` by name, with their defaults."""
-    return {name: value for name, value in vars(_of_train().parse_args([])).items() if name != "run"}
+    ours = {"run", "kept", "saved"}  # what `train` sets for the command line itself
+    return {name: value for name, value in vars(_of_train().parse_args([])).items() if name not in ours}
 
 
 def _values(args: argparse.Namespace) -> dict:

@@ -92,7 +92,7 @@ def test_what_was_put_into_the_box(old, new, put):
 
 def test_without_a_focus_to_lead_the_buttons_promise_no_keys(tmp_path, monkeypatch):
     """ipywidgets 7.7, Colab's."""
-    monkeypatch.delattr("ipywidgets.DOMWidget.focus")
+    monkeypatch.delattr("ipywidgets.DOMWidget.focus", raising=False)
     app = label_pairs(PAIRS, tmp_path / "l.jsonl")
     assert [b.description for b in find(app, "Button")] == ["A is better", "B is better", "tie", "skip", "undo"]
     click(app, "A is better")
@@ -114,7 +114,9 @@ def test_the_labels_go_to_one_file_from_every_folder(tmp_path, monkeypatch):
 
 def test_every_button_has_words_and_a_hint(tmp_path):
     app = label_pairs(PAIRS, tmp_path / "l.jsonl")
-    assert [b.description for b in find(app, "Button")] == [text for _, text, _ in BUTTONS]
+    keys_work = hasattr(find(app, "Text")[0], "focus")  # ipywidgets 8; with 7.7 the buttons name no key
+    said = [text if keys_work else text.rpartition(" (")[0] for _, text, _ in BUTTONS]
+    assert [b.description for b in find(app, "Button")] == said
     assert all(b.tooltip for b in find(app, "Button"))
 
 

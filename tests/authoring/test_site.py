@@ -95,14 +95,12 @@ def test_the_start_page_is_the_front_of_the_readme(site, course):
     assert re.findall(r"<(notebooks/.*)>$", page, re.MULTILINE) == ["notebooks/01_a", "notebooks/02_b"]
 
 
-def test_the_explorable_stands_under_the_claim_where_there_is_one(site, course):
-    (course / "docs" / "_static").mkdir()
-    text = '<html><body><main><!-- how --><div class="it"></div><script src="it.js"></script></main></body></html>'
-    (course / "docs" / "_static" / "explorable.html").write_text(text, encoding="utf-8")
+def test_the_explorable_stands_under_the_claim(site, course):
     site.write_sources(course, course / "out")
     before, inside = read(course, "index.md").split("```{raw} html\n")
-    assert inside.startswith('<div class="it"></div><script src="_static/it.js"></script>\n```\n\n## Lessons')
-    assert "claim" in before
+    figure, _, after = inside.partition("\n```\n")
+    assert "claim" in before and after.startswith("\n## Lessons")
+    assert figure.startswith('<div class="prefcourse-explorable">') and 'src="_static/explorable.js"' in figure
 
 
 def test_solutions_are_there_only_when_asked_for(site, course):

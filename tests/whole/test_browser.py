@@ -251,6 +251,7 @@ def test_a_lesson_runs_in_jupyterlab_and_its_slider_redraws_the_figure(lab):
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(90_000)
         run_all(page, lab, "lesson")
+        page.evaluate("window.jupyterapp.commands.execute('notebook:expand-all-headings')")  # optional parts are folded
         figure = page.locator(".jupyter-widgets img").first
         figure.wait_for()
         page.wait_for_function("document.querySelectorAll('.jp-InputPrompt').length > 10")
