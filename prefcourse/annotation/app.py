@@ -8,8 +8,9 @@ here: an emptied box and the next key can cross on their way, and then the key b
 """
 
 import html
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def label_pairs(
     keys = ipywidgets.Text(placeholder="keys: a b t s u", layout={"width": "130px"}, continuous_update=True)
     has_focus = hasattr(keys, "focus")  # ipywidgets 8: the printed keys work where the focus can be led to the box
     buttons = _buttons(has_focus)
-    state = {"began": time.monotonic(), "note": file.note}
+    state, turn = {"began": time.monotonic(), "note": file.note}, threading.RLock()
 
     def draw() -> None:
         waiting = still_open(items, file.records)
@@ -136,10 +137,20 @@ def label_pairs(
             press(key)
 
     for key, button in buttons.items():
-        button.on_click(lambda _, key=key: click(key))
-    keys.observe(typed, names="value")
+        button.on_click(_one_by_one(turn, lambda _, key=key: click(key)))
+    keys.observe(_one_by_one(turn, typed), names="value")
     draw()
     return _laid_out([bar, progress], question, [keys, *buttons.values()], list(cards.values()), report)
+
+
+def _one_by_one(turn: threading.RLock, handler: Callable[..., None]) -> Callable[..., None]:
+    """`handler`, in turn with the others: newer JupyterLabs hand the events of each widget to a thread of its own."""
+
+    def held(*event) -> None:
+        with turn:
+            handler(*event)
+
+    return held
 
 
 def _buttons(keys_work: bool) -> dict[str, ipywidgets.Button]:

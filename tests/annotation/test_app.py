@@ -1,5 +1,7 @@
 """The labelling app, driven as a user would: buttons, keys, undo, stopping and going on."""
 
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,28 @@ def test_without_a_focus_to_lead_the_buttons_promise_no_keys(tmp_path, monkeypat
     assert [b.description for b in find(app, "Button")] == ["A is better", "B is better", "tie", "skip", "undo"]
     click(app, "A is better")
     assert [r["label"] for r in read_labels(tmp_path / "l.jsonl")] == ["A"]
+
+
+def test_events_that_come_in_threads_label_each_pair_once(tmp_path):
+    """As newer JupyterLabs send them: the box's and each button's events have threads of their own."""
+    many = [{**PAIRS[0], "prompt": f"{PAIRS[0]['prompt']} {i}"} for i in range(40)]
+    app = label_pairs(many, tmp_path / "l.jsonl")
+    buttons = [next(b for b in find(app, "Button") if b.description.startswith(w)) for w in ("A is", "B is", "tie")]
+    start = threading.Barrier(len(buttons))
+
+    def press(button):
+        start.wait()
+        for _ in range(10):
+            button.click()
+
+    threads = [threading.Thread(target=press, args=(button,)) for button in buttons]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = read_labels(tmp_path / "l.jsonl")
+    assert len(found) == len({r["prompt"] for r in found}) == 30
+    assert Counter(r["label"] for r in found) == {"A": 10, "B": 10, "tie": 10}
 
 
 def test_the_labels_go_to_one_file_from_every_folder(tmp_path, monkeypatch):
