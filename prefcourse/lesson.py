@@ -250,7 +250,7 @@ def masked(tokens: Sequence[str], mask: Sequence[bool]) -> None:
     box = "padding: 2px 3px; margin: 1px; border-radius: 3px; font-family: monospace; white-space: pre;"
     hatch = f"repeating-linear-gradient(45deg, transparent 0px, transparent 4px, {GREY} 4px, {GREY} 5px)"
     styles = {
-        True: f"{box} border: 1px solid #0072B2; background-color: rgba(0, 114, 178, 0.22);",
+        True: f"{box} border: 1px solid {plots.BLUE}; background-color: {plots.BLUE}38;",  # 38: an opacity of 0.22
         False: f"{box} border: 1px dashed {GREY}; background-image: {hatch}; opacity: 0.7;",
     }
     tags = {True: "b", False: "span"}
@@ -270,7 +270,10 @@ def strip(*stages: str) -> None:
         if stage not in STAGES:
             raise ValueError(f"no stage {stage!r} in the pipeline; there are {', '.join(STAGES)}")
     box = "padding: 3px 9px; margin: 0 2px; border-radius: 5px; white-space: nowrap;"
-    lit, unlit = f"{box} background-color: #0072B2; color: #FFFFFF;", f"{box} border: 1px solid {GREY}; opacity: 0.8;"
+    lit, unlit = (
+        f"{box} background-color: {plots.BLUE}; color: #FFFFFF;",
+        f"{box} border: 1px solid {GREY}; opacity: 0.8;",
+    )
     words, plain = [], []
     for word in PIPELINE.split():
         if word not in STAGES:

@@ -34,13 +34,14 @@ def watched() -> bool:
 class Bar(Generic[T]):
     """`items` one by one, with a bar that is gone at their end; `note` is shown beside it.
 
-    Where nobody watches it is silent; but the command line, whose output may be a log, sets `seconds`: a line so often.
+    Where nobody watches it is silent; but the command line, whose output may be a log, sets `seconds`: a line so often,
+    unless `logged` is false, because whoever goes through the items writes lines of their own.
     """
 
     seconds: ClassVar[float | None] = None
 
-    def __init__(self, items: Sequence[T], name: str, shown: bool = True):
-        self.items, self.name, self.note = items, name, ""
+    def __init__(self, items: Sequence[T], name: str, shown: bool = True, logged: bool = True):
+        self.items, self.name, self.note, self.logged = items, name, "", logged
         self.shown, self.disable = shown, not (shown and watched())
 
     def __iter__(self) -> Iterator[T]:
@@ -51,7 +52,7 @@ class Bar(Generic[T]):
         elif _on_terminal(sys.stderr):
             place = _in_terminal
         else:
-            place = _in_log if self.seconds else _nowhere
+            place = _in_log if self.seconds and self.logged else _nowhere
         with place(self) as show:
             for done, item in enumerate(self.items):
                 show(done)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefcourse import lesson, world
+from prefcourse import lesson, plots, world
 from prefcourse.lesson import check, close, masked, setup, show, show_samples, strip, within
 
 
@@ -238,6 +238,7 @@ def test_masked_marks_what_the_loss_scores(displayed):
     assert re.findall(r"<b [^>]*>([^<]*)</b>", data["text/html"]) == ["␣&lt;was&gt;", "↵"]
     assert re.findall(r"<span [^>]*>([^<]*)</span>", data["text/html"]) == ["The", "␣film"]
     Balanced(data["text/html"])
+    assert set(re.findall(r"#[0-9A-Fa-f]{6}", data["text/html"])) == {plots.BLUE}
     with pytest.raises(ValueError, match="2 tokens and a mask of 1"):
         masked(["a", "b"], [True])
 
@@ -251,6 +252,7 @@ def test_strip_lights_the_current_box(displayed):
     assert re.findall(r"<b [^>]*>([^<]*)</b>", displayed[0][0]["text/html"]) == ["DPO"]
     for data, _ in displayed:
         assert Balanced(data["text/html"]).words == data["text/plain"].replace("[", "").replace("]", "")
+        assert set(re.findall(r"#[0-9A-Fa-f]{6}", data["text/html"])) == {plots.BLUE, "#FFFFFF"}
     with pytest.raises(ValueError, match="no stage 'ppo'"):
         strip("ppo")
 

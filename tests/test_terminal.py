@@ -157,6 +157,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch, capsys):
     assert list(Bar(range(3), "x")) == [0, 1, 2]
     assert capsys.readouterr().out.splitlines() == ["x 0/3", "x 1/3 · 0:00:00 left", "x 2/3 · 0:00:00 left"]
     assert list(Bar(range(3), "x", shown=False)) == [0, 1, 2] and capsys.readouterr().out == ""
+    assert list(Bar(range(3), "x", logged=False)) == [0, 1, 2] and capsys.readouterr().out == ""
 
 
 def test_where_nobody_looks_there_is_no_colour(capsys):

@@ -5,6 +5,8 @@
 A part is optional when its first cell begins with a heading that begins with "Optional": `## Optional · A proof`.
 It goes on to the next cell that begins with a heading of the same or a higher rank, which is what JupyterLab folds away
 under such a heading; `prefcourse.authoring.notebooks` folds them when it writes a notebook. The rest is the core.
+
+The lines of the cell that installs the package do not count: it is the same in all lessons, and nobody reads it.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from prefcourse.authoring.notebooks import find, optional_rank, rank
+from prefcourse.authoring.publish import SET_UP
 
 WORDS_A_MINUTE, LINES_A_MINUTE, MINUTES_A_PREDICTION = 150, 10, 1
 MOST_CELLS, MOST_WORDS, MOST_LINES = 45, 2500, 180  # of a core
@@ -24,7 +27,7 @@ RUN = re.compile(r"about (\d+) s(?:econds)?\b")
 
 @dataclass(frozen=True)
 class Size:
-    """What a reader meets: cells, words of text, lines of code without blank lines and comments, and minutes."""
+    """What a reader meets: cells, words of text, lines of code but blank ones, comments and installing, and minutes."""
 
     cells: int
     words: int
@@ -57,7 +60,8 @@ def core(notebook: NotebookNode) -> list[NotebookNode]:
 def size(cells: list[NotebookNode]) -> Size:
     """The size of `cells`; a numbered question under "Predict" is a minute of thought, running counts once."""
     text = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    code = [line.strip() for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+    read = [cell.source for cell in cells if cell.cell_type == "code" and not SET_UP.search(cell.source)]
+    code = [line.strip() for source in read for line in source.splitlines()]
     words = sum(bool(re.search(r"\w", word)) for source in text for word in source.split())
     lines = sum(bool(line) and not line.startswith("#") for line in code)
     questions = sum(len(re.findall(r"^\d+\. ", s, re.MULTILINE)) for s in text if re.match(r"#+ Predict", s))

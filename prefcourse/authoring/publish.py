@@ -29,6 +29,8 @@ AHEAD = (
     r"|nbviewer\.org/github|raw\.githubusercontent\.com)[/:])"
 )
 BEHIND = r"(?=\.git\b|(?![\w.-]*[A-Za-z0-9_-]))"  # the name ends here
+# On the site of me/me.github.io, me.github.io/it is another repository's: ours are the start and these folders.
+OWN = r"(?=/(?:notebooks|exercises|docs|data|_\w+|\w+\.html)(?![\w-]|\.\w)|/?(?![\w/-]|\.\w))"
 CONDUCT = Path(".github", "CODE_OF_CONDUCT.md")
 CONTACT = re.compile(r"(?<=^\*\*Contact\*\*: ).+$", re.MULTILINE)
 LEFT_OUT = {".git", ".venv", "build", "runs", "site", "__pycache__", ".ipynb_checkpoints"}  # where there is no git
@@ -65,11 +67,18 @@ def names(files: dict[Path, str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found for text in [*notebooks, *others] for found in SET_UP.findall(text)))
 
 
+def site(name: str) -> str:
+    """Where GitHub shows the site of the repository `name`: me.github.io/it, or me.github.io for me/me.github.io."""
+    owner, _, repository = name.partition("/")
+    host = f"{owner}.github.io"
+    return host if repository.lower() == host.lower() else f"{host}/{repository}"
+
+
 def renamed(text: str, before: str, name: str) -> tuple[str, int]:
     """The text with each link to the repository `before`, and to its site, pointing to `name`; how many there were."""
     text, links = re.subn(AHEAD + re.escape(before) + BEHIND, rf"\g<1>{name}", text)
-    site = r"(?<![\w.-])" + re.escape(before.replace("/", ".github.io/", 1)) + BEHIND
-    text, pages = re.subn(site, name.replace("/", ".github.io/", 1), text)
+    behind = BEHIND if "/" in site(before) else OWN
+    text, pages = re.subn(r"(?<![\w.-])(?<!\w/)" + re.escape(site(before)) + behind, site(name), text)
     return text, links + pages
 
 

@@ -36,7 +36,7 @@ CSS = """\
 section { font: 28px/1.42 "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #1d2733; background: #fff;
   padding: 48px 70px; place-content: start; }
 section h1, section h2 { color: #14507f; font-size: 38px; margin: 0 0 22px; line-height: 1.2; }
-section.title { place-content: center start; border-left: 18px solid #0072b2; }
+section.title { place-content: center start; border-left: 18px solid #01469E; }
 section.title h1 { font-size: 60px; }
 section.dense { font-size: 23px; }
 section.figure { padding-top: 34px; } section.figure h2 { font-size: 32px; margin-bottom: 12px; }

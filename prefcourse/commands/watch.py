@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from prefcourse.terminal import Bar, watched
 from prefcourse.training import optional
 
 SHOWN = {  # column → how a line shows it
@@ -16,9 +17,9 @@ SHOWN = {  # column → how a line shows it
 class Watch:
     """What `train(on_step=...)` is told, written where it can be followed while the run goes on.
 
-    every: a line, through `say`, each so many steps. folder: gets history.jsonl, a line of JSON a row. A run that goes
-    on from a checkpoint goes on in that file, at the row with which it begins anew. log_dir: gets TensorBoard's event
-    files. Raises ImportError without tensorboard.
+    every: a line, through `say`, each so many steps, and where nobody watches after `Bar.seconds` without one, too.
+    folder: gets history.jsonl, a line of JSON a row. A run that goes on from a checkpoint goes on in that file, at the
+    row with which it begins anew. log_dir: gets TensorBoard's event files. Raises ImportError without tensorboard.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Watch:
         for name, value in row.items():
             if self.board and name != "step" and value == value:
                 self.board.add_scalar(name, value, step)
-        if "loss" in row and (step % self.every == 0 or step + 1 == steps):
+        if "loss" in row and (step % self.every == 0 or step + 1 == steps or self._long_silent()):
             self.say(self._told(step, row, steps))
+            self.said = time.monotonic()
 
     def close(self) -> None:
         """Flush what TensorBoard's writer still holds."""
@@ -49,11 +51,15 @@ class Watch:
             self.board.close()
 
     def _begin(self, step: int) -> None:
-        self.first, self.began = step, time.monotonic()
+        self.first, self.began, self.said = step, time.monotonic(), time.monotonic()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("".join(map(_line, _rows_before(self.path, step))), encoding="utf-8")
         if self.log_dir:
             self.board = _writer()(str(self.log_dir), purge_step=step)
+
+    def _long_silent(self) -> bool:
+        """Is nothing else to be seen, and nothing said for `Bar.seconds`?"""
+        return Bar.seconds is not None and not watched() and time.monotonic() - self.said >= Bar.seconds
 
     def _told(self, step: int, row: dict[str, float], steps: int) -> str:
         shown = [form.format(row[name]) for name, form in SHOWN.items() if row.get(name, float("nan")) == row.get(name)]

@@ -123,7 +123,7 @@ def power_curve(rate: float, n: int, *, ties: float = 0.0, alpha: float = 0.05) 
         right.plot(sizes, [power(rate, int(size), ties, alpha) for size in sizes], color=BLUE)
         right.plot([n], [reached], "o", color=INK, markersize=9, markeredgecolor="white", clip_on=False, zorder=3)
         right.set_title("No number of prompts is enough: there is nothing to see" if rate == 0.5 else
-                        f"80% power takes {sample_size(rate, ties, alpha):,} prompts")  # fmt: skip
+                        f"80% power takes {counted(sample_size(rate, ties, alpha), 'prompt')}")  # fmt: skip
         right.set_xscale("log")
         right.set_xticks([10, 100, 1000], ["10", "100", "1,000"])
         right.set(xlim=(5, 5_000), ylim=(0, 1.02))

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from prefcourse.finite import counted
 from prefcourse.plots.failures import Paths, _lines
 from prefcourse.plots.style import (
     BLUE,
@@ -183,7 +184,7 @@ def alignment_tax(
         right.margins(x=0.15)
         right.set_xlabel("third of the held-out texts, by gold reward")
         falls = [method for method, values in thirds.items() if values[0] > values[-1]]
-        right.set_title(f"Negative texts pay most: {len(falls)} of {len(thirds)} methods")
+        right.set_title(f"Negative texts pay most: {len(falls)} of {counted(len(thirds), 'method')}")
         fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         _headline(fig, title)
     return fig

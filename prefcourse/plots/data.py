@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from prefcourse.finite import number, numbers
+from prefcourse.finite import counted, number, numbers
 from prefcourse.plots.style import (
     GREEN,
     GREY,
@@ -187,7 +187,7 @@ def pairs_needed(
         means = _seeds(left, values, *METHODS[0])
         (few, first), *_, (many, last) = means.items()
         _no_better(left, means)
-        left.set_title(f"Win rate {first[0]:.0%} with {few} pairs, {last[0]:.0%} with {many:,}")
+        left.set_title(f"Win rate {first[0]:.0%} with {counted(few, 'pair')}, {last[0]:.0%} with {many:,}")
         left.set_ylabel(WIN_RATE)
         if doubling is not None:
             x, y = np.array([(math.log2(n), win) for n, wins in values.items() for win in wins]).T
@@ -195,7 +195,7 @@ def pairs_needed(
             line = dict(color=PURPLE, linewidth=1.6, zorder=2, label=f"{doubling:+.3f} for each doubling")
             left.plot(at, y.mean() + doubling * (np.log2(at) - x.mean()), "--", **line)
         if target is not None:
-            found = f"from {enough:,} pairs on" if enough else f"at no size up to {many:,} pairs"
+            found = f"from {counted(enough, 'pair')} on" if enough else f"at no size up to {counted(many, 'pair')}"
             left.set_title(f"The whole interval is above {target:.0%} {found}")
             left.axhline(target, color=INK, linewidth=1.2, label=f"target {target:.0%}")
         if enough is not None:
@@ -205,7 +205,7 @@ def pairs_needed(
         _percent(left.yaxis)
         if kl is not None:
             (_, first), *_, (_, last) = _seeds(right, kl, *METHODS[1], bars=False).items()
-            right.set_title(f"KL {first[0]:.1f} nats with {few} pairs, {last[0]:.1f} with {many:,}")
+            right.set_title(f"KL {first[0]:.1f} nats with {counted(few, 'pair')}, {last[0]:.1f} with {many:,}")
             right.set_ylabel(KL_LABEL)
             right.set_ylim(bottom=0)
         for axes in panels.flat:

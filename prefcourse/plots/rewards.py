@@ -94,7 +94,7 @@ def reward_accuracy(
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.6), sharey=True)
         few, many = min(pairs), max(pairs)
         grown = _seeds(left, pairs, *METHODS[0])
-        left.set_title(f"{grown[few][0]:.1%} with {few:,} pairs, {grown[many][0]:.1%} with {many:,}")
+        left.set_title(f"{grown[few][0]:.1%} with {counted(few, 'pair')}, {grown[many][0]:.1%} with {many:,}")
         left.set_xscale("log")
         left.set_xticks(sorted(pairs), [f"{n:,}" for n in sorted(pairs)])
         left.xaxis.minorticks_off()
@@ -158,6 +158,6 @@ def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[f
         axes.set_ylim(-tall, tall)
         axes.set_xlabel("gold reward: what one more of this word adds (nats)")
         axes.set_ylabel("learnt reward: what it adds (nats)")
-        axes.set_title(f"Learnt and gold worth of {len(words)} words: correlation {agree:.2f}")
+        axes.set_title(f"Learnt and gold worth of {counted(len(words), 'word')}: correlation {agree:.2f}")
         axes.legend(loc="lower right")
     return fig

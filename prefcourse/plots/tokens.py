@@ -76,7 +76,7 @@ def next_token_bars(logits: Sequence[float], names: Mapping[int, str], temperatu
         raise ValueError(f"temperatures must be above 0, got {list(temperatures)}; 0 means the likeliest token alone")
     if not names or not all(0 <= token < len(logits) for token in names):
         raise ValueError(f"names must hold ids from 0 to {len(logits) - 1}, got {list(names)}")
-    labels = [*map(visible, names.values()), f"{len(logits) - len(names):,} others"]
+    labels = [*map(visible, names.values()), counted(len(logits) - len(names), "other")]
     plain = _shares(logits, names, 1.0)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titlesize": 10.5}):
         size = (3.1 + 2.9 * len(temperatures), 0.9 + 0.33 * len(labels))

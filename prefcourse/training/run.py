@@ -97,9 +97,9 @@ class Run:
         return self.feed.examples
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps that are left, with a bar in the first process."""
+        """The numbers of the steps that are left, with a bar in the first process; in a log `on_step` does without."""
         left, shown = range(self.start, len(self.feed.batches)), self.progress and self.scoring.devices.rank == 0
-        for step in (bar := Bar(left, "train", shown)):
+        for step in (bar := Bar(left, "train", shown, logged=self.on_step is None)):
             yield step
             bar.note = f"loss {self.history['loss'][-1]:.3f}"
 

@@ -73,6 +73,14 @@ def test_words_lines_predictions_and_running_are_counted():
     assert counted.size([new_markdown_cell("about 30 s")]).minutes == pytest.approx(3 / 150 + 0.5)
 
 
+def test_the_cell_that_installs_is_a_cell_whose_lines_nobody_reads():
+    """It alone: a cell beside it that installs, or that names a repository in another way, is read."""
+    (install,) = [c for c in nbformat.read(LESSONS[0], as_version=4).cells if "REPOSITORY, TAG" in c.source]
+    other = new_code_cell('REPOSITORY = "https://github.com/me/mine"\n%pip install -q rich')
+    said = counted.size([install, CODE, other])
+    assert (said.cells, said.words, said.lines) == (3, 0, 12) and said.minutes == pytest.approx(1.2)
+
+
 @pytest.mark.parametrize(
     ("after", "core"),
     [

@@ -140,6 +140,47 @@ def test_links_of_this_repository_are_changed_and_no_others(fork, text, want):
     assert page.read_text(encoding="utf-8") == want
 
 
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("https://OWNER" + ".github.io/REPOSITORY/", "https://me" + ".github.io/"),
+        ("(https://OWNER" + ".github.io/REPOSITORY).", "(https://me" + ".github.io)."),
+        ("https://OWNER" + ".github.io/REPOSITORY/docs/data.html#x", "https://me" + ".github.io/docs/data.html#x"),
+        ("https://OWNER" + ".github.io/REPOSITORY/index.html", "https://me" + ".github.io/index.html"),
+        (f"{HUB}OWNER/REPOSITORY/blob/main/x", f"{HUB}me/me.github.io/blob/main/x"),
+        (f"{BINDER}OWNER/REPOSITORY/main", f"{BINDER}me/me.github.io/main"),
+    ],
+)
+def test_an_owners_own_site_has_no_folder_and_the_way_back_is_the_same(tmp_path, text, want):
+    lesson, page = tmp_path / "notebooks" / "00.ipynb", tmp_path / "page.md"
+    lesson.parent.mkdir()
+    lesson.write_text(f'REPOSITORY, TAG = "{HUB}{UNPUBLISHED}", "main"', encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
+    assert publish.publish(tmp_path, "me/me.github.io") == {"page.md": 1, "notebooks/00.ipynb": 1}
+    assert page.read_text(encoding="utf-8") == want
+    assert publish.publish(tmp_path, "me/me.github.io") == {}
+    publish.publish(tmp_path, UNPUBLISHED)
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_from_an_owners_own_site_to_another_repository_and_nothing_of_others():
+    """All in one text, by the function alone: on that host other repositories have their folders."""
+    mine, host = "me/me.github.io", "https://me" + ".github.io"
+    text = (
+        f"{host} {host}/ {host}/notebooks/x.html {host}. {host}/other/ {host}/docs-two/ {host}.example "
+        f"{mine} {HUB}{mine}/x"
+    )
+    want = (
+        f"{host}/it {host}/it/ {host}/it/notebooks/x.html {host}/it. {host}/other/ {host}/docs-two/ {host}.example "
+        f"{mine} {HUB}me/it/x"
+    )
+    assert publish.renamed(text, mine, "me/it") == (want, 5)
+    assert publish.renamed(want, "me/it", mine) == (text, 5)
+    assert publish.site("Me/me.GitHub.io") == "Me" + ".github.io" and publish.site("me/you.github.io").endswith(
+        "/you.github.io"
+    )
+
+
 def test_the_contact_is_set_and_stays(fork):
     publish.publish(fork, "me/it", contact="conduct@example.org")
     publish.publish(fork, "you/it")

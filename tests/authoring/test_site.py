@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+import chromium
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -162,6 +163,38 @@ def test_what_is_wrong_with_a_page_is_found(site, tmp_path, body, said):
 
 def test_no_pages_are_wrong_too(site, tmp_path):
     assert site.faults(tmp_path) == [f"{tmp_path}: no pages"]
+
+
+PRINTED = """
+<style>a[href]::after { content: " (" attr(href) ")"; }</style>
+<div class="bd-sidebar-primary">lessons</div>
+<article class="bd-article"><h2>A step<a class="headerlink" href="#x">#</a></h2>
+<details><summary>Show the code</summary><p>folded = 1</p></details>
+<a class="full-size" href="x.png"><img alt="A curve" height="99"></a> <a class="paper" href="https://e.org">paper</a>
+</article>
+<div class="bd-sidebar-secondary">contents</div>
+"""
+LOOKED = """() => {
+  const style = (name, pseudo) => getComputedStyle(document.querySelector(name), pseudo);
+  return {
+    sides: ['.bd-sidebar-primary', '.bd-sidebar-secondary', '.headerlink'].map(name => style(name).display !== 'none'),
+    folded: document.querySelector('details p').checkVisibility(),
+    target: style('.paper', '::after').content !== 'none',
+    whole: style('img').breakInside === 'avoid',
+  };
+}"""
+
+
+@chromium.needed
+def test_a_printed_page_is_the_article_alone_with_nothing_folded_or_cut():
+    """What the course's style sheet adds: the same page on a screen has all that a printed one leaves out."""
+    with chromium.browser() as browser:
+        page = browser.new_page()
+        page.set_content(PRINTED)
+        page.add_style_tag(path=ROOT / "docs" / "_static" / "course.css")
+        assert page.evaluate(LOOKED) == {"sides": [True] * 3, "folded": False, "target": True, "whole": False}
+        page.emulate_media(media="print")
+        assert page.evaluate(LOOKED) == {"sides": [False] * 3, "folded": True, "target": False, "whole": True}
 
 
 def test_the_picture_of_the_front_is_that_of_lesson_08():

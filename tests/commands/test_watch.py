@@ -7,7 +7,9 @@ import re
 import pytest
 
 from prefcourse.__main__ import main
+from prefcourse.commands import watch as watching
 from prefcourse.commands.watch import Watch
+from prefcourse.terminal import Bar
 
 ROWS = [{"step": s, "loss": 0.7 - s / 100, "grad_norm": 1.0, "rewards/margins": s / 10} for s in range(6)]
 
@@ -25,6 +27,30 @@ def test_lines_come_every_so_many_steps_with_what_is_known(tmp_path):
     assert [line.split(":")[0] for line in said] == ["step 0/6", "step 2/6", "step 4/6", "step 5/6"]
     assert re.fullmatch(r"step 4/6: loss 0\.660, margin \+0\.40, KL 0\.50, gradient 1\.00, 0 s left", said[2]), said[2]
     assert "s left" not in said[0] and "s left" not in said[3] and "KL" not in said[1]
+
+
+@pytest.mark.parametrize(("looks", "want"), [(False, [0, 2, 4, 5]), (True, [0, 5])])
+def test_a_log_hears_of_slow_steps_in_between_and_a_terminal_has_its_bar(tmp_path, monkeypatch, looks, want):
+    """Steps of 40 s, a line a minute: two steps on from the last line, whatever it came from."""
+    said = []
+    monkeypatch.setattr(Bar, "seconds", 60.0)
+    monkeypatch.setattr(watching, "watched", lambda: looks)
+    watch = Watch(100, tmp_path, say=said.append)
+    for row in ROWS:
+        monkeypatch.setattr(watching.time, "monotonic", lambda now=40.0 * row["step"]: now)
+        watch(row, 6)
+    assert [line.split(":")[0] for line in said] == [f"step {step}/6" for step in want]
+
+
+@pytest.mark.parametrize("told", [{"on_step": lambda row, steps: print("a line")}, {}], ids=["with lines", "without"])
+def test_a_pipe_has_one_kind_of_progress(tiny_gpt2, tokenizer, pairs, monkeypatch, capsys, told):
+    from prefcourse.train import train
+
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.setattr(Bar, "seconds", 1e-9)
+    train(tiny_gpt2(), pairs, tokenizer, loss="sft", steps=3, batch_size=2, lr=1e-4, progress=True, **told)
+    printed = capsys.readouterr().out
+    assert (printed.count("a line"), printed.count("train ")) == ((3, 0) if told else (0, 3))
 
 
 def test_the_file_grows_and_a_resumed_run_goes_on_in_it(tmp_path):

@@ -1,14 +1,18 @@
 """The palette holds for every eye: contrast on white, and colours told apart with and without colour vision."""
 
+import re
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
 from prefcourse import plots
+from prefcourse.authoring import slides
 from prefcourse.plots import style
 
+ROOT = Path(__file__).resolve().parents[2]
 PALETTE = {name: getattr(style, name) for name in ("BLUE", "AMBER", "GREEN", "PURPLE", "ORANGE", "SKY", "INK", "GREY")}
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear RGB
 EYES = {  # linear RGB as seen: Machado, Oliveira, Fernandes (2009), severity 1.0; grey: luminance alone
@@ -104,3 +108,11 @@ def test_names_in_figures_are_those_of_the_text():
 @pytest.mark.parametrize("turn", range(12))
 def test_what_has_no_name_takes_its_turn(turn):
     assert style.look_of("unheard of", turn)[:2] == plots.METHODS[turn % len(plots.METHODS)]
+
+
+def test_displays_and_slides_have_the_blue_of_the_figures():
+    """Stored ones, too: each lesson has the pipeline with its lit box, and no lesson has another blue there."""
+    assert f"solid {style.BLUE};" in slides.CSS
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        lit = re.findall(r"background-color: (#[0-9A-Fa-f]{6});", path.read_text(encoding="utf-8"))
+        assert set(lit) == {style.BLUE}, path.name

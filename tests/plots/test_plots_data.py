@@ -111,6 +111,8 @@ def test_noise_and_win_rate():
 def test_every_seed_is_in_the_picture():
     kl = {50: [2.0, 17.0], 1600: [2.5, 2.7]}  # a dot far above the line through the means, and no bar that reaches it
     axes = plots.pairs_needed({50: [0.5, 0.6], 1600: [0.7, 0.75]}, kl).axes[1]
+    one = plots.pairs_needed({1: [0.5, 0.6], 1600: [0.7, 0.75]}, {1: [1.0, 1.0], 1600: [2.0, 2.0]})
+    assert [title.partition(",")[0] for title in titles(one)] == ["Win rate 55% with 1 pair", "KL 1.0 nats with 1 pair"]
     assert axes.get_ylim()[1] > 17
     dots = [drawn for drawn in axes.get_lines() if drawn.get_alpha()]
     assert [list(drawn.get_ydata()) for drawn in dots] == list(kl.values())

@@ -45,6 +45,8 @@ def test_accuracy_has_its_ceiling_and_the_coin():
     flips = {0.0: [0.61, 0.61], 0.4: [0.53, 0.55]}
     fig = plots.reward_accuracy(pairs, flips, ceiling=0.67)
     assert titles(fig) == ["57.0% with 100 pairs, 61.0% with 1,000", "61.0% without flips, 54.0% with 40%"]
+    one = plots.reward_accuracy({1: [0.5, 0.52], 1000: [0.60, 0.62]}, flips, ceiling=0.67)
+    assert titles(one)[0] == "51.0% with 1 pair, 61.0% with 1,000"
     for axes in fig.axes:
         level = [line.get_ydata()[0] for line in axes.get_lines() if len(set(line.get_ydata())) == 1]
         assert {0.67, 0.5} <= set(level)
