@@ -1,4 +1,4 @@
-"""Figures of lesson 13: who should write the pairs, online against offline, what judges ask for, the alignment tax."""
+"""Figures of lessons 13 and 14: who should write the pairs, online against offline, what judges ask for, the alignment tax."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The runs of lesson 13, whose grids are in `beyond_grids`: online against offline DPO, AI feedback, and the alignment
+"""The runs of lessons 13 and 14, whose grids are in `beyond_grids`: online against offline DPO, AI feedback, and the alignment
 tax.
 
     online          who writes the pairs: SFT, the policy in training, or one text each; a reference that moves along

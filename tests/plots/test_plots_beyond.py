@@ -1,4 +1,4 @@
-"""Figures of lesson 13: they draw what they are given, and titles follow from the numbers."""
+"""Figures of lessons 13 and 14: they draw what they are given, and titles follow from the numbers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The grids of lesson 13: arms do what they say, the tax is what it says, and the stored runs bear the lesson."""
+"""The grids of lessons 13 and 14: arms do what they say, the tax is what it says, and the stored runs bear the lesson."""
 
 import copy
 from types import SimpleNamespace

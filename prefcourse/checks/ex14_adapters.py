@@ -1,4 +1,4 @@
-"""Checks of exercise notebook 13, exercise 1: adapters by arithmetic. See also `ex13`."""
+"""Checks of exercise notebook 14, exercise 1: adapters by arithmetic. See also `ex14`."""
 
 import torch
 

@@ -1,16 +1,16 @@
-"""Checks of exercise notebook 13: AI labels and the alignment tax.
+"""Checks of exercise notebook 14: AI labels and the alignment tax.
 
-Exercise 1, the adapters, stands in `ex13_adapters`, a verifier in `ex13_verifier`, and exercise 5, a judge with a
-favourite place, in `ex13_judgement`.
+Exercise 1, the adapters, stands in `ex14_adapters`, a verifier in `ex14_verifier`, and exercise 5, a judge with a
+favourite place, in `ex14_judgement`.
 """
 
 import torch
 from torch import Tensor
 
 from prefcourse.checks.core import Case, Limit, exercise
-from prefcourse.checks.ex13_adapters import gpt2_shapes, lora_plan
-from prefcourse.checks.ex13_judgement import judgement
-from prefcourse.checks.ex13_verifier import verifier
+from prefcourse.checks.ex14_adapters import gpt2_shapes, lora_plan
+from prefcourse.checks.ex14_judgement import judgement
+from prefcourse.checks.ex14_verifier import verifier
 from prefcourse.checks.questions import choice
 
 __all__ = ["ai_labels", "beta_doubles", "gpt2_shapes", "judgement", "lora_plan", "tax", "verifier"]
