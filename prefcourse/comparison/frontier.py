@@ -18,6 +18,8 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from prefcourse.comparison.ab_tests import holm
+from prefcourse.comparison.crossed import p_of_interval
 from prefcourse.evaluate import Estimate, evaluate, over_seeds
 from prefcourse.finite import counted, number, numbers
 from prefcourse.worlds.world import World
@@ -119,6 +121,32 @@ def gain_at(
         have = counted(len(seeds), "seed has", "seeds have")
         raise ValueError(f"{have} a point at {kl:g} nats; allowed are 3 and more")
     return over_seeds([found[0][seed] - (found[1][seed] if less is not None else 0) for seed in seeds])
+
+
+def gains_over(
+    methods: Mapping[str, Curve], baseline: str, budgets: Sequence[float]
+) -> dict[tuple[str, float], tuple[Estimate, float]]:
+    """(method, KL) → its gain less the baseline's, and Holm's p over all these rows: they are one table.
+
+    Only rows that three seeds of both reach, by `gain_at`: an interval holds the prompts fixed. For runs that are
+    stored by prompt `equal_kl.forest` draws prompts as well.
+    """
+    found: dict[tuple[str, float], Estimate] = {}
+    p: dict[tuple[str, float], float] = {}
+    for name in methods:
+        for kl in budgets:
+            far = [_reach(methods[side]) for side in (name, baseline)]
+            seeds = sum(min(reach.get(seed, 0.0) for reach in far) >= kl for seed in far[0])
+            if name != baseline and seeds >= 3:
+                found[name, kl] = gain_at(methods[name], kl, less=methods[baseline])
+                p[name, kl] = p_of_interval(found[name, kl], df=seeds - 1)
+    adjusted = holm(p) if p else {}
+    return {row: (gap, adjusted[row]) for row, gap in found.items()}
+
+
+def _reach(curve: Curve) -> dict[int, float]:
+    """seed → the largest KL of its points."""
+    return {seed: max((kl for kl, _ in points), default=0.0) for seed, points in curve.items()}
 
 
 def _gains(curve: Curve, kl: float, reach: float, form: str) -> dict[int, float]:

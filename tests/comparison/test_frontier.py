@@ -45,6 +45,21 @@ def test_a_gain_far_away_changes_nothing_and_nothing_is_extrapolated():
         frontier.gain_at(near, 5.0)
 
 
+def test_a_table_of_gains_is_one_family_and_has_only_what_three_seeds_reach():
+    noise = (0.0, 0.1, -0.1, 0.05)
+    flat = {seed: made(1, 0.1, 1, 3, 5) for seed in range(4)}
+    far = {seed: made(2 + noise[seed], 0.1, 1, 3, 9) for seed in range(4)}
+    near = {seed: made(1 + noise[seed], 0.1, 1, 3) for seed in range(3)}
+    rows = frontier.gains_over({"flat": flat, "far": far, "near": near}, "flat", (2.0, 4.0, 7.0))
+    assert list(rows) == [("far", 2.0), ("far", 4.0), ("near", 2.0)], "flat ends at 5 nats and near at 3"
+    gap, p = rows["far", 4.0]
+    assert gap.value == pytest.approx(frontier.gain_at(far, 4.0, less=flat).value) and gap.value > 1.9
+    assert p < 0.01 < 0.5 < rows["near", 2.0][1]
+    (alone,) = frontier.gains_over({"flat": flat, "far": far}, "flat", (4.0,)).values()
+    assert p == pytest.approx(3 * alone[1]), "Holm over the three rows: both rows of far are alike"
+    assert frontier.gains_over({"flat": flat}, "flat", (2.0,)) == {}
+
+
 def test_policies_are_measured_on_the_same_prompts_and_sorted(monkeypatch):
     asked = []
 
