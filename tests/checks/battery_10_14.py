@@ -253,6 +253,67 @@ wrong(
 wrong("12.stop_step", lambda *a: len(a[0]) - 1, "never stops")
 wrong("12.stop_step", lambda *a: float(stop(*a)) / len(a[0]), "length of `path`|divided")
 
+# ---------------------------------------------------------------------------------------------- 13
+
+
+def ends(ref, r, cov, beta, mean=None, start=None):
+    middle = r[cov].mean() if mean is None else mean
+    z = (ref if start is None else start).log() + (r - middle) / beta * cov
+    return (z - z.logsumexp(-1)).exp()
+
+
+SOME = "case|too|agree|wrong|right|rows|place|only|mean|sum"
+right("13.unseen", ends)
+right("13.unseen", lambda *a: ends(*a).tolist())
+wrong("13.unseen", lambda ref, r, cov, b: ends(ref, r, cov, b * b), "square of `beta`")
+wrong("13.unseen", lambda ref, r, cov, b: ends(ref, r, cov, 2 * b), "twice `beta`")
+wrong("13.unseen", lambda *a: ends(*a).log(), "log|sign|negative")
+wrong("13.unseen", lambda *a: ends(*a)[:-1], "shape|axis")
+wrong("13.unseen", lambda ref, r, cov, b: ends(ref, r, cov, b)[cov], "shape|axis")
+wrong("13.unseen", lambda ref, r, cov, b: ends(ref, r, cov, b, mean=r[cov].min()), SOME)
+
+
+def played(policy, ref, taste, eta, tau, wins=None):
+    wins = (taste * policy).sum(1) if wins is None else wins
+    mixed = policy ** (1 - eta * tau) * ref ** (eta * tau) * torch.exp(eta * wins)
+    return mixed / mixed.sum()
+
+
+right("13.self_play_round", played)
+right("13.self_play_round", lambda p, q, t, e, tau: played(p, q, t, e, tau, wins=t @ p - 0.5))
+wrong("13.self_play_round", lambda p, q, t, e, tau: played(p, q, t, e, 2 * tau), "twice `tau`")
+wrong("13.self_play_round", lambda p, q, t, e, tau: played(q, p, t, e, tau), "exchanged|policy|reference")
+wrong("13.self_play_round", lambda *a: played(*a)[:, None], "column|shape")
+wrong("13.self_play_round", lambda p, q, t, e, tau: played(p, q, t.round(), e, tau), SOME)
+wrong("13.self_play_round", lambda *a: played(*a).log(), "log|sign|negative")
+
+
+def islands_left(pairs, replies):
+    left = [{k} for k in range(replies)]
+    for i, j in pairs:
+        a, b = (next(s for s in left if k in s) for k in (i, j))
+        if a is not b:
+            left.remove(b)
+            a |= b
+    return len(left) - 1
+
+
+def by_rank(pairs, replies):  # the rank of the incidence matrix
+    rows = torch.zeros(max(len(pairs), 1), replies, dtype=torch.float64)
+    for row, (i, j) in zip(rows, pairs, strict=False):
+        row[i], row[j] = 1.0, -1.0
+    return replies - 1 - int(torch.linalg.matrix_rank(rows))
+
+
+right("13.free_shares", islands_left)
+right("13.free_shares", by_rank)
+wrong("13.free_shares", lambda p, n: islands_left(p, n) - 1, "1 too small|too small")
+wrong("13.free_shares", lambda p, n: islands_left(p[:-1], n), SOME)
+wrong("13.free_shares", lambda p, n: islands_left(p, n) == 0, "bool|True|False|number|case|1")
+wrong("13.free_shares", lambda p, n: [islands_left(p, n)], "one number|shape|One number")
+wrong("13.free_shares", lambda p, n: n - islands_left(p, n), "`replies`|minus|case|too|agree")
+
+
 # ---------------------------------------------------------------------------------------------- 14
 
 

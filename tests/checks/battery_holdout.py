@@ -101,6 +101,9 @@ wrong(
     "number 2|half|twice|2 times|right|the way|only the first",
 )
 wrong("12.stop_step", lambda p, q, c, r, b: ref("12.stop_step")(p, q, c, r, b * 2), "twice `budget`")
+wrong("13.unseen", of("13.unseen", lambda v, *a: v / v.max()), "sum|times|case|too|factor|divided")
+wrong("13.self_play_round", lambda p, q, t, e, tau: ref("13.self_play_round")(p, q, t, e * e, tau), "square of `eta`")
+wrong("13.free_shares", of("13.free_shares", lambda v, pairs, n: v * 2), "2 times|twice")
 wrong("14.lora_plan", of("14.lora_plan", lambda v, s, r, n: v | {"lora": v["lora"] * 1000}), "1000 times")
 wrong("14.ai_labels", lambda a, b, w, r, c: ref("14.ai_labels")(a, b, w, r * r, c), "square of `reliability`")
 wrong("14.tax", of("14.tax", lambda v, *a: {k: x.abs() for k, x in v.items()}), "absolute")
