@@ -1,4 +1,4 @@
-"""The grids of lessons 13 and 14: arms do what they say, the tax is what it says, and the stored runs bear the lesson."""
+"""The grids of lessons 13 and 14: arms do what they say, the tax is what it says, and the stored runs bear them out."""
 
 import copy
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import torch
 
 from prefcourse.evaluate import over_seeds
 from prefcourse.logprobs import sequence_logps
-from prefcourse.preferences import collate_pairs
+from prefcourse.preferences import collate_pairs, encode
 from prefcourse.results import beyond, load, variants
 from prefcourse.train import train
 
@@ -109,6 +109,17 @@ def test_sft_pays_no_tax_and_a_policy_pays_what_the_texts_lose(world, tiny_gpt2)
     assert found["tax"].value == pytest.approx((lost[0] - lost[1]).mean().item(), rel=1e-4)
     low = sorted(range(len(rows)), key=lambda i: rows[i]["score"])[: -(-len(rows) // 3)]
     assert found["tax_negative"].value == pytest.approx((lost[0] - lost[1])[low].mean().item(), rel=1e-4)
+
+
+def test_a_tax_per_token_is_divided_by_the_tokens_of_the_same_texts(world, tiny_gpt2):
+    rows, other = beyond.held_out_texts(world), tiny_gpt2(seed=3)
+    lost = beyond.text_logps(world, world.sft, rows) - beyond.text_logps(world, other, rows)
+    counts = [len(encode(row["prompt"], row["completion"], world.tokenizer)[1]) for row in rows]
+    found, tokens = beyond.taxes(world, other), beyond.tokens_a_text(world)
+    assert found["tax"].value / tokens["tax"] == pytest.approx(lost.sum().item() / sum(counts), rel=1e-4)
+    low = sorted(range(len(rows)), key=lambda i: rows[i]["score"])[: -(-len(rows) // 3)]
+    assert tokens["tax_negative"] == pytest.approx(sum(counts[i] for i in low) / len(low))
+    assert tokens.keys() == found.keys()
 
 
 @pytest.mark.parametrize("method", list(beyond.TAX))
