@@ -103,5 +103,5 @@ wrong(
 wrong("12.stop_step", lambda p, q, c, r, b: ref("12.stop_step")(p, q, c, r, b * 2), "twice `budget`")
 wrong("14.lora_plan", of("14.lora_plan", lambda v, s, r, n: v | {"lora": v["lora"] * 1000}), "1000 times")
 wrong("14.ai_labels", lambda a, b, w, r, c: ref("14.ai_labels")(a, b, w, r * r, c), "square of `reliability`")
-wrong("14.tax", of("14.tax", lambda v, *a: {k: x.abs() for k, x in v.items()}), "absolute")
+wrong("14.price", of("14.price", lambda v, *a: {k: x.abs() for k, x in v.items()}), "absolute")
 wrong("14.judgement", of("14.judgement", lambda v, *a: v | {"bias": v["bias"] / 2}), "2 times smaller")
