@@ -215,22 +215,22 @@ def averages_at_kl(
             axes.plot(path[:, 0], path[:, column], color=INK, linestyle="--", linewidth=1.4, zorder=2,
                       label="one run, averaged with SFT")  # fmt: skip
             for share, point in shares.items():
-                axes.annotate(f"w = {share:g}", (point[0], point[column]), (5, -12), textcoords="offset points",
-                              color=INK, fontsize=8.5, annotation_clip=True)  # fmt: skip
+                axes.annotate(f"w = {share:g}", (point[0], point[column]), (-5, 5), textcoords="offset points",
+                              ha="right", color=INK, fontsize=8.5, annotation_clip=True)  # fmt: skip
             axes.plot(path[:, 0], path[:, column], color=INK, marker="|", markersize=9, linestyle="none", zorder=2)
             for method, points in ends.items():
                 (colour, marker), points = looks[method], np.array(points, float)
                 axes.plot(points[:, 0], points[:, column], color=colour, marker=marker, linestyle="none", zorder=3,
-                          markersize=8, markeredgecolor="white", label=f"{method}, a seed each")  # fmt: skip
+                          markersize=7, markeredgecolor="white", label=method)  # fmt: skip
             axes.axhline(0, **REFERENCE, zorder=1)
             _root_axis(axes.xaxis, kl)
             axes.set_xlabel(KL_LABEL + ", by its root")
         left.set_ylim(top=1.15 * max([*near[:, 1], *(p[1] for points in ends.values() for p in points if p[0] <= kl)]))
         left.set_ylabel(GAIN)
-        left.set_title("What a nat of KL buys")
+        left.set_title("What a nat of KL buys, a marker for each seed")
         right.set_ylim(top=1.15 * max(p[2] for points in ends.values() for p in points if p[0] <= kl))
         right.set_ylabel(PRICE)
-        right.set_title("and what it costs on other text")
+        right.set_title("What it costs on other text")
         fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         _headline(fig, title)
     return fig

@@ -75,8 +75,8 @@ def test_averages_stand_beside_the_methods_and_dpos_own_runs():
     fig = plots.averages_at_kl(ends, sweep, shares, kl=6, title="Found")
     left, right = fig.axes
     assert fig.get_suptitle() == "Found" and left.get_xlim()[1] == right.get_xlim()[1] == 6
-    assert lines(left)["averaged, a seed each"] == [[1.0, 0.4], [4.0, 0.8]]
-    assert lines(right)["averaged, a seed each"] == [[1.0, 0.1], [4.0, 0.3]]
+    assert lines(left)["averaged"] == [[1.0, 0.4], [4.0, 0.8]]
+    assert lines(right)["averaged"] == [[1.0, 0.1], [4.0, 0.3]]
     assert lines(right)["one run, averaged with SFT"] == [[0.5, 0.1], [2.0, 0.2]]  # in the order of w
     x, y = np.array(lines(left)["DPO at every β: runs, and a curve"]).T
     np.testing.assert_allclose(y, 0.5 * np.sqrt(x), atol=1e-9)  # points beyond the axis do not bend it
