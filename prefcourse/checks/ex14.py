@@ -1,4 +1,4 @@
-"""Checks of exercise notebook 14: AI labels and the alignment tax.
+"""Checks of exercise notebook 14: AI labels, an average of two policies, and the price on other text.
 
 Exercise 1, the adapters, stands in `ex14_adapters`, a verifier in `ex14_verifier`, and exercise 5, a judge with a
 favourite place, in `ex14_judgement`.
@@ -13,7 +13,7 @@ from prefcourse.checks.ex14_judgement import judgement
 from prefcourse.checks.ex14_verifier import verifier
 from prefcourse.checks.questions import choice
 
-__all__ = ["ai_labels", "beta_doubles", "gpt2_shapes", "judgement", "lora_plan", "tax", "verifier"]
+__all__ = ["ai_labels", "gpt2_shapes", "judgement", "lora_plan", "price", "soup", "verifier"]
 
 # ---------------------------------------------------------------------------------------------- labels from rules
 
@@ -116,20 +116,20 @@ def coin_turned(first, second, weights, reliability, coin):
 
 
 @choice(points=2)
-def beta_doubles():
-    """The reference moves along, and β doubles with every round. Where is the policy after very many rounds?"""
+def soup():
+    """π₁ is the best policy for r₁ at β, π₂ for r₂ at β, from one reference. For what is π ∝ √(π₁ π₂) the best one?"""
     return {
-        "near the best policy for β / 2, and it stays there": None,
-        "at a policy without any brake: each round moves it as far as the first": "that is true if β stays as it is. "
-        "Here round t adds r / (2ᵗ⁻¹ β) to the exponent, half of what the round before it added.",
-        "at the best policy for β: only the first round counts": "later rounds move less, but they move: add up the "
-        "exponents r/β + r/(2β) + r/(4β) + …",
-        "back at SFT: in the end β is very large": "a large β holds the policy near the reference of *its* round, and "
-        "that is where the round before it ended.",
+        "for the mean (r₁ + r₂) / 2 at β": None,
+        "for the sum r₁ + r₂ at β": "each exponent comes with a half: r₁ / 2β + r₂ / 2β. The sum at β is what rules of "
+        "a constitution do, whose tilts multiply whole.",
+        "for the mean (r₁ + r₂) / 2 at 2β: mixing halves every tilt": "it halves both, and there are two of them. With "
+        "SFT in place of π₂, whose tilt is 0, the mix would be the best for r₁ at 2β.",
+        "for the larger of r₁ and r₂, response by response, at β": "exponents are added and not compared: a response "
+        "that one of the two rewards finds poor loses, however well the other likes it.",
     }
 
 
-# ---------------------------------------------------------------------------------------------- the tax
+# ---------------------------------------------------------------------------------------------- the price on other text
 
 
 def _held_out(draw: torch.Generator) -> list[Case]:
@@ -150,12 +150,12 @@ def _held_out(draw: torch.Generator) -> list[Case]:
     full = Limit("texts reach the last column", fixed | {"mask": longer})
     paid_back = {"reference": fixed["policy"], "policy": fixed["reference"]}
     better = Limit(
-        "the policy finds the texts likelier than the reference, so that the tax is below 0", fixed | paid_back
+        "the policy finds the texts likelier than the reference, so that the price is below 0", fixed | paid_back
     )
     return [fixed, full, better, case(4, 6), case(7, 9)]
 
 
-def _tax(reference, policy, mask, sign=1.0) -> dict[str, Tensor]:
+def _price(reference, policy, mask, sign=1.0) -> dict[str, Tensor]:
     lost = sign * (reference - policy) * mask
     return {"per_text": lost.sum(-1).mean(), "per_token": lost.sum() / mask.sum()}
 
@@ -163,62 +163,62 @@ def _tax(reference, policy, mask, sign=1.0) -> dict[str, Tensor]:
 @exercise(
     cases=_held_out,
     points=3,
-    where="The maths: who pays, and what averaging does",
+    where="The maths: who pays",
     hint="(reference - policy) · mask is what each token lost, (N, T). Per text: sum over a row, then the mean over "
     "rows. Per token: the sum over all of it, divided by the number of tokens that count.",
 )
-def tax(reference, policy, mask):
-    """The alignment tax in nats, per text and per token."""
-    return _tax(reference, policy, mask)
+def price(reference, policy, mask):
+    """The price on other text in nats, per text and per token."""
+    return _price(reference, policy, mask)
 
 
-@tax.mutant(
-    "the sign is turned round: a tax is what the policy lost, log π_ref - log π, above 0 where texts grew unlikelier."
+@price.mutant(
+    "the sign is turned round: a price is what the policy lost, log π_ref - log π, above 0 where texts grew unlikelier."
 )
 def gain(reference, policy, mask):
-    return _tax(reference, policy, mask, sign=-1.0)
+    return _price(reference, policy, mask, sign=-1.0)
 
 
-@tax.mutant("prompt and padding are in your tax: multiply by the mask, and count only tokens that it marks.")
+@price.mutant("prompt and padding are in your price: multiply by the mask, and count only tokens that it marks.")
 def mask_ignored(reference, policy, mask):
-    return _tax(reference, policy, torch.ones_like(mask))
+    return _price(reference, policy, torch.ones_like(mask))
 
 
-@tax.mutant(
+@price.mutant(
     "per token you average the texts' own averages, so tokens of short texts count for more. Divide the sum over all "
     "by the number of all."
 )
 def mean_of_means(reference, policy, mask):
     lost = (reference - policy) * mask
-    return _tax(reference, policy, mask) | {"per_token": (lost.sum(-1) / mask.sum(-1)).mean()}
+    return _price(reference, policy, mask) | {"per_token": (lost.sum(-1) / mask.sum(-1)).mean()}
 
 
-@tax.mutant("you divide by all places of the table: padding is no token. Divide by mask.sum().")
+@price.mutant("you divide by all places of the table: padding is no token. Divide by mask.sum().")
 def padding_in_the_count(reference, policy, mask):
-    return _tax(reference, policy, mask) | {"per_token": ((reference - policy) * mask).mean()}
+    return _price(reference, policy, mask) | {"per_token": ((reference - policy) * mask).mean()}
 
 
-@tax.mutant("per text you return the tax of a token, or the other way round: the two names are exchanged.")
+@price.mutant("per text you return the price of a token, or the other way round: the two names are exchanged.")
 def names_exchanged(reference, policy, mask):
-    found = _tax(reference, policy, mask)
+    found = _price(reference, policy, mask)
     return {"per_text": found["per_token"], "per_token": found["per_text"]}
 
 
-@tax.mutant("absolute values: some tokens grow likelier, and they pay back.")
+@price.mutant("absolute values: some tokens grow likelier, and they pay back.")
 def absolute(reference, policy, mask):
-    return _tax((reference - policy).abs(), torch.zeros_like(policy), mask)
+    return _price((reference - policy).abs(), torch.zeros_like(policy), mask)
 
 
-@tax.mutant("per text you divide by all places of the table: sum over the tokens first, then take the mean over texts.")
+@price.mutant("per text you divide by all places of the table: sum over the tokens first, then average over texts.")
 def mean_over_the_table(reference, policy, mask):
-    return _tax(reference, policy, mask) | {"per_text": ((reference - policy) * mask).mean()}
+    return _price(reference, policy, mask) | {"per_text": ((reference - policy) * mask).mean()}
 
 
-@tax.mutant("you divide probabilities or take their difference: the tax is a difference of log-probs.")
+@price.mutant("you divide probabilities or take their difference: the price is a difference of log-probs.")
 def of_probabilities(reference, policy, mask):
-    return _tax(reference.exp(), policy.exp(), mask)
+    return _price(reference.exp(), policy.exp(), mask)
 
 
-@tax.mutant("per text you add up all texts. Sum over the tokens of a text, then take the mean over the texts.")
+@price.mutant("per text you add up all texts. Sum over the tokens of a text, then take the mean over the texts.")
 def sum_over_texts(reference, policy, mask):
-    return _tax(reference, policy, mask) | {"per_text": ((reference - policy) * mask).sum()}
+    return _price(reference, policy, mask) | {"per_text": ((reference - policy) * mask).sum()}

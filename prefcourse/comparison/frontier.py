@@ -4,6 +4,7 @@
     runs = curves(load("methods"))                                            # method → seed → (kl, gain) of its runs
     gain_at(runs["ipo"], 5.0)                                                 # its gain at 5 nats, over seeds
     gain_at(runs["ipo"], 5.0, less=runs["dpo"])                               # and what it has over DPO there
+    ahead_of({0: (4.1, 0.9), 1: (5.2, 1.1)}, runs["dpo"])                     # one run a seed, each at its own KL
 
 Two methods are compared at the same KL, or on the whole curve: a larger step along the same curve is not a better
 method (Rafailov et al. 2023, Fig. 2). KL is the price that the objective names, and no measure of how much was
@@ -104,6 +105,23 @@ def fit_gain(points: Points, form: str = "square root") -> tuple[float, float]:
         )
     (a, b), *_ = np.linalg.lstsq(basis(kl, form), gain, rcond=None)
     return float(a), float(b)
+
+
+def ahead_of(
+    points: Mapping[int, tuple[float, float]], curve: Curve, reach: float = 4.0, form: str = "square root"
+) -> list[float]:
+    """The gain of one point a seed, (kl, gain), less what `curve` of the same seed has by `fit_gain` at that KL.
+
+    points are taken at their own KL each, where `gain_at` asks for one KL of all. Raises ValueError for a seed that
+    `curve` lacks, or whose curve does not go so far: nothing is extrapolated.
+    """
+    found = []
+    for seed, (kl, gain) in points.items():
+        at = _gains({seed: curve.get(seed, ())}, number("kl", kl, above=0), number("reach", reach, least=1), form)
+        if seed not in at:
+            raise ValueError(f"seed {seed}: the curve has no point as far as {kl:g} nats; give one that goes so far")
+        found.append(gain - at[seed])
+    return found
 
 
 def gain_at(

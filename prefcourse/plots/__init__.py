@@ -11,9 +11,10 @@ the numbers in it come from the data.
 
 from prefcourse.plots.ab_tests import coverage, forest, power_curve
 from prefcourse.plots.beyond import (
-    alignment_tax,
+    averages_at_kl,
     feedback_effects,
     online_frontier,
+    price_by_third,
     sampler_regret,
     what_labels_ask,
 )

@@ -355,25 +355,25 @@ wrong("14.ai_labels", lambda a, b, w, rho, c: labels(a.round(), b.round(), w, rh
 wrong("14.ai_labels", lambda a, b, w, rho, c: labels(a, b * 0, w, rho, c), "`second` were 0|`second`")
 
 
-def tax(ref, pol, m):
+def price(ref, pol, m):
     lost = (ref - pol)[m]
     return {"per_token": lost.mean(), "per_text": lost.sum() / len(m)}
 
 
-right("14.tax", tax)
-right("14.tax", lambda *a: {k: v.item() for k, v in tax(*a).items()})
-wrong("14.tax", lambda *a: tax(*a)["per_text"], "dict")
-wrong("14.tax", lambda *a: tax(*a) | {"per_text": -tax(*a)["per_text"]}, "sign")
-wrong("14.tax", lambda ref, pol, m: tax(ref, pol, ~m), "1 - `mask`|`mask`|prompt")
-wrong("14.tax", lambda ref, pol, m: {k: v.exp() for k, v in tax(ref, pol, m).items()}, "e to the power")
-wrong("14.tax", lambda ref, pol, m: tax(ref[:, :-1], pol[:, :-1], m[:, :-1]), "last column")
-wrong("14.tax", lambda ref, pol, m: tax(ref * 0, pol, m), "`reference`")
+right("14.price", price)
+right("14.price", lambda *a: {k: v.item() for k, v in price(*a).items()})
+wrong("14.price", lambda *a: price(*a)["per_text"], "dict")
+wrong("14.price", lambda *a: price(*a) | {"per_text": -price(*a)["per_text"]}, "sign")
+wrong("14.price", lambda ref, pol, m: price(ref, pol, ~m), "1 - `mask`|`mask`|prompt")
+wrong("14.price", lambda ref, pol, m: {k: v.exp() for k, v in price(ref, pol, m).items()}, "e to the power")
+wrong("14.price", lambda ref, pol, m: price(ref[:, :-1], pol[:, :-1], m[:, :-1]), "last column")
+wrong("14.price", lambda ref, pol, m: price(ref * 0, pol, m), "`reference`")
 wrong(
-    "14.tax",
-    lambda ref, pol, m: tax(ref, pol, m) | {"per_text": tax(ref, pol, m)["per_token"]},
+    "14.price",
+    lambda ref, pol, m: price(ref, pol, m) | {"per_text": price(ref, pol, m)["per_token"]},
     "`per_token` is right|divide",
 )
-wrong("14.tax", lambda ref, pol, m: tax(ref[:1], pol[:1], m[:1]), "case|too|agree|right|wrong|column|factor")
+wrong("14.price", lambda ref, pol, m: price(ref[:1], pol[:1], m[:1]), "case|too|agree|right|wrong|column|factor")
 
 
 def judged(ask, x, a, b):

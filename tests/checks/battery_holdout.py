@@ -106,5 +106,5 @@ wrong("13.self_play_round", lambda p, q, t, e, tau: ref("13.self_play_round")(p,
 wrong("13.free_shares", of("13.free_shares", lambda v, pairs, n: v * 2), "2 times|twice")
 wrong("14.lora_plan", of("14.lora_plan", lambda v, s, r, n: v | {"lora": v["lora"] * 1000}), "1000 times")
 wrong("14.ai_labels", lambda a, b, w, r, c: ref("14.ai_labels")(a, b, w, r * r, c), "square of `reliability`")
-wrong("14.tax", of("14.tax", lambda v, *a: {k: x.abs() for k, x in v.items()}), "absolute")
+wrong("14.price", of("14.price", lambda v, *a: {k: x.abs() for k, x in v.items()}), "absolute")
 wrong("14.judgement", of("14.judgement", lambda v, *a: v | {"bias": v["bias"] / 2}), "2 times smaller")

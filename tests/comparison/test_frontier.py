@@ -60,6 +60,17 @@ def test_a_table_of_gains_is_one_family_and_has_only_what_three_seeds_reach():
     assert frontier.gains_over({"flat": flat}, "flat", (2.0,)) == {}
 
 
+def test_a_point_of_each_seed_is_compared_with_its_own_curve_at_its_own_kl():
+    curve = {seed: made(1 + seed, 0.1, 1, 3, 7, 9) for seed in range(3)}
+    points = {seed: (kl, made(1 + seed, 0.1, kl)[0][1] + 0.1 * seed) for seed, kl in ((0, 2), (1, 5), (2, 8.5))}
+    assert frontier.ahead_of(points, curve) == pytest.approx([0, 0.1, 0.2])
+    for strange in ({0: (10, 1)}, {7: (2, 1)}):
+        with pytest.raises(ValueError, match="the curve has no point as far as"):
+            frontier.ahead_of(strange, curve)
+    with pytest.raises(ValueError, match="kl"):
+        frontier.ahead_of({0: (0, 1)}, curve)
+
+
 def test_policies_are_measured_on_the_same_prompts_and_sorted(monkeypatch):
     asked = []
 
