@@ -1,224 +1,224 @@
-"""Checks of exercise notebook 13: AI labels and the alignment tax.
+"""Checks of exercise notebook 13: what no pair contains, self-play, and a taste with copies.
 
-Exercise 1, the adapters, stands in `ex13_adapters`, a verifier in `ex13_verifier`, and exercise 5, a judge with a
-favourite place, in `ex13_judgement`.
+How many numbers the pairs leave free, exercise 4, stands in `ex13_islands`.
 """
 
 import torch
 from torch import Tensor
 
 from prefcourse.checks.core import Case, Limit, exercise
-from prefcourse.checks.ex13_adapters import gpt2_shapes, lora_plan
-from prefcourse.checks.ex13_judgement import judgement
-from prefcourse.checks.ex13_verifier import verifier
+from prefcourse.checks.ex13_islands import free_shares
 from prefcourse.checks.questions import choice
 
-__all__ = ["ai_labels", "beta_doubles", "gpt2_shapes", "judgement", "lora_plan", "tax", "verifier"]
+__all__ = ["copies", "free_shares", "self_play_round", "unseen"]
 
-# ---------------------------------------------------------------------------------------------- labels from rules
+# ---------------------------------------------------------------------------------------------- what no pair contains
 
 
-def _judgements(draw: torch.Generator) -> list[Case]:
-    def case(pairs: int, rules: int, reliability: float) -> Case:
+def _partly_covered(draw: torch.Generator) -> list[Case]:
+    def drawn(replies: int, seen: int, beta: float) -> Case:
         rand = {"generator": draw, "dtype": torch.float64}
-        return {
-            "first": torch.rand(pairs, rules, **rand).mul(4).round() / 4,
-            "second": torch.rand(pairs, rules, **rand).mul(4).round() / 4,
-            "weights": torch.rand(rules, **rand) * 3 + 0.2,
-            "reliability": reliability,
-            "coin": torch.rand(pairs, **rand),
-        }
+        covered = torch.zeros(replies, dtype=torch.bool)
+        covered[torch.randperm(replies, generator=draw)[:seen]] = True
+        reward = 1.5 * torch.randn(replies, **rand)
+        return {"reference": torch.randn(replies, **rand).softmax(-1), "reward": reward, "covered": covered,
+                "beta": beta}  # fmt: skip
 
-    fixed = {
-        "first": torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 1.0]], dtype=torch.float64),
-        "second": torch.tensor([[0.0, 1.0, 1.0], [0.5, 0.5, 1.0]], dtype=torch.float64),
-        "weights": torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64),
-        "reliability": 1.0,
-        "coin": torch.tensor([0.8, 0.6], dtype=torch.float64),
+    lesson = {
+        "reference": torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64),
+        "reward": torch.tensor([-1.0, 0.0, 2.5, -2.0], dtype=torch.float64),
+        "covered": torch.tensor([True, True, True, False]),
+        "beta": 0.5,
     }
-    chance = Limit("the constitution is not reliable at all, 0", fixed | {"reliability": 0.0})
-    one = {"first": fixed["first"][:, :1], "second": fixed["second"][:, :1], "weights": fixed["weights"][:1]}
-    alone = Limit("there is one rule alone", fixed | one)
-    return [fixed, chance, alone, case(40, 4, 1.0), case(40, 5, 0.3), case(40, 3, 3.0)]
+    whole = Limit("every reply stands in a pair", lesson | {"covered": torch.ones(4, dtype=torch.bool)})
+    return [lesson, whole, drawn(5, 2, 1.0), drawn(6, 4, 0.3), drawn(7, 3, 2.0)]
 
 
-def _labels(p: Tensor, coin: Tensor) -> dict[str, Tensor]:
-    return {"probability": p, "first_wins": coin < p}
+def _where_descent_ends(reference, reward, covered, beta, mean=None) -> Tensor:
+    mean = reward[covered].mean() if mean is None else mean
+    return (reference.log() + torch.where(covered, (reward - mean) / beta, 0.0)).softmax(-1)
 
 
 @exercise(
-    cases=_judgements,
+    cases=_partly_covered,
     points=3,
-    where="A small constitution",
-    hint="scores first: first @ weights and second @ weights, (B,) nats. The probability is the sigmoid of reliability "
-    "times their difference, and the first text wins where the coin is below it.",
+    where="Who decides then",
+    hint="three lines: the mean of the covered rewards, each alike; log π_ref plus (reward - mean)/β where a reply is "
+    "covered and plus 0 where it is not; a softmax.",
 )
-def ai_labels(first, second, weights, reliability, coin):
-    """Labels of pairs by a constitution: weighted scores, then Bradley and Terry's coin."""
-    return _labels((reliability * (first @ weights - second @ weights)).sigmoid(), coin)
+def unseen(reference, reward, covered, beta):
+    """Where gradient descent from the reference ends, if some replies stand in no pair."""
+    return _where_descent_ends(reference, reward, covered, beta)
 
 
-@ai_labels.mutant(
-    "you let the rules vote. A constitution adds scores up: how far a rule is kept counts, and its weight."
+@unseen.mutant(
+    "you use what the reply in no pair is worth. No label says anything about it: its number must not enter."
 )
-def majority(first, second, weights, reliability, coin):
-    votes = (first - second).sign().sum(-1)
-    return _labels(0.5 + 0.5 * votes.sign(), coin)
+def uses_what_nobody_said(reference, reward, covered, beta):
+    return (reference.log() + reward / beta).softmax(-1)
 
 
-@ai_labels.mutant("the weights are missing: each rule's score counts as often as its weight says.")
-def unweighted(first, second, weights, reliability, coin):
-    return ai_labels.reference(first, second, torch.ones_like(weights), reliability, coin)
+@unseen.mutant("the rewards are not centred: descent moves the covered logits by amounts whose sum is 0.")
+def not_centred(reference, reward, covered, beta):
+    return _where_descent_ends(reference, reward, covered, beta, mean=0.0)
 
 
-@ai_labels.mutant("you take the share s_a / (s_a + s_b). Scores are in nats, log-odds: Bradley–Terry is σ(s_a - s_b).")
-def share_of_scores(first, second, weights, reliability, coin):
-    a, b = first @ weights, second @ weights
-    return _labels(a / (a + b), coin)
-
-
-@ai_labels.mutant("the reliability is missing, or stands outside: it multiplies the difference inside the sigmoid.")
-def no_reliability(first, second, weights, reliability, coin):
-    return ai_labels.reference(first, second, weights, 1.0, coin)
-
-
-@ai_labels.mutant("first and second are exchanged: the probability is that the *first* text wins.")
-def sides_exchanged(first, second, weights, reliability, coin):
-    return ai_labels.reference(second, first, weights, reliability, coin)
-
-
-@ai_labels.mutant("scores are divided by the number of rules in yours: a constitution adds them up.")
-def mean_of_rules(first, second, weights, reliability, coin):
-    return ai_labels.reference(first, second, weights / len(weights), reliability, coin)
-
-
-@ai_labels.mutant("the reliability multiplies the probability in yours: it belongs inside the sigmoid.")
-def reliability_outside(first, second, weights, reliability, coin):
-    p = reliability * (first @ weights - second @ weights).sigmoid()
-    return _labels(p, coin)
-
-
-@ai_labels.mutant("the better score always wins in your labels. It wins with a probability: compare the coin with it.")
-def no_coin(first, second, weights, reliability, coin):
-    p = ai_labels.reference(first, second, weights, reliability, coin)["probability"]
-    return {"probability": p, "first_wins": p > 0.5}
-
-
-@ai_labels.mutant(
-    "your coin is turned round: a number below the probability p happens with probability p, so coin < p."
+@unseen.mutant(
+    "the unseen replies keep their share in yours. Their logits stay; the share changes with the sum of all e^logit."
 )
-def coin_turned(first, second, weights, reliability, coin):
-    p = ai_labels.reference(first, second, weights, reliability, coin)["probability"]
-    return {"probability": p, "first_wins": coin > p}
+def share_kept(reference, reward, covered, beta):
+    tilted = torch.where(covered, reference * (reward / beta).exp(), 0.0)
+    kept = reference[~covered].sum()
+    return torch.where(covered, tilted / tilted.sum() * (1 - kept), reference)
+
+
+@unseen.mutant("the unseen replies have probability 0 in yours: nothing in the loss pushes them down.")
+def never_unseen(reference, reward, covered, beta):
+    tilted = torch.where(covered, reference * (reward / beta).exp(), 0.0)
+    return tilted / tilted.sum()
+
+
+@unseen.mutant(
+    "your mean weighs rewards by π_ref. In the logits every covered reply counts alike: take the plain mean."
+)
+def mean_by_reference(reference, reward, covered, beta):
+    weight = reference * covered
+    return _where_descent_ends(reference, reward, covered, beta, mean=(weight * reward).sum() / weight.sum())
+
+
+@unseen.mutant("your mean divides by the number of all replies. Divide by how many are covered.")
+def mean_over_all(reference, reward, covered, beta):
+    return _where_descent_ends(reference, reward, covered, beta, mean=(reward * covered).sum() / len(reward))
+
+
+@unseen.mutant("the mean takes in the unseen rewards: average those of covered replies alone.")
+def mean_of_all(reference, reward, covered, beta):
+    return _where_descent_ends(reference, reward, covered, beta, mean=reward.mean())
+
+
+@unseen.mutant("β is missing: log π/π_ref is the centred reward divided by β.")
+def without_beta(reference, reward, covered, beta):
+    return _where_descent_ends(reference, reward, covered, 1.0)
+
+
+@unseen.mutant("you multiply by β: a large β keeps the policy near the reference, so divide.")
+def times_beta(reference, reward, covered, beta):
+    return _where_descent_ends(reference, reward, covered, 1 / beta)
+
+
+@unseen.mutant("the reference is missing: the run begins at the logits log π_ref.")
+def from_uniform(reference, reward, covered, beta):
+    return _where_descent_ends(torch.ones_like(reference), reward, covered, beta)
+
+
+@unseen.mutant("you treat an unseen reply as if it were the best of those covered. It stands at their mean.")
+def as_if_best(reference, reward, covered, beta):
+    return _where_descent_ends(reference, reward, covered, beta, mean=reward[covered].max())
+
+
+# ---------------------------------------------------------------------------------------------- self-play
+
+
+def _tastes(draw: torch.Generator) -> list[Case]:
+    def drawn(replies: int, eta: float, tau: float) -> Case:
+        rand = {"generator": draw, "dtype": torch.float64}
+        up = torch.rand(replies, replies, **rand).triu(1)
+        taste = up + (1 - up.T).tril(-1) + 0.5 * torch.eye(replies, dtype=torch.float64)
+        policy, reference = torch.randn(2, replies, **rand).softmax(-1)
+        return {"policy": policy, "reference": reference, "taste": taste, "eta": eta, "tau": tau}
+
+    circle = torch.tensor([[0.5, 0.75, 0.4], [0.25, 0.5, 0.65], [0.6, 0.35, 0.5]], dtype=torch.float64)
+    start = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    lesson = {"policy": start.flip(0), "reference": start, "taste": circle, "eta": 0.5, "tau": 0.2}
+    free = Limit("nothing pulls the policy to the reference, τ = 0", lesson | {"tau": 0.0})
+    return [lesson, free, drawn(4, 1.0, 0.3), drawn(5, 2.0, 0.1), drawn(3, 0.3, 1.0)]
+
+
+def _round(policy, reference, wins, eta, keep, pull) -> Tensor:
+    return (keep * policy.log() + pull * reference.log() + eta * wins).softmax(-1)
+
+
+@exercise(
+    cases=_tastes,
+    points=3,
+    where="Self-play",
+    hint="the logits are (1 - ητ) log π + ητ log π_ref + η P(y ≻ π), with P(y ≻ π) = taste @ policy; then a softmax.",
+)
+def self_play_round(policy, reference, taste, eta, tau):
+    """The next policy of self-play with a pull to the reference."""
+    return _round(policy, reference, taste @ policy, eta, 1 - eta * tau, eta * tau)
+
+
+@self_play_round.mutant("you reward losing: taste[i, j] says that i beats j, so y's wins are its row, taste @ policy.")
+def columns_for_rows(policy, reference, taste, eta, tau):
+    return _round(policy, reference, taste.T @ policy, eta, 1 - eta * tau, eta * tau)
+
+
+@self_play_round.mutant("your opponent is the reference. In self-play it is the policy itself, as it is now.")
+def against_the_reference(policy, reference, taste, eta, tau):
+    return _round(policy, reference, taste @ reference, eta, 1 - eta * tau, eta * tau)
+
+
+@self_play_round.mutant("every opponent counts alike in yours: weigh a row of the taste by the policy's probabilities.")
+def against_all_alike(policy, reference, taste, eta, tau):
+    return _round(policy, reference, taste.mean(1), eta, 1 - eta * tau, eta * tau)
+
+
+@self_play_round.mutant("nothing pulls yours to the reference: mix the logarithms first, 1 - ητ and ητ.")
+def no_pull(policy, reference, taste, eta, tau):
+    return _round(policy, reference, taste @ policy, eta, 1.0, 0.0)
+
+
+@self_play_round.mutant("you pull with τ in each round: a step of size η pulls with ητ.")
+def pull_without_eta(policy, reference, taste, eta, tau):
+    return _round(policy, reference, taste @ policy, eta, 1 - tau, tau)
+
+
+@self_play_round.mutant(
+    "the pull is added on top: what goes to the reference is taken from the policy, (1 - ητ) log π."
+)
+def pull_on_top(policy, reference, taste, eta, tau):
+    return _round(policy, reference, taste @ policy, eta, 1.0, eta * tau)
+
+
+@self_play_round.mutant("the round starts at the reference in yours: it starts at the policy that the last one left.")
+def from_the_reference(policy, reference, taste, eta, tau):
+    return _round(policy, reference, taste @ policy, eta, 0.0, 1.0)
+
+
+@self_play_round.mutant("you mix probabilities. The pull mixes logarithms, a geometric mean.")
+def arithmetic_mixture(policy, reference, taste, eta, tau):
+    mixed = (1 - eta * tau) * policy + eta * tau * reference
+    return _round(mixed, reference, taste @ policy, eta, 1.0, 0.0)
+
+
+@self_play_round.mutant("the result does not sum to 1: normalise, or take a softmax.")
+def not_normalised(policy, reference, taste, eta, tau):
+    return ((1 - eta * tau) * policy.log() + eta * tau * reference.log() + eta * (taste @ policy)).exp()
+
+
+@self_play_round.mutant("you take the best answer to the policy, alone: a step of size η only tilts towards it.")
+def best_answer(policy, reference, taste, eta, tau):
+    return torch.nn.functional.one_hot((taste @ policy).argmax(), len(policy)).double()
+
+
+@self_play_round.mutant("η is missing before the win rates.")
+def wins_without_eta(policy, reference, taste, eta, tau):
+    return _round(policy, reference, taste @ policy, 1.0, 1 - eta * tau, eta * tau)
 
 
 # ---------------------------------------------------------------------------------------------- a prediction
 
 
 @choice(points=2)
-def beta_doubles():
-    """The reference moves along, and β doubles with every round. Where is the policy after very many rounds?"""
+def copies():
+    """Two more copies of praise join the replies; copies tie with each other. What changes for the three kinds?"""
     return {
-        "near the best policy for β / 2, and it stays there": None,
-        "at a policy without any brake: each round moves it as far as the first": "that is true if β stays as it is. "
-        "Here round t adds r / (2ᵗ⁻¹ β) to the exponent, half of what the round before it added.",
-        "at the best policy for β: only the first round counts": "later rounds move less, but they move: add up the "
-        "exponents r/β + r/(2β) + r/(4β) + …",
-        "back at SFT: in the end β is very large": "a large β holds the policy near the reference of *its* round, and "
-        "that is where the round before it ended.",
+        "the gaps between Bradley and Terry's rewards, and not the Nash policy's shares": None,
+        "neither: a copy tells nobody anything new": "the fit counts comparisons: a reply that beats praise now does "
+        "so three times as often, and its reward moves.",
+        "both: the game and the fit have other entries now": "three copies of praise share among them what praise had. "
+        "No reply of any kind wins more than half against that mixture.",
+        "the Nash policy's shares, and not the gaps between rewards": "it is the other way round: rewards come from "
+        "sums over the replies that are there, the Nash policy from what nobody can beat.",
     }
-
-
-# ---------------------------------------------------------------------------------------------- the tax
-
-
-def _held_out(draw: torch.Generator) -> list[Case]:
-    def case(rows: int, width: int) -> Case:
-        lengths = torch.randint(1, width, (rows,), generator=draw)
-        reference = -3 * torch.rand(rows, width, generator=draw, dtype=torch.float64)
-        moved = torch.randn(rows, width, generator=draw, dtype=torch.float64)
-        mask = (torch.arange(width) < lengths[:, None]).roll(1, -1)  # the first place belongs to the prompt
-        mask[:, 0] = False
-        return {"reference": reference, "policy": reference - 0.3 + 0.5 * moved, "mask": mask}
-
-    fixed = {
-        "reference": torch.tensor([[-1.0, -1.0, -1.0, -1.0], [-1.0, -2.0, -3.0, -3.0]], dtype=torch.float64),
-        "policy": torch.tensor([[-3.0, -1.5, -1.5, -1.0], [-2.0, -5.0, -1.0, -9.0]], dtype=torch.float64),
-        "mask": torch.tensor([[False, True, True, True], [False, True, False, False]]),
-    }
-    longer = torch.tensor([[False, False, True, True], [False, True, True, True]])
-    full = Limit("texts reach the last column", fixed | {"mask": longer})
-    paid_back = {"reference": fixed["policy"], "policy": fixed["reference"]}
-    better = Limit(
-        "the policy finds the texts likelier than the reference, so that the tax is below 0", fixed | paid_back
-    )
-    return [fixed, full, better, case(4, 6), case(7, 9)]
-
-
-def _tax(reference, policy, mask, sign=1.0) -> dict[str, Tensor]:
-    lost = sign * (reference - policy) * mask
-    return {"per_text": lost.sum(-1).mean(), "per_token": lost.sum() / mask.sum()}
-
-
-@exercise(
-    cases=_held_out,
-    points=3,
-    where="The maths: who pays, and what averaging does",
-    hint="(reference - policy) · mask is what each token lost, (N, T). Per text: sum over a row, then the mean over "
-    "rows. Per token: the sum over all of it, divided by the number of tokens that count.",
-)
-def tax(reference, policy, mask):
-    """The alignment tax in nats, per text and per token."""
-    return _tax(reference, policy, mask)
-
-
-@tax.mutant(
-    "the sign is turned round: a tax is what the policy lost, log π_ref - log π, above 0 where texts grew unlikelier."
-)
-def gain(reference, policy, mask):
-    return _tax(reference, policy, mask, sign=-1.0)
-
-
-@tax.mutant("prompt and padding are in your tax: multiply by the mask, and count only tokens that it marks.")
-def mask_ignored(reference, policy, mask):
-    return _tax(reference, policy, torch.ones_like(mask))
-
-
-@tax.mutant(
-    "per token you average the texts' own averages, so tokens of short texts count for more. Divide the sum over all "
-    "by the number of all."
-)
-def mean_of_means(reference, policy, mask):
-    lost = (reference - policy) * mask
-    return _tax(reference, policy, mask) | {"per_token": (lost.sum(-1) / mask.sum(-1)).mean()}
-
-
-@tax.mutant("you divide by all places of the table: padding is no token. Divide by mask.sum().")
-def padding_in_the_count(reference, policy, mask):
-    return _tax(reference, policy, mask) | {"per_token": ((reference - policy) * mask).mean()}
-
-
-@tax.mutant("per text you return the tax of a token, or the other way round: the two names are exchanged.")
-def names_exchanged(reference, policy, mask):
-    found = _tax(reference, policy, mask)
-    return {"per_text": found["per_token"], "per_token": found["per_text"]}
-
-
-@tax.mutant("absolute values: some tokens grow likelier, and they pay back.")
-def absolute(reference, policy, mask):
-    return _tax((reference - policy).abs(), torch.zeros_like(policy), mask)
-
-
-@tax.mutant("per text you divide by all places of the table: sum over the tokens first, then take the mean over texts.")
-def mean_over_the_table(reference, policy, mask):
-    return _tax(reference, policy, mask) | {"per_text": ((reference - policy) * mask).mean()}
-
-
-@tax.mutant("you divide probabilities or take their difference: the tax is a difference of log-probs.")
-def of_probabilities(reference, policy, mask):
-    return _tax(reference.exp(), policy.exp(), mask)
-
-
-@tax.mutant("per text you add up all texts. Sum over the tokens of a text, then take the mean over the texts.")
-def sum_over_texts(reference, policy, mask):
-    return _tax(reference, policy, mask) | {"per_text": ((reference - policy) * mask).sum()}

@@ -1,4 +1,4 @@
-"""A judge for notebook 13 (`ex13`) whose faults are known: how it likes the texts and the place can be told apart.
+"""A judge for notebook 14 (`ex14`) whose faults are known: how it likes the texts and the place can be told apart.
 
     case = placed_judge(torch.Generator().manual_seed(0), pairs=400, favour=2.0)
     case["ask"](case["prompts"], case["first"], case["second"])         # like `judges.PairJudge`, log-odds of the first

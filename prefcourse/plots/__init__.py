@@ -11,9 +11,10 @@ the numbers in it come from the data.
 
 from prefcourse.plots.ab_tests import coverage, forest, power_curve
 from prefcourse.plots.beyond import (
-    alignment_tax,
+    averages_at_kl,
     feedback_effects,
     online_frontier,
+    price_by_third,
     sampler_regret,
     what_labels_ask,
 )
@@ -30,6 +31,7 @@ from prefcourse.plots.data import (
 from prefcourse.plots.failures import displacement, paths_by_step, price_of_fixes, proxy_and_gold
 from prefcourse.plots.frontier import beta_paths, frontier_panels, gains_at_kl, kl_against_beta
 from prefcourse.plots.objective import estimator_spread, price_of_a_nat, simplex_landscapes
+from prefcourse.plots.online import exact_curves
 from prefcourse.plots.quality import quality_report
 from prefcourse.plots.rewards import calibration, reward_accuracy, win_probabilities, word_weights
 from prefcourse.plots.rlhf import climb, clip_and_group, over_optimisation, variance_by_offset

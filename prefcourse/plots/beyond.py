@@ -1,4 +1,4 @@
-"""Figures of lesson 13: who should write the pairs, online against offline, what judges ask for, the alignment tax."""
+"""Figures of lesson 13, who should write the pairs, and of 14: what judges ask for, and the price on other text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,12 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from prefcourse.comparison.frontier import fit_gain
 from prefcourse.finite import counted
 from prefcourse.plots.failures import Paths, _lines
 from prefcourse.plots.style import (
     BLUE,
     GAIN,
     GREY,
+    INK,
     KL_LABEL,
     LINES,
     METHODS,
@@ -28,6 +30,7 @@ from prefcourse.plots.style import (
     _root_axis,
 )
 
+PRICE = "price on held-out text (nats per token)"
 SHOWN = [*METHODS[1:], (SKY, "X"), (ORANGE, "h")]  # of what is shown beside DPO
 
 
@@ -155,12 +158,13 @@ def feedback_effects(
     return fig
 
 
-def alignment_tax(
+def price_by_third(
     runs: Mapping[str, Sequence[tuple[float, float]]], thirds: Mapping[str, Sequence[float]], *, title: str
 ) -> Figure:
-    """Left: what methods gained and what they lost on held-out text, a dot a run. Right: the loss by kind of text.
+    """Left: what methods gained and their price on held-out text, a dot a run. Right: the price by kind of text.
 
-    runs: method → (gain, tax) of each seed, nats. thirds: method → mean tax of the negative, neutral, positive third.
+    runs: method → (gain in nats, price in nats per token) of each seed. thirds: method → mean price of the negative,
+    neutral, positive third.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.9), width_ratios=(1.2, 1))
@@ -173,8 +177,8 @@ def alignment_tax(
         left.axhline(0, **REFERENCE, zorder=1)
         left.margins(0.13)
         left.set_xlabel(GAIN)
-        left.set_ylabel("tax on held-out text (nats per completion)")
-        left.set_title("Gain and tax, a small dot for each seed")
+        left.set_ylabel(PRICE)
+        left.set_title("Gain and price, a small dot for each seed")
         for method, values in thirds.items():
             colour, marker = looks[method]
             right.plot(range(3), values, color=colour, marker=marker, markersize=8, markeredgecolor="white",
@@ -186,5 +190,48 @@ def alignment_tax(
         falls = [method for method, values in thirds.items() if values[0] > values[-1]]
         right.set_title(f"Negative texts pay most: {len(falls)} of {counted(len(thirds), 'method')}")
         fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        _headline(fig, title)
+    return fig
+
+
+def averages_at_kl(
+    ends: Mapping[str, Sequence[tuple[float, float, float]]], sweep: Sequence[tuple[float, float]],
+    shares: Mapping[float, tuple[float, float, float]], *, kl: float, title: str,
+) -> Figure:  # fmt: skip
+    """Left: gain against KL, with DPO's own runs at every β behind. Right: the price on other text against KL.
+
+    ends: method → (KL, gain, price) of each seed. sweep: (KL, gain) of the runs behind, which the grey line is fitted
+    to. shares: share w of the policy's weights → (KL, gain, price) of that average, drawn as one line. kl: where its
+    axis ends, by the root; what goes further leaves the panel.
+    """
+    near = np.array([point for point in sweep if point[0] <= kl], float)
+    a, b = fit_gain(near.tolist())
+    grid, path = np.linspace(0, kl, 100), np.array([point for _, point in sorted(shares.items())], float)
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
+        fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.9))
+        left.plot(*near.T, color=GREY, marker=".", markersize=5, alpha=0.4, linestyle="none")
+        left.plot(grid, a * np.sqrt(grid) - b * grid, color=GREY, label="DPO at every β: runs, and a curve")
+        looks = _looks(ends)
+        for column, axes in ((1, left), (2, right)):
+            axes.plot(path[:, 0], path[:, column], color=INK, linestyle="--", linewidth=1.4, zorder=2,
+                      label="one run, averaged with SFT")  # fmt: skip
+            for share, point in shares.items():
+                axes.annotate(f"w = {share:g}", (point[0], point[column]), (-5, 5), textcoords="offset points",
+                              ha="right", color=INK, fontsize=8.5, annotation_clip=True)  # fmt: skip
+            axes.plot(path[:, 0], path[:, column], color=INK, marker="|", markersize=9, linestyle="none", zorder=2)
+            for method, points in ends.items():
+                (colour, marker), points = looks[method], np.array(points, float)
+                axes.plot(points[:, 0], points[:, column], color=colour, marker=marker, linestyle="none", zorder=3,
+                          markersize=7, markeredgecolor="white", label=method)  # fmt: skip
+            axes.axhline(0, **REFERENCE, zorder=1)
+            _root_axis(axes.xaxis, kl)
+            axes.set_xlabel(KL_LABEL + ", by its root")
+        left.set_ylim(top=1.15 * max([*near[:, 1], *(p[1] for points in ends.values() for p in points if p[0] <= kl)]))
+        left.set_ylabel(GAIN)
+        left.set_title("What a nat of KL buys, a marker for each seed")
+        right.set_ylim(top=1.15 * max(p[2] for points in ends.values() for p in points if p[0] <= kl))
+        right.set_ylabel(PRICE)
+        right.set_title("What it costs on other text")
+        fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         _headline(fig, title)
     return fig

@@ -1,9 +1,8 @@
-"""The runs of lesson 13, whose grids are in `beyond_grids`: online against offline DPO, AI feedback, and the alignment
-tax.
+"""The runs of lessons 13 and 14, whose grids are in `beyond_grids`: online DPO, AI feedback, the price on other text.
 
     online          who writes the pairs: SFT, the policy in training, or one text each; a reference that moves along
     ai-feedback     who labels them: the gold reward, a constitution, the same without a rule, a language model
-    alignment-tax   what methods cost on held-out text that nobody asked them to change, and four ways to pay less
+    alignment-tax   what methods cost on held-out text, by its kind, and four ways to pay less
 
 In the first two grids all runs go through the same loop, `online_dpo`: the same prompts, number of labels and steps,
 the same rate. The arms of a seed differ in one thing only.
@@ -236,14 +235,26 @@ def taxes(world: World, policy: PreTrainedModel, split: str = "test", unchanged:
     rows = held_out_texts(world, split)
     before = kept(("held out logps", world.name, split), lambda: text_logps(world, world.sft, rows))
     cost = before - text_logps(world, policy, rows)  # (N,)
-    order = np.argsort([row["score"] for row in rows], kind="stable")
-    thirds = zip(("negative", "neutral", "positive"), np.array_split(order, 3), strict=True)
-    found = {"tax": bootstrap(cost)} | {f"tax_{name}": bootstrap(cost[torch.as_tensor(part)]) for name, part in thirds}
+    found = {name: bootstrap(cost[part]) for name, part in kinds(rows).items()}
     if not unchanged:
         return found
     usual = kept(("SFT's usual gold", world.name, split), lambda: usual_gold(world, split))
     same = torch.tensor([abs(row["score"] - usual[row["prompt"]]) <= SAME for row in rows])
     return found | ({"tax_unchanged": bootstrap(cost[same])} if same.sum() >= 20 else {})
+
+
+def kinds(rows: Sequence[Row]) -> dict[str, Tensor]:
+    """Places of all held-out texts, under "tax", and of their thirds by gold reward, under "tax_negative" and so on."""
+    order = np.argsort([row["score"] for row in rows], kind="stable")
+    thirds = zip(("negative", "neutral", "positive"), np.array_split(order, 3), strict=True)
+    return {"tax": torch.arange(len(rows))} | {f"tax_{name}": torch.as_tensor(part) for name, part in thirds}
+
+
+def tokens_a_text(world: World, split: str = "test") -> dict[str, float]:
+    """Tokens of a held-out text, EOS included, in the mean, by `kinds`: what a tax per text is divided by per token."""
+    rows = held_out_texts(world, split)
+    counts = torch.tensor([float(len(encode(row["prompt"], row["completion"], world.tokenizer)[1])) for row in rows])
+    return {name: counts[part].mean().item() for name, part in kinds(rows).items()}
 
 
 def usual_gold(world: World, split: str) -> dict[str, float]:

@@ -45,6 +45,32 @@ def test_a_gain_far_away_changes_nothing_and_nothing_is_extrapolated():
         frontier.gain_at(near, 5.0)
 
 
+def test_a_table_of_gains_is_one_family_and_has_only_what_three_seeds_reach():
+    noise = (0.0, 0.1, -0.1, 0.05)
+    flat = {seed: made(1, 0.1, 1, 3, 5) for seed in range(4)}
+    far = {seed: made(2 + noise[seed], 0.1, 1, 3, 9) for seed in range(4)}
+    near = {seed: made(1 + noise[seed], 0.1, 1, 3) for seed in range(3)}
+    rows = frontier.gains_over({"flat": flat, "far": far, "near": near}, "flat", (2.0, 4.0, 7.0))
+    assert list(rows) == [("far", 2.0), ("far", 4.0), ("near", 2.0)], "flat ends at 5 nats and near at 3"
+    gap, p = rows["far", 4.0]
+    assert gap.value == pytest.approx(frontier.gain_at(far, 4.0, less=flat).value) and gap.value > 1.9
+    assert p < 0.01 < 0.5 < rows["near", 2.0][1]
+    (alone,) = frontier.gains_over({"flat": flat, "far": far}, "flat", (4.0,)).values()
+    assert p == pytest.approx(3 * alone[1]), "Holm over the three rows: both rows of far are alike"
+    assert frontier.gains_over({"flat": flat}, "flat", (2.0,)) == {}
+
+
+def test_a_point_of_each_seed_is_compared_with_its_own_curve_at_its_own_kl():
+    curve = {seed: made(1 + seed, 0.1, 1, 3, 7, 9) for seed in range(3)}
+    points = {seed: (kl, made(1 + seed, 0.1, kl)[0][1] + 0.1 * seed) for seed, kl in ((0, 2), (1, 5), (2, 8.5))}
+    assert frontier.ahead_of(points, curve) == pytest.approx([0, 0.1, 0.2])
+    for strange in ({0: (10, 1)}, {7: (2, 1)}):
+        with pytest.raises(ValueError, match="the curve has no point as far as"):
+            frontier.ahead_of(strange, curve)
+    with pytest.raises(ValueError, match="kl"):
+        frontier.ahead_of({0: (0, 1)}, curve)
+
+
 def test_policies_are_measured_on_the_same_prompts_and_sorted(monkeypatch):
     asked = []
 

@@ -250,7 +250,7 @@ def test_the_copy_has_what_given_cells_import(copy):
     for name, words in {
         "ex07": "class Table",
         "ex11_bill": "def learn",
-        "ex13_adapters": "def gpt2_shapes",
+        "ex14_adapters": "def gpt2_shapes",
         "ex01_pipeline": "class Desk",
     }.items():
         assert words in (copy / "prefcourse" / "checks" / f"{name}.py").read_text(encoding="utf-8")

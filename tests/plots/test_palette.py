@@ -92,7 +92,7 @@ def test_a_method_has_one_look_in_the_whole_course():
     for name in ("dpo", "DPO", "ipo", "RLOO", "best-of-n"):
         assert style.look_of(name) == style.look_of(name.lower(), turn=3) == style.LOOKS[name.lower()]
     assert style.look_of("dpo")[0] == style.BLUE
-    tax = plots.alignment_tax({"SFT on chosen": [(0, 1)], "DPO": [(1, 2)]}, {"DPO": [1, 1, 1]}, title="Found")
+    tax = plots.price_by_third({"SFT on chosen": [(0, 1)], "DPO": [(1, 2)]}, {"DPO": [1, 1, 1]}, title="Found")
     assert any(line.get_color() == style.BLUE and line.get_label() == "DPO" for line in tax.axes[1].get_lines())
     fig = plots.paths_by_step([("t", "y", "kl", {"dpo": [[{"step": 0, "kl": 1.0}, {"step": 1, "kl": 2.0}]]})])
     assert {line.get_color() for line in fig.axes[0].get_lines()} == {style.BLUE}

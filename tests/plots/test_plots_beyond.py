@@ -1,4 +1,4 @@
-"""Figures of lesson 13: they draw what they are given, and titles follow from the numbers."""
+"""Figures of lessons 13 and 14: they draw what they are given, and titles follow from the numbers."""
 
 import numpy as np
 import pytest
@@ -55,9 +55,9 @@ def test_an_interval_says_its_sign_by_its_colour():
     assert dots[0].get_xdata().tolist() == [0.8, 1.2] and dots[0].get_alpha() == 0.5
 
 
-def test_the_tax_is_drawn_by_run_and_by_third():
+def test_the_price_is_drawn_by_run_and_by_third():
     runs = {"DPO": [(0.5, 4.0), (0.7, 6.0)], "SFT": [(0.1, -0.5), (0.3, -0.1)]}
-    fig = plots.alignment_tax(runs, {"DPO": [7.0, 4.0, 3.0], "SFT": [-0.4, -0.3, -0.2]}, title="Found")
+    fig = plots.price_by_third(runs, {"DPO": [7.0, 4.0, 3.0], "SFT": [-0.4, -0.3, -0.2]}, title="Found")
     left, right = fig.axes
     assert titles(fig)[1] == "Negative texts pay most: 1 of 2 methods"
     big = [line.get_xydata().tolist() for line in left.get_lines() if line.get_zorder() == 3]
@@ -66,3 +66,18 @@ def test_the_tax_is_drawn_by_run_and_by_third():
     colours = {line.get_label(): line.get_color() for line in right.get_lines() if line.get_label()[0] != "_"}
     assert colours == {"DPO": BLUE, "SFT": AMBER}  # DPO's colour, whatever stands beside it
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["DPO", "SFT"]
+
+
+def test_averages_stand_beside_the_methods_and_dpos_own_runs():
+    ends = {"DPO": [(20.0, 2.0, 0.9)], "averaged": [(1.0, 0.4, 0.1), (4.0, 0.8, 0.3)]}
+    sweep = [(k, 0.5 * k**0.5) for k in (0.5, 1.0, 4.0, 30.0)]
+    shares = {0.5: (2.0, 0.5, 0.2), 0.25: (0.5, 0.3, 0.1)}
+    fig = plots.averages_at_kl(ends, sweep, shares, kl=6, title="Found")
+    left, right = fig.axes
+    assert fig.get_suptitle() == "Found" and left.get_xlim()[1] == right.get_xlim()[1] == 6
+    assert lines(left)["averaged"] == [[1.0, 0.4], [4.0, 0.8]]
+    assert lines(right)["averaged"] == [[1.0, 0.1], [4.0, 0.3]]
+    assert lines(right)["one run, averaged with SFT"] == [[0.5, 0.1], [2.0, 0.2]]  # in the order of w
+    x, y = np.array(lines(left)["DPO at every β: runs, and a curve"]).T
+    np.testing.assert_allclose(y, 0.5 * np.sqrt(x), atol=1e-9)  # points beyond the axis do not bend it
+    assert left.get_ylim()[1] == pytest.approx(1.15 * 1.0) and right.get_ylim()[1] == pytest.approx(1.15 * 0.3)

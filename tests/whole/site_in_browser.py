@@ -15,9 +15,9 @@ from prefcourse.authoring.minutes import stated
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / "build" / "site-venv" / "bin" / "python"
 LOOKED_AT = (
-    "index", "notebooks/00_start_here", "notebooks/05_the_closed_form", "notebooks/09_variants", "notebooks/13_beyond",
-    "exercises/06_the_dpo_loss", "exercises/10_evaluation_and_ab_tests", "exercises/INSTRUCTORS", "data/README",
-    "docs/speed",
+    "index", "notebooks/00_start_here", "notebooks/05_the_closed_form", "notebooks/09_variants",
+    "notebooks/14_beyond_preferences", "exercises/06_the_dpo_loss",
+    "exercises/10_evaluation_and_ab_tests", "exercises/INSTRUCTORS", "data/README", "docs/speed",
 )  # fmt: skip
 MOST_BYTES = 1_500_000  # of a lesson with its figures; MathJax and the theme come once for all pages
 

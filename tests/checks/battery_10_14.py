@@ -1,4 +1,4 @@
-"""Answers to notebooks 10 to 13 as learners write them, none of them a listed mutant. See `battery`."""
+"""Answers to notebooks 10 to 14 as learners write them, none of them a listed mutant. See `battery`."""
 
 import math
 import re
@@ -256,21 +256,82 @@ wrong("12.stop_step", lambda *a: float(stop(*a)) / len(a[0]), "length of `path`|
 # ---------------------------------------------------------------------------------------------- 13
 
 
+def ends(ref, r, cov, beta, mean=None, start=None):
+    middle = r[cov].mean() if mean is None else mean
+    z = (ref if start is None else start).log() + (r - middle) / beta * cov
+    return (z - z.logsumexp(-1)).exp()
+
+
+SOME = "case|too|agree|wrong|right|rows|place|only|mean|sum"
+right("13.unseen", ends)
+right("13.unseen", lambda *a: ends(*a).tolist())
+wrong("13.unseen", lambda ref, r, cov, b: ends(ref, r, cov, b * b), "square of `beta`")
+wrong("13.unseen", lambda ref, r, cov, b: ends(ref, r, cov, 2 * b), "twice `beta`")
+wrong("13.unseen", lambda *a: ends(*a).log(), "log|sign|negative")
+wrong("13.unseen", lambda *a: ends(*a)[:-1], "shape|axis")
+wrong("13.unseen", lambda ref, r, cov, b: ends(ref, r, cov, b)[cov], "shape|axis")
+wrong("13.unseen", lambda ref, r, cov, b: ends(ref, r, cov, b, mean=r[cov].min()), SOME)
+
+
+def played(policy, ref, taste, eta, tau, wins=None):
+    wins = (taste * policy).sum(1) if wins is None else wins
+    mixed = policy ** (1 - eta * tau) * ref ** (eta * tau) * torch.exp(eta * wins)
+    return mixed / mixed.sum()
+
+
+right("13.self_play_round", played)
+right("13.self_play_round", lambda p, q, t, e, tau: played(p, q, t, e, tau, wins=t @ p - 0.5))
+wrong("13.self_play_round", lambda p, q, t, e, tau: played(p, q, t, e, 2 * tau), "twice `tau`")
+wrong("13.self_play_round", lambda p, q, t, e, tau: played(q, p, t, e, tau), "exchanged|policy|reference")
+wrong("13.self_play_round", lambda *a: played(*a)[:, None], "column|shape")
+wrong("13.self_play_round", lambda p, q, t, e, tau: played(p, q, t.round(), e, tau), SOME)
+wrong("13.self_play_round", lambda *a: played(*a).log(), "log|sign|negative")
+
+
+def islands_left(pairs, replies):
+    left = [{k} for k in range(replies)]
+    for i, j in pairs:
+        a, b = (next(s for s in left if k in s) for k in (i, j))
+        if a is not b:
+            left.remove(b)
+            a |= b
+    return len(left) - 1
+
+
+def by_rank(pairs, replies):  # the rank of the incidence matrix
+    rows = torch.zeros(max(len(pairs), 1), replies, dtype=torch.float64)
+    for row, (i, j) in zip(rows, pairs, strict=False):
+        row[i], row[j] = 1.0, -1.0
+    return replies - 1 - int(torch.linalg.matrix_rank(rows))
+
+
+right("13.free_shares", islands_left)
+right("13.free_shares", by_rank)
+wrong("13.free_shares", lambda p, n: islands_left(p, n) - 1, "1 too small|too small")
+wrong("13.free_shares", lambda p, n: islands_left(p[:-1], n), SOME)
+wrong("13.free_shares", lambda p, n: islands_left(p, n) == 0, "bool|True|False|number|case|1")
+wrong("13.free_shares", lambda p, n: [islands_left(p, n)], "one number|shape|One number")
+wrong("13.free_shares", lambda p, n: n - islands_left(p, n), "`replies`|minus|case|too|agree")
+
+
+# ---------------------------------------------------------------------------------------------- 14
+
+
 def plan(shapes, rank, n, ours=16, mb=1_000_000):
     k = rank * sum(a + b for a, b in shapes)
     return {"lora": (4 * n + ours * k) / mb, "full": 20 * n / mb, "adapters": k}
 
 
-right("13.lora_plan", plan)
-right("13.lora_plan", lambda *a: {k: np.float64(v) for k, v in plan(*a).items()})
-wrong("13.lora_plan", lambda *a: plan(*a, ours=8), "are right")
-wrong("13.lora_plan", lambda *a: plan(*a) | {"full": 2 * plan(*a)["full"]}, "2 times")
-wrong("13.lora_plan", lambda *a: plan(*a) | {"full": 24 * a[2] / 1e6}, "1.2 times")
-wrong("13.lora_plan", lambda *a: plan(*a) | {"adapters": 2 * plan(*a)["adapters"]}, "2 times")
-wrong("13.lora_plan", lambda *a: list(plan(*a).values()), "dict")
-wrong("13.lora_plan", lambda s, r, n: plan(s[:1], r, n), "are right|`full` is right|alone|agree|too small")
-wrong("13.lora_plan", lambda s, r, n: plan(s, 2 * r, n), "twice `rank`|2 times")
-wrong("13.lora_plan", lambda s, r, n: plan(s, r, n) | {"adapters": n}, "are right|adapters")
+right("14.lora_plan", plan)
+right("14.lora_plan", lambda *a: {k: np.float64(v) for k, v in plan(*a).items()})
+wrong("14.lora_plan", lambda *a: plan(*a, ours=8), "are right")
+wrong("14.lora_plan", lambda *a: plan(*a) | {"full": 2 * plan(*a)["full"]}, "2 times")
+wrong("14.lora_plan", lambda *a: plan(*a) | {"full": 24 * a[2] / 1e6}, "1.2 times")
+wrong("14.lora_plan", lambda *a: plan(*a) | {"adapters": 2 * plan(*a)["adapters"]}, "2 times")
+wrong("14.lora_plan", lambda *a: list(plan(*a).values()), "dict")
+wrong("14.lora_plan", lambda s, r, n: plan(s[:1], r, n), "are right|`full` is right|alone|agree|too small")
+wrong("14.lora_plan", lambda s, r, n: plan(s, 2 * r, n), "twice `rank`|2 times")
+wrong("14.lora_plan", lambda s, r, n: plan(s, r, n) | {"adapters": n}, "are right|adapters")
 
 
 def labels(a, b, w, rho, coin, low=lambda coin, p: coin < p):
@@ -278,41 +339,41 @@ def labels(a, b, w, rho, coin, low=lambda coin, p: coin < p):
     return {"first_wins": low(coin, p).int(), "probability": p}
 
 
-right("13.ai_labels", labels)
-right("13.ai_labels", lambda *a: {k: v.tolist() for k, v in labels(*a).items()})
-wrong("13.ai_labels", lambda *a: labels(*a)["probability"], "dict")
-wrong("13.ai_labels", lambda *a: labels(*a) | {"probability": 1 - labels(*a)["probability"]}, "1 minus")
+right("14.ai_labels", labels)
+right("14.ai_labels", lambda *a: {k: v.tolist() for k, v in labels(*a).items()})
+wrong("14.ai_labels", lambda *a: labels(*a)["probability"], "dict")
+wrong("14.ai_labels", lambda *a: labels(*a) | {"probability": 1 - labels(*a)["probability"]}, "1 minus")
 wrong(
-    "13.ai_labels",
+    "14.ai_labels",
     lambda *a: labels(*a) | {"probability": torch.logit(labels(*a)["probability"])},
     "`first_wins` is right",
 )
-wrong("13.ai_labels", lambda a, b, w, rho, c: labels(a, b, w.softmax(0), rho, c), "weights|case|too|wrong|right|rows")
-wrong("13.ai_labels", lambda a, b, w, rho, c: labels(a, b, w, 1 / rho if rho else 1, c), "1 / `reliability`|reliable")
-wrong("13.ai_labels", lambda a, b, w, rho, c: labels(a, b, w, rho, 1 - c), "1 - `coin`|`probability` is right")
-wrong("13.ai_labels", lambda a, b, w, rho, c: labels(a.round(), b.round(), w, rho, c), "rows|case|wrong|too|agree")
-wrong("13.ai_labels", lambda a, b, w, rho, c: labels(a, b * 0, w, rho, c), "`second` were 0|`second`")
+wrong("14.ai_labels", lambda a, b, w, rho, c: labels(a, b, w.softmax(0), rho, c), "weights|case|too|wrong|right|rows")
+wrong("14.ai_labels", lambda a, b, w, rho, c: labels(a, b, w, 1 / rho if rho else 1, c), "1 / `reliability`|reliable")
+wrong("14.ai_labels", lambda a, b, w, rho, c: labels(a, b, w, rho, 1 - c), "1 - `coin`|`probability` is right")
+wrong("14.ai_labels", lambda a, b, w, rho, c: labels(a.round(), b.round(), w, rho, c), "rows|case|wrong|too|agree")
+wrong("14.ai_labels", lambda a, b, w, rho, c: labels(a, b * 0, w, rho, c), "`second` were 0|`second`")
 
 
-def tax(ref, pol, m):
+def price(ref, pol, m):
     lost = (ref - pol)[m]
     return {"per_token": lost.mean(), "per_text": lost.sum() / len(m)}
 
 
-right("13.tax", tax)
-right("13.tax", lambda *a: {k: v.item() for k, v in tax(*a).items()})
-wrong("13.tax", lambda *a: tax(*a)["per_text"], "dict")
-wrong("13.tax", lambda *a: tax(*a) | {"per_text": -tax(*a)["per_text"]}, "sign")
-wrong("13.tax", lambda ref, pol, m: tax(ref, pol, ~m), "1 - `mask`|`mask`|prompt")
-wrong("13.tax", lambda ref, pol, m: {k: v.exp() for k, v in tax(ref, pol, m).items()}, "e to the power")
-wrong("13.tax", lambda ref, pol, m: tax(ref[:, :-1], pol[:, :-1], m[:, :-1]), "last column")
-wrong("13.tax", lambda ref, pol, m: tax(ref * 0, pol, m), "`reference`")
+right("14.price", price)
+right("14.price", lambda *a: {k: v.item() for k, v in price(*a).items()})
+wrong("14.price", lambda *a: price(*a)["per_text"], "dict")
+wrong("14.price", lambda *a: price(*a) | {"per_text": -price(*a)["per_text"]}, "sign")
+wrong("14.price", lambda ref, pol, m: price(ref, pol, ~m), "1 - `mask`|`mask`|prompt")
+wrong("14.price", lambda ref, pol, m: {k: v.exp() for k, v in price(ref, pol, m).items()}, "e to the power")
+wrong("14.price", lambda ref, pol, m: price(ref[:, :-1], pol[:, :-1], m[:, :-1]), "last column")
+wrong("14.price", lambda ref, pol, m: price(ref * 0, pol, m), "`reference`")
 wrong(
-    "13.tax",
-    lambda ref, pol, m: tax(ref, pol, m) | {"per_text": tax(ref, pol, m)["per_token"]},
+    "14.price",
+    lambda ref, pol, m: price(ref, pol, m) | {"per_text": price(ref, pol, m)["per_token"]},
     "`per_token` is right|divide",
 )
-wrong("13.tax", lambda ref, pol, m: tax(ref[:1], pol[:1], m[:1]), "case|too|agree|right|wrong|column|factor")
+wrong("14.price", lambda ref, pol, m: price(ref[:1], pol[:1], m[:1]), "case|too|agree|right|wrong|column|factor")
 
 
 def judged(ask, x, a, b):
@@ -320,18 +381,18 @@ def judged(ask, x, a, b):
     return {"bias": (s + t).mul(0.5), "judgement": (s - t).mul(0.5)}
 
 
-right("13.judgement", judged)
-right("13.judgement", lambda *a: {k: [*v] for k, v in judged(*a).items()})
-wrong("13.judgement", lambda *a: tuple(judged(*a).values()), "dict")
-wrong("13.judgement", lambda *a: judged(*a) | {"bias": -judged(*a)["bias"]}, "sign")
-wrong("13.judgement", lambda *a: {k: v.sigmoid() for k, v in judged(*a).items()}, "case|too|wrong|agree|rows|large")
-wrong("13.judgement", lambda *a: {k: v.sign() for k, v in judged(*a).items()}, "case|too|wrong|agree|rows|large|small")
-wrong("13.judgement", lambda ask, x, a, b: judged(ask, x, b, a), "exchanged|sign")
-wrong("13.judgement", lambda ask, x, a, b: judged(ask, x, a, a), "in the place of")
-wrong("13.judgement", lambda ask, x, a, b: {k: v.mean() for k, v in judged(ask, x, a, b).items()}, "mean")
-wrong("13.judgement", lambda ask, x, a, b: judged(ask, x[::-1], a, b), "no place more|case|wrong|rows|right|agree")
+right("14.judgement", judged)
+right("14.judgement", lambda *a: {k: [*v] for k, v in judged(*a).items()})
+wrong("14.judgement", lambda *a: tuple(judged(*a).values()), "dict")
+wrong("14.judgement", lambda *a: judged(*a) | {"bias": -judged(*a)["bias"]}, "sign")
+wrong("14.judgement", lambda *a: {k: v.sigmoid() for k, v in judged(*a).items()}, "case|too|wrong|agree|rows|large")
+wrong("14.judgement", lambda *a: {k: v.sign() for k, v in judged(*a).items()}, "case|too|wrong|agree|rows|large|small")
+wrong("14.judgement", lambda ask, x, a, b: judged(ask, x, b, a), "exchanged|sign")
+wrong("14.judgement", lambda ask, x, a, b: judged(ask, x, a, a), "in the place of")
+wrong("14.judgement", lambda ask, x, a, b: {k: v.mean() for k, v in judged(ask, x, a, b).items()}, "mean")
+wrong("14.judgement", lambda ask, x, a, b: judged(ask, x[::-1], a, b), "no place more|case|wrong|rows|right|agree")
 
-# ---------------------------------------------------------------------------------------------- 13.verifier
+# ---------------------------------------------------------------------------------------------- 14.verifier
 
 
 def verified(texts, words, most, split=lambda t: re.split(r"[^a-z']+", t.lower()), end=r"[.!?]\s*$"):
@@ -353,15 +414,15 @@ def by_stripping(texts, words, most):
     ).float()
 
 
-right("13.verifier", verified)
-right("13.verifier", by_stripping)
-wrong("13.verifier", lambda t, w, m: verified(t, w, m, end=r"\.\s*$"), "case|too|wrong|sign|end|rows|agree|numbers?")
-wrong("13.verifier", lambda t, w, m: verified(t, w, m, end=r"[.!?]$"), "spaces after")
-wrong("13.verifier", lambda t, w, m: verified(t, w, m, split=lambda t: re.findall(r"[a-z]+", t.lower())), "apostrophe")
-wrong("13.verifier", lambda t, w, m: verified(t, w[:1], m), "one of the words|all|rows")
-wrong("13.verifier", lambda t, w, m: verified(t, w, m + 1), "`most`|largest|allowed")
-wrong("13.verifier", lambda t, w, m: verified(t, w or ["nothing"], m), "nothing is asked")
-wrong("13.verifier", lambda t, w, m: [1 - v for v in verified(t, w, m)], "1 minus")
-wrong("13.verifier", lambda t, w, m: sum(verified(t, w, m)), "shape|sum")
-wrong("13.verifier", lambda t, w, m: verified(t, w, m)[0], "shape")
-wrong("13.verifier", lambda t, w, m: [v * len(w) for v in verified(t, w, m)], "`words`|times|nothing|case")
+right("14.verifier", verified)
+right("14.verifier", by_stripping)
+wrong("14.verifier", lambda t, w, m: verified(t, w, m, end=r"\.\s*$"), "case|too|wrong|sign|end|rows|agree|numbers?")
+wrong("14.verifier", lambda t, w, m: verified(t, w, m, end=r"[.!?]$"), "spaces after")
+wrong("14.verifier", lambda t, w, m: verified(t, w, m, split=lambda t: re.findall(r"[a-z]+", t.lower())), "apostrophe")
+wrong("14.verifier", lambda t, w, m: verified(t, w[:1], m), "one of the words|all|rows")
+wrong("14.verifier", lambda t, w, m: verified(t, w, m + 1), "`most`|largest|allowed")
+wrong("14.verifier", lambda t, w, m: verified(t, w or ["nothing"], m), "nothing is asked")
+wrong("14.verifier", lambda t, w, m: [1 - v for v in verified(t, w, m)], "1 minus")
+wrong("14.verifier", lambda t, w, m: sum(verified(t, w, m)), "shape|sum")
+wrong("14.verifier", lambda t, w, m: verified(t, w, m)[0], "shape")
+wrong("14.verifier", lambda t, w, m: [v * len(w) for v in verified(t, w, m)], "`words`|times|nothing|case")

@@ -1,4 +1,4 @@
-"""Check of exercise notebook 13, exercise 2b: a verifier, a rule that a program can decide."""
+"""Check of exercise notebook 14, exercise 2b: a verifier, a rule that a program can decide."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Checks of exercise notebook 13, exercise 1: adapters by arithmetic. See also `ex13`."""
+"""Checks of exercise notebook 14, exercise 1: adapters by arithmetic. See also `ex14`."""
 
 import torch
 
@@ -40,7 +40,7 @@ def _plan(shapes, rank, parameters, count=lambda a, b: a + b, trained=16, beside
 @exercise(
     cases=_models,
     points=3,
-    where="4 · LoRA: a policy and its reference in one model",
+    where="3 · LoRA: a policy and its reference in one model",
     hint="A is (rank, in) and B is (out, rank), so a layer gets rank · (in + out) numbers. A trained one takes "
     "16 bytes, a frozen one 4. In LoRA the base model is frozen and there is no second model.",
 )

@@ -1,4 +1,4 @@
-"""Checks of exercise notebook 13, exercise 5: a judge with a favourite place, made up in `made_up_judge`."""
+"""Checks of exercise notebook 14, exercise 5: a judge with a favourite place, made up in `made_up_judge`."""
 
 from collections.abc import Callable
 

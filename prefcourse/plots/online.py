@@ -1,0 +1,32 @@
+"""Figures of lesson 13 on its tables: what no pair decides, and where self-play goes."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from prefcourse.plots.style import BLUE, GREEN, LINES, ORANGE, PURPLE, STYLE
+
+Line = tuple[Sequence[float], Sequence[float]]  # x and y
+
+
+def exact_curves(panels: Sequence[tuple[str, str, str, Mapping[str, Line]]]) -> Figure:
+    """Panels beside each other, each a title, the labels of its axes, and its lines by name; "o" marks where one ends.
+
+    A line keeps its colour and its dashes in all panels in which it has the same name.
+    """
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
+        fig, grid = plt.subplots(1, len(panels), figsize=(10.8, 4.4), squeeze=False)
+        names = list(dict.fromkeys(name for *_, lines in panels for name in lines))
+        looks = {name: ((BLUE, ORANGE, GREEN, PURPLE)[k % 4], LINES[k % 4]) for k, name in enumerate(names)}
+        for axes, (title, across, up, lines) in zip(grid[0], panels, strict=True):
+            for name, (x, y) in lines.items():
+                colour, dashes = looks[name]
+                axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.8, label=name)
+                axes.plot(x[-1], y[-1], "o", color=colour, markersize=8, markeredgecolor="white", zorder=3)
+            axes.set_title(title)
+            axes.set_xlabel(across)
+            axes.set_ylabel(up)
+            axes.legend(loc="best")
+    return fig
