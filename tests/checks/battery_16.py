@@ -22,12 +22,12 @@ right("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e))
 right("16.answer_mask", lambda ids, s, e, a: np.array(mask(ids, s, e)))
 right("16.answer_mask", lambda ids, s, e, a: torch.tensor(mask(ids, s, e)))
 wrong("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e)[1:], "shape|column|place")
-wrong("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e, skip=4), "nothing but its end|case|agree|place|rows?|first")
+wrong("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e, skip=4), "nothing but its end|case|agree|place|rows?")
 wrong("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e, back=1), "question|case|agree|place|rows?|too large|start")
 wrong("16.answer_mask", lambda ids, s, e, a: [2 * m for m in mask(ids, s, e)], "2 times")
 wrong("16.answer_mask", lambda ids, s, e, a: sum(mask(ids, s, e)), "shape|sum")
-wrong("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e)[1:] + [0.0], "one place earlier|place")
-wrong("16.answer_mask", lambda ids, s, e, a: [0.0] + mask(ids, s, e)[:-1], "one place later|place|case|agree")
+wrong("16.answer_mask", lambda ids, s, e, a: [*mask(ids, s, e)[1:], 0.0], "one place earlier|place")
+wrong("16.answer_mask", lambda ids, s, e, a: [0.0, *mask(ids, s, e)[:-1]], "one place later|place|case|agree")
 
 # ---------------------------------------------------------------------------------------------- 16.pairs_that_fit
 
