@@ -28,6 +28,9 @@ def _conversations(draw: torch.Generator) -> list[Case]:
         ids = [i for role, count in turns for i in _turn(role, words(count))]
         return {"ids": torch.tensor(ids[: len(ids) - cut]), "start": START, "end": END, "assistant": ASSISTANT}
 
+    def drawn() -> int:
+        return int(torch.randint(1, 12, (), generator=draw))
+
     lines = [*_turn(USER, [7, 8]), *_turn(ASSISTANT, [9, BREAK, BREAK, 10])]
     several = (SYSTEM, 3), (USER, 4), (ASSISTANT, 6), (USER, 2), (ASSISTANT, 5)
     return [
@@ -36,7 +39,7 @@ def _conversations(draw: torch.Generator) -> list[Case]:
         Limit("the answer is nothing but its end", case((USER, 3), (ASSISTANT, 0))),
         Limit("no line break stands behind the last end", case((USER, 3), (ASSISTANT, 4), cut=1)),
         Limit("the answer has line breaks of its own", case((USER, 1)) | {"ids": torch.tensor(lines)}),
-        case((USER, 2), (ASSISTANT, 9), (USER, 7), (ASSISTANT, 3)),
+        case(*((role, drawn()) for role in (USER, ASSISTANT, USER, ASSISTANT))),
     ]
 
 
