@@ -40,6 +40,6 @@ def of_notebook(number: str) -> dict[str, Check]:
 
 
 def __getattr__(name: str):
-    if name.startswith("ex") and name[2:] in NUMBERS:  # loaded when first used: a notebook needs one of fifteen
+    if name.startswith("ex") and name[2:] in NUMBERS:  # loaded when first used: a notebook needs one of them
         return import_module(f"prefcourse.checks.{name}")
     raise AttributeError(f"prefcourse.checks has no {name!r}; it has ex{', ex'.join(NUMBERS)}")

@@ -27,6 +27,7 @@ from prefcourse.finite import number
 
 MB = 1e6  # bytes
 BYTES = {"weights": 4, "gradients": 4, "adam": 8}  # of a trained parameter in float32: 16 in all
+KEPT = 17  # numbers a layer keeps of a token, for each unit of width: 34 bytes in half precision (step_memory)
 
 
 class Meter:
@@ -149,6 +150,29 @@ def plan_memory(parameters: float, frozen_bytes: float = 4) -> dict[str, dict[st
         }
         for method, (trained, frozen) in each.items()
     }
+
+
+def step_memory(
+    parameters: float, layers: int, width: int, vocabulary: int, tokens: float, scored: float, *,
+    adapters: float | None = None, weight_bytes: float = 4, kept_bytes: float = 4, beside: int = 0,
+    recompute: bool = False,
+) -> dict[str, float]:  # fmt: skip
+    """GB of one step by Adam: weights, gradients and Adam, reference, activations, logits.
+
+    tokens: in memory at a time, `scored` of them of completions. adapters: trained numbers of LoRA, over weights of
+    `weight_bytes`; None trains all weights, in float32. kept_bytes: of a number kept for the backward pass, for which
+    attention is fused and dropout off (Korthikanti et al. 2022, Eq. 1). beside: reference models in memory. recompute:
+    gradient checkpointing, which keeps each layer's input and one layer.
+    """
+    trained = parameters if adapters is None else adapters
+    frozen = 0 if adapters is None else weight_bytes * parameters
+    kept = (layers + KEPT if recompute else layers * KEPT) * width * tokens
+    parts = {
+        "weights": BYTES["weights"] * trained + frozen, "gradients and Adam": 12 * trained,
+        "reference": beside * weight_bytes * parameters, "activations": kept_bytes * kept,
+        "logits": 2 * 4 * scored * vocabulary,  # a table in float32, and its gradient
+    }  # fmt: skip
+    return {name: number(name, size, least=0, most=1e24) / 1e9 for name, size in parts.items()}
 
 
 def plan_work(

@@ -18,7 +18,7 @@ from prefcourse.plots.beyond import (
     sampler_regret,
     what_labels_ask,
 )
-from prefcourse.plots.comparison import budget, cost_and_quality, regret_by_pairs, wrong_settings
+from prefcourse.plots.comparison import budget, cost_and_quality, memory_bars, regret_by_pairs, wrong_settings
 from prefcourse.plots.data import (
     agreement_and_accuracy,
     diversity_by_temperature,

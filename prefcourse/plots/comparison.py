@@ -146,6 +146,30 @@ def budget(memory: Mapping[str, Mapping[str, float]], work: Mapping[str, Mapping
     return fig
 
 
+def memory_bars(plans: Mapping[str, Mapping[str, float]], sizes: Mapping[str, float], *, title: str) -> Figure:
+    """Stacked bars, one a plan: GB by what they hold. sizes: name of a GPU → its GB, a dotted line each."""
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        fig, axes = plt.subplots(figsize=(9.6, 1.7 + 0.5 * len(plans)))
+        left = np.zeros(len(plans))
+        for part, colour in zip(next(iter(plans.values())), (INK, SKY, GREY, AMBER, PURPLE), strict=True):
+            values = np.array([plan[part] for plan in plans.values()])
+            axes.barh(list(plans), values, left=left, color=colour, height=0.6, edgecolor="white", label=part)
+            left += values
+        for y, total in enumerate(left):
+            axes.annotate(f"{total:.3g} GB", (total, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
+        shown = {name: size for name, size in sizes.items() if size < 4 * left.max()}
+        for name, size in shown.items():
+            axes.axvline(size, **REFERENCE)
+            axes.annotate(name, (size, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                          ha="center", fontsize=9.5, color=GREY)  # fmt: skip
+        axes.set_xlim(0, 1.15 * max([left.max(), *shown.values()]))
+        axes.invert_yaxis()
+        axes.set_xlabel("GB")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=5, columnspacing=1.2)
+        _headline(fig, title)
+    return fig
+
+
 def _count(tokens: float) -> str:
     for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if tokens >= size:

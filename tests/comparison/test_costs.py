@@ -1,12 +1,13 @@
 """What a run costs: the meter against counts by hand, pauses, peak memory, and the sums behind the budget."""
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from prefcourse.comparison.costs import Meter, model_memory, peak_memory, plan_memory, plan_work
+from prefcourse.comparison.costs import Meter, model_memory, peak_memory, plan_memory, plan_work, step_memory
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import collate
 from prefcourse.rlhf.policy_gradient import rloo
@@ -113,3 +114,19 @@ def test_plans():
     }  # fmt: skip
     work = {name: sum(parts.values()) for name, parts in plan_work(100, 20, 500, epochs=2, reuse=3).items()}
     assert work == {"DPO": 28_000, "RLOO": 72_000, "PPO": 142_000}  # 2·2k + 6·2k·2 | 12k + 6·10k | 12k + 13·10k
+
+
+def test_the_memory_of_a_step_by_hand():
+    """Two layers of width 10, a vocabulary of 100, 50 tokens of which 20 count, 1,000 weights."""
+    shape = (1_000, 2, 10, 100, 50, 20)
+    bytes_of = lambda **more: {name: gb * 1e9 for name, gb in step_memory(*shape, **more).items()}  # noqa: E731
+    full = {"weights": 4_000, "gradients and Adam": 12_000, "reference": 0, "activations": 4 * 2 * 17 * 10 * 50}
+    full |= {"logits": 2 * 4 * 20 * 100}
+    assert bytes_of() == pytest.approx(full)
+    assert bytes_of(beside=2, kept_bytes=2) == pytest.approx(full | {"reference": 8_000, "activations": 34_000})
+    assert bytes_of(recompute=True)["activations"] == pytest.approx(4 * (2 + 17) * 10 * 50)
+    small = bytes_of(adapters=30, weight_bytes=2, beside=1)
+    assert small == pytest.approx(full | {"weights": 2_120, "gradients and Adam": 360, "reference": 2_000})
+    assert sum(bytes_of().values()) - full["activations"] - full["logits"] == model_memory(1_000, 0) * 1e6
+    with pytest.raises(ValueError, match="activations"):
+        step_memory(1_000, 2, 10, 100, math.nan, 20)

@@ -201,3 +201,13 @@ def test_the_style_silences_what_matplotlib_says_of_its_own_libraries():
         warnings.warn_explicit("'parseString' deprecated", OldName, "m.py", 1, module="matplotlib._mathtext")
         warnings.warn_explicit("Glyph 128516 missing", UserWarning, "m.py", 1, module="matplotlib.textpath")
     assert [str(warning.message) for warning in said] == ["Glyph 128516 missing"]
+
+
+def test_memory_bars_stack_and_show_the_gpus_within_reach():
+    parts = dict.fromkeys(("weights", "gradients and Adam", "reference", "activations", "logits"), 2.0)
+    plans = {"full": parts, "LoRA": parts | {"activations": 0.0}}
+    [axes] = plots.memory_bars(plans, {"T4": 16, "H200": 141}, title="It fits").axes
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["10 GB", "8 GB", "T4"]
+    assert 16 < axes.get_xlim()[1] < 141
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(parts)
