@@ -7,8 +7,7 @@
     within("gain in gold reward", gain, 1.0, 2.5)
     show(plots.training_curves(history), alt="Four panels: the loss falls from ln 2 ...")
 
-All that is printed is the same on every machine: a verdict never shows the last digits of a number. Displays come as
-HTML, which keeps its meaning when a page strips the styles, and as plain text for terminals and screen readers.
+What is printed is the same on every machine. Displays come as HTML that keeps its meaning without styles, and as text.
 """
 
 import base64
