@@ -96,9 +96,9 @@ def _corpus(imdb: str, out: Path, work: Path) -> dict:
 
 
 def _tokenizer(out: Path, work: Path) -> dict:
-    texts = json.loads((work / "corpus" / "train.json").read_text(encoding="utf-8"))
+    texts, wide = (json.loads((work / "corpus" / f"{n}.json").read_text(encoding="utf-8")) for n in ("train", "wide"))
     for name in ("base", "sft"):
-        made = tokenizer.build(texts, out / name)
+        made = tokenizer.build(texts, wide, out / name)
     digest = hashlib.sha256((out / "base" / "tokenizer.json").read_bytes()).hexdigest()
     return {"tokens": len(made), "sha256": digest}
 

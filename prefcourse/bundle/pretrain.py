@@ -1,9 +1,11 @@
-"""Pre-train the base model: a GPT-2 of 4.2 million parameters, on a packed stream of TinyReviews and wider sentences.
+"""Pre-train the base model: a GPT-2 of 5.3 million parameters, on a packed stream of TinyReviews and wider sentences.
 
 The schedule is warm-up, stable, decay: the learning rate stays constant, on half TinyReviews and half wide text, and
-falls to zero in the last part, on TinyReviews alone. Matrices are trained with Muon and everything else with AdamW,
-which needs far fewer tokens than AdamW alone. A checkpoint is written every 100 steps; the same call resumes from it.
-Each batch is a function of its step number, so a resumed run sees what an uninterrupted one would have seen.
+falls to zero in the last part, on TinyReviews alone. One row in 64 holds reviews with a word outside the vocabulary,
+spelt in bytes: without it, the model forgets in the decay how to read them. Matrices are trained with Muon and
+everything else with AdamW, which needs far fewer tokens than AdamW alone. A checkpoint is written every 100 steps; the
+same call resumes from it. Each batch is a function of its step number, so a resumed run sees what an uninterrupted one
+would have seen.
 """
 
 import functools
@@ -17,12 +19,15 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-STEPS, DECAY_STEPS, WARMUP = 2_700, 1_200, 60
+from prefcourse.bundle.muon import Muon
+from prefcourse.bundle.tokenizer import VOCAB_SIZE, known, with_rare
+
+STEPS, DECAY_STEPS, WARMUP = 1_800, 500, 60
 ROWS, LENGTH = 64, 128  # 8,192 tokens a step
 LR, WEIGHT_DECAY = 3e-3, 0.1
 
 
-def new_model(layers: int = 4, width: int = 256, vocab_size: int = 4_096) -> GPT2LMHeadModel:
+def new_model(layers: int = 4, width: int = 256, vocab_size: int = VOCAB_SIZE) -> GPT2LMHeadModel:
     """A fresh GPT-2 without dropout; `<|endoftext|>` is token 0 and serves as first, last and padding token."""
     config = GPT2Config(
         vocab_size=vocab_size, n_positions=128, n_embd=width, n_layer=layers, n_head=width // 64,
@@ -31,11 +36,21 @@ def new_model(layers: int = 4, width: int = 256, vocab_size: int = 4_096) -> GPT
     return GPT2LMHeadModel(config)
 
 
-def pack(texts: list[str], tokenizer: PreTrainedTokenizerFast, seed: int) -> torch.Tensor:
-    """All `texts` in a shuffled order as one stream of token ids (N,), an EOS after each."""
-    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
-    ids = tokenizer([texts[i] for i in order])["input_ids"]
-    return torch.tensor([token for row in ids for token in (*row, 0)])
+def pack(rows: list[list[int]], seed: int) -> torch.Tensor:
+    """All `rows` of token ids in a shuffled order as one stream (N,), an EOS after each."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.tensor([token for i in order for token in (*rows[i], 0)])
+
+
+def streams(texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
+    """Three streams of token ids: `simple`, the reviews whose every form is a token; `spelt`, the others; `wide`."""
+    simple = [text for text in texts["train"] if known(text, tokenizer)]
+    spelt = [text for text in texts["train"] if not known(text, tokenizer)]
+    return {
+        "simple": pack(tokenizer(simple)["input_ids"], 1),
+        "spelt": pack(tokenizer(spelt)["input_ids"], 3),
+        "wide": pack([with_rare(text, tokenizer) for text in texts["wide"]], 2),
+    }
 
 
 @functools.lru_cache(maxsize=8)
@@ -61,12 +76,15 @@ def rows_of(stream: torch.Tensor, first: int, count: int, seed: int) -> torch.Te
     return torch.stack(picked)
 
 
-def batch(step: int, simple: torch.Tensor, wide: torch.Tensor, steps: int, decay_steps: int) -> torch.Tensor:
-    """The rows (ROWS, LENGTH + 1) of `step`: half simple and half wide, only simple once the decay has begun."""
+def batch(step: int, data: dict[str, torch.Tensor], steps: int, decay_steps: int) -> torch.Tensor:
+    """The rows (ROWS, LENGTH + 1) of `step`: one spelt, the others half wide, and only simple once the decay has begun."""
     half, stable = ROWS // 2, steps - decay_steps
+    spelt = rows_of(data["spelt"], step, 1, 3)
     if step < stable:
-        return torch.cat([rows_of(simple, step * half, half, 1), rows_of(wide, step * half, half, 2)])
-    return rows_of(simple, stable * half + (step - stable) * ROWS, ROWS, 1)
+        simple = rows_of(data["simple"], step * (half - 1), half - 1, 1)
+        return torch.cat([spelt, simple, rows_of(data["wide"], step * half, half, 2)])
+    first = stable * (half - 1) + (step - stable) * (ROWS - 1)
+    return torch.cat([spelt, rows_of(data["simple"], first, ROWS - 1, 1)])
 
 
 def learning_rate(step: int, steps: int, decay_steps: int) -> float:
@@ -75,18 +93,22 @@ def learning_rate(step: int, steps: int, decay_steps: int) -> float:
 
 
 def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024; step size as in Liu et al. 2025) for the hidden matrices, AdamW for the rest."""
+    """Muon for the hidden matrices, AdamW for the rest."""
     hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
     return [
-        torch.optim.Muon(hidden, lr=LR, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        Muon(hidden, lr=LR, weight_decay=WEIGHT_DECAY),
         torch.optim.AdamW(rest, lr=LR, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
 @torch.no_grad()
-def nats_per_token(model: GPT2LMHeadModel, texts: list[str], tokenizer: PreTrainedTokenizerFast) -> float:
-    """Mean -log p in nats over all tokens of `texts`, each scored alone, after an EOS and with the EOS that ends it."""
+def held_out_nats(model: GPT2LMHeadModel, texts: list[str], tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
+    """-log p in nats of all `texts`, per token and per character: {"nats_per_token", "nats_per_character"}.
+
+    Each text is scored alone, after an EOS and with the EOS that ends it. Only the second can be compared between
+    tokenizers.
+    """
     total, count = 0.0, 0  # of nats, and of tokens
     device = next(model.parameters()).device
     rows = sorted(([0, *ids, 0] for ids in tokenizer(texts)["input_ids"]), key=len)
@@ -96,7 +118,10 @@ def nats_per_token(model: GPT2LMHeadModel, texts: list[str], tokenizer: PreTrain
         logits = model(ids[:, :-1].clamp(min=0)).logits.float()
         total += F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum").item()
         count += int((ids[:, 1:] >= 0).sum())
-    return total / count
+    return {
+        "nats_per_token": round(total / count, 4),
+        "nats_per_character": round(total / sum(map(len, texts)), 4),
+    }
 
 
 def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Path, steps: int = STEPS,
@@ -104,9 +129,10 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
     """Pre-train for `steps`, save the model to `out` and return the facts for the card; checkpoints go to `work`."""
     torch.manual_seed(0)
     texts = {
-        name: json.loads((corpus / f"{name}.json").read_text(encoding="utf-8")) for name in ("train", "wide", "valid")
+        name: json.loads((corpus / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("train", "wide", "valid", "test")
     }
-    simple, wide = pack(texts["train"], tokenizer, 1), pack(texts["wide"], tokenizer, 2)
+    data = streams(texts, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = new_model().to(device)
     optims = optimizers(model)
@@ -131,7 +157,7 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
         for optim in optims:
             optim.param_groups[0]["lr"] = learning_rate(step, steps, decay_steps)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = compiled(batch(step, simple, wide, steps, decay_steps).to(device))
+            loss = compiled(batch(step, data, steps, decay_steps).to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optim in optims:
@@ -145,9 +171,13 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
             state = {"model": model.state_dict(), "optims": [o.state_dict() for o in optims]}
             torch.save({**state, "step": step + 1, "seconds": seconds}, work / "pretrain.tmp")
             os.replace(work / "pretrain.tmp", checkpoint)
-            valid = nats_per_token(model, texts["valid"][:500], tokenizer)
+            valid = held_out_nats(model, texts["valid"][:500], tokenizer)["nats_per_character"]
             train = sum(losses) / len(losses)
-            print(f"step {step + 1}/{steps}  train {train:.3f}  valid {valid:.3f}  {seconds / 60:.1f} min", flush=True)
+            print(
+                f"step {step + 1}/{steps}  train {train:.3f} nats a token, held out {valid:.4f} a character"
+                f"  {seconds / 60:.1f} min",
+                flush=True,
+            )
             losses = []
     model.half().save_pretrained(out)
     return {
@@ -155,7 +185,6 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
         "steps": steps,
         "minutes": round(seconds / 60),
         "tokens": steps * ROWS * LENGTH,
-        "tokens_simple": len(simple),
-        "tokens_wide": len(wide),
-        "nats_per_token": round(nats_per_token(model.float(), texts["valid"], tokenizer), 4),
+        **{f"tokens_{name}": len(stream) for name, stream in data.items()},
+        **{split: held_out_nats(model.float(), texts[split], tokenizer) for split in ("valid", "test")},
     }
