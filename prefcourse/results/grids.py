@@ -6,7 +6,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from prefcourse.results import beyond_grids, coverage, data, failures, methods, paper, reward_models, rlhf, rlhf_vs_dpo
+from prefcourse.results import (
+    beyond_grids,
+    coverage,
+    data,
+    failures,
+    methods,
+    paper,
+    reward_models,
+    rlhf,
+    rlhf_vs_dpo,
+    verifiable,
+)
 from prefcourse.results.store import Grid, seeded
 from prefcourse.worlds.world import World
 
@@ -37,5 +48,6 @@ GRIDS: dict[str, Grid] = {
     **failures.GRIDS,
     **beyond_grids.GRIDS,
     **coverage.GRIDS,
+    **verifiable.GRIDS,
     **paper.GRIDS,
 }
