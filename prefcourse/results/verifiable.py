@@ -20,11 +20,13 @@ from transformers import PreTrainedModel
 
 from prefcourse.evaluate import Estimate, bootstrap, sequence_kl
 from prefcourse.generate import Completion, generate
+from prefcourse.logprobs import token_logps
+from prefcourse.preferences import Batch
 from prefcourse.results.answers import against
 from prefcourse.results.look import SHOWN, prompts_of
 from prefcourse.results.store import Grid, kept, metrics, seeded
-from prefcourse.rlhf.grpo import grpo
-from prefcourse.rlhf.rollouts import Reward
+from prefcourse.rlhf.grpo import RATIOS, advantages_of, grpo, grpo_loss, ratios
+from prefcourse.rlhf.rollouts import Reward, Rollout, update
 from prefcourse.rlhf.verifiers import judged_part, new_part, parts_named, pass_at_k, two_sentences
 from prefcourse.training.history import History
 from prefcourse.worlds.world import World
@@ -142,6 +144,31 @@ def verifier(world: World, trained_on: str, seed: int, split: str = "test") -> d
         "path": path_of(history), "metrics": metrics(estimates, tuple(estimates)), **_written(asked, written),
         "by_prompt": {name: [each.tolist()] for name, each in values.items()},
     }  # fmt: skip
+
+
+def drift(
+    world: World, seen: Rollout, k: int, at: tuple[int, ...] = (1, 3, 6), lr: float = SETTINGS["lr"]
+) -> dict[int, dict[str, Tensor]]:
+    """π/π_old of one batch after several updates with it, for lesson 15: update → "token", "sequence", "product".
+
+    seen: groups of k, siblings side by side, that SFT wrote. The updates are Dr. GRPO's, with a clip too wide to hold.
+    """
+    policy, A = copy.deepcopy(world.sft), advantages_of(seen.rewards.view(-1, k), std=False).flatten()
+    kept = A.nonzero()[:, 0]
+    batch = Batch(seen.batch.input_ids[kept], seen.batch.completion_mask[kept])
+    mask, found, old = batch.completion_mask[:, 1:], {}, None
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+    for number in range(max(at) + 1):
+        logps = token_logps(policy, batch)
+        now = logps.detach()
+        old = now if old is None else old
+        if number in at:
+            tokens, sequence = (ratios(now, old, mask, ratio) for ratio in RATIOS)
+            product = ((now - old) * mask).sum(-1).exp()
+            found[number] = {"token": tokens[mask], "sequence": sequence[:, 0], "product": product}
+        loss = grpo_loss(logps, old, A[kept], mask, torch.full_like(A[kept], 48.0), clip=(0.9, 99.0)).mean()
+        update(optimizer, loss, 1.0, number)
+    return found
 
 
 GRIDS: dict[str, Grid] = {
