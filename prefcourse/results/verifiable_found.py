@@ -8,6 +8,7 @@
 Keys of `rows` and `p` are (arm, measure), k, or a verifier's name. All need the grids to be stored (FileNotFoundError).
 """
 
+import math
 from collections.abc import Hashable, Mapping
 
 from torch import Tensor
@@ -32,10 +33,10 @@ def trained_on(verifier: str, what: str) -> Tensor:
     return table(by_prompt("verifier"), what, trained_on=verifier)
 
 
-def paths(arm: str, name: str) -> list[list[dict]]:
-    """The path of training of each seed, without the points that have no number `name`."""
+def paths(arm: str) -> list[list[dict[str, float]]]:
+    """The path of training of each seed, a point a step; nan where a step has no such number."""
     runs = [run["path"] for run in load("verifiable")["runs"] if run["setting"]["arm"] == arm]
-    return [[point for point in run if point[name] is not None] for run in runs]
+    return [[{name: math.nan if x is None else x for name, x in point.items()} for point in run] for run in runs]
 
 
 def differences() -> tuple[dict[tuple[str, str], Crossed], dict[tuple[str, str], float]]:
