@@ -68,6 +68,11 @@ def batch_mean(rewards, lengths, std, divide_by, most):
     return _weights(rewards, lengths, std, divide_by, most, baseline=rewards.mean())
 
 
+@token_weights.mutant("you subtract one half: the baseline is the group's own mean, however hard the prompt is.")
+def one_half(rewards, lengths, std, divide_by, most):
+    return _weights(rewards, lengths, std, divide_by, most, baseline=0.5)
+
+
 @token_weights.mutant("nothing is subtracted in yours: the advantage is the reward less its group's mean.")
 def no_baseline(rewards, lengths, std, divide_by, most):
     return _weights(rewards, lengths, std, divide_by, most, baseline=0.0)
@@ -182,6 +187,13 @@ def mean_reward(right, n, k):
 @pass_at_k.mutant("you ask for exactly one right sample among the k: two or more pass as well.")
 def exactly_one(right, n, k):
     return _each(right, lambda c: c * math.comb(n - c, k - 1) / math.comb(n, k))
+
+
+@pass_at_k.mutant(
+    "you take `right` for the number of *wrong* samples: n - c of them failed, and k of these make a failure."
+)
+def wrong_ones(right, n, k):
+    return _each(right, lambda c: 1 - math.comb(c, k) / math.comb(n, k))
 
 
 @pass_at_k.mutant("k times the rate is no probability: it can be above 1, and counts a prompt twice.")

@@ -8,7 +8,7 @@ from battery import Battery
 
 B = Battery()
 right, wrong = B.right, B.wrong
-SOME = "case|too|agree|wrong|right|rows|place|only|mean|sum|large|small"
+SOME = "case|too|agree|wrong|right|rows|place|only|mean|sum|large|small|no effect|factor"
 
 # ---------------------------------------------------------------------------------------------- 15.token_weights
 
@@ -24,8 +24,12 @@ def weights(r, n, std, by, most, eps=1e-4, centre=None):
 right("15.token_weights", weights)
 right("15.token_weights", lambda *a: torch.stack([torch.as_tensor(row) for row in weights(*a)]))
 wrong("15.token_weights", lambda *a: weights(*a, centre=lambda r: np.median(r, 1)[:, None]), SOME)
-wrong("15.token_weights", lambda *a: weights(*a, centre=lambda r: 0.5), SOME)
-wrong("15.token_weights", lambda r, n, std, by, most: weights(r, n, std, by, 2 * most), "twice `most`|most|2 times")
+wrong("15.token_weights", lambda *a: weights(*a, centre=lambda r: r.max()), SOME)
+wrong(
+    "15.token_weights",
+    lambda r, n, std, by, most: weights(r, n, std, by, 2 * most),
+    "twice `most`|most|2 times|one factor",
+)
 wrong("15.token_weights", lambda *a: weights(*a).sum(1), "shape|sum")
 wrong("15.token_weights", lambda r, n, std, by, most: weights(r, n, std, "own", most), SOME)
 wrong("15.token_weights", lambda r, n, std, by, most: weights(1 - r, n, std, by, most), "1 - `rewards`|sign")
@@ -53,7 +57,7 @@ def by_lgamma(right_, n, k):
 right("15.pass_at_k", by_product)
 right("15.pass_at_k", by_lgamma)
 wrong("15.pass_at_k", lambda c, n, k: by_product(c, n, k).mean(), "mean|shape")
-wrong("15.pass_at_k", lambda c, n, k: by_product(n - c, n, k), SOME)
+wrong("15.pass_at_k", lambda c, n, k: by_product(c, n + 1, k), SOME)
 wrong("15.pass_at_k", lambda c, n, k: by_product(c, n, max(k - 1, 1)), SOME)
 wrong("15.pass_at_k", lambda c, n, k: by_product(c, n, k)[1:], "shape|place")
 wrong("15.pass_at_k", lambda c, n, k: 100 * by_product(c, n, k), "100 times")
