@@ -31,7 +31,7 @@ from prefcourse.rlhf.verifiers import judged_part, new_part, parts_named, pass_a
 from prefcourse.training.history import History
 from prefcourse.worlds.world import World
 
-SETTINGS: dict[str, Any] = {"steps": 25, "batch_size": 16, "k": 8, "minibatches": 2, "lr": 1e-4}
+SETTINGS: dict[str, Any] = {"steps": 20, "batch_size": 16, "k": 8, "minibatches": 2, "lr": 1e-4}
 PROMPTS, SAMPLES = 100, 32  # that a policy is examined on: test prompts, completions of each
 SCORED = 4  # completions of each prompt whose log π/π_SFT is measured
 KS = (1, 8, 32)
@@ -182,7 +182,7 @@ GRIDS: dict[str, Grid] = {
         "in one thing, `grpo` in two; `dynamic` also draws more samples a step. It does not tell what thousands of "
         "steps or long chains of thought would show.",
         answer=against("pass_1", "arm", BASELINE),
-        seconds=55,
+        seconds=50,
     ),
     "verifier": Grid(
         what="Dr. GRPO on a sloppy verifier and on its strict form, judged by both",
@@ -191,6 +191,6 @@ GRIDS: dict[str, Grid] = {
         asks="What does a policy learn from a verifier that checks less than was meant?",
         tells="One sloppy verifier with one loophole, found in a few steps. The strict form has loopholes too.",
         answer=against("strict", "trained_on", "strict"),
-        seconds=50,
+        seconds=45,
     ),
 }
