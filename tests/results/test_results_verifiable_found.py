@@ -29,7 +29,9 @@ def made_up(arm, seed, draw):
     by_prompt["kl"] = [(spent + 0.1 * torch.randn(PROMPTS, generator=draw) * bool(spent)).tolist()]
     point = {name: 0.5 for name in verifiable.PATH} | {"length_wrong": None}
     path = [] if arm == "sft" else [point | {"step": 0}, point | {"step": 1, "length_wrong": tokens}]
-    metrics = {"length_wrong": {"value": tokens, "low": tokens, "high": tokens}}
+    rate = right.double().mean().item() / SAMPLES
+    found_ = {"length_wrong": tokens, "pass_1": rate}
+    metrics = {name: {"value": x, "low": x, "high": x} for name, x in found_.items()}
     return {"setting": {"arm": arm, "seed": seed}, "date": "2026-11-30", "seconds": 1, "path": path,
             "metrics": metrics, "prompts": ["a"] * 4, "texts": ["b"] * 4, "by_prompt": by_prompt}  # fmt: skip
 
