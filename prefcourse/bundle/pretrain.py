@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from prefcourse.bundle.tokenizer import VOCAB_SIZE, known, with_rare
 STEPS, DECAY_STEPS, WARMUP = 1_800, 500, 60
 ROWS, LENGTH = 64, 128  # 8,192 tokens a step
 LR, WEIGHT_DECAY = 3e-3, 0.1
+EVERY = 100  # steps from checkpoint to checkpoint
+CHECKPOINT, LAST_TENTH = "pretrain.pt", "before_last_tenth.pt"
 
 
 def new_model(layers: int = 4, width: int = 256, vocab_size: int = VOCAB_SIZE) -> GPT2LMHeadModel:
@@ -76,15 +79,18 @@ def rows_of(stream: torch.Tensor, first: int, count: int, seed: int) -> torch.Te
     return torch.stack(picked)
 
 
-def batch(step: int, data: dict[str, torch.Tensor], steps: int, decay_steps: int) -> torch.Tensor:
-    """The rows (ROWS, LENGTH + 1) of `step`: one spelt, the others half wide, and only simple once the decay has begun."""
+def batch(step: int, data: dict[str, torch.Tensor], steps: int, decay_steps: int, seed: int = 0) -> torch.Tensor:
+    """The rows (ROWS, LENGTH + 1) of `step`: one spelt, the others half wide, and only simple once the decay has begun.
+
+    seed: other rows in another order.
+    """
     half, stable = ROWS // 2, steps - decay_steps
-    spelt = rows_of(data["spelt"], step, 1, 3)
+    spelt = rows_of(data["spelt"], step, 1, 10 * seed + 3)
     if step < stable:
-        simple = rows_of(data["simple"], step * (half - 1), half - 1, 1)
-        return torch.cat([spelt, simple, rows_of(data["wide"], step * half, half, 2)])
+        simple = rows_of(data["simple"], step * (half - 1), half - 1, 10 * seed + 1)
+        return torch.cat([spelt, simple, rows_of(data["wide"], step * half, half, 10 * seed + 2)])
     first = stable * (half - 1) + (step - stable) * (ROWS - 1)
-    return torch.cat([spelt, rows_of(data["simple"], first, ROWS - 1, 1)])
+    return torch.cat([spelt, rows_of(data["simple"], first, ROWS - 1, 10 * seed + 1)])
 
 
 def learning_rate(step: int, steps: int, decay_steps: int) -> float:
@@ -125,7 +131,7 @@ def held_out_nats(model: GPT2LMHeadModel, texts: list[str], tokenizer: PreTraine
 
 
 def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Path, steps: int = STEPS,
-          decay_steps: int = DECAY_STEPS) -> dict:  # fmt: skip
+          decay_steps: int = DECAY_STEPS, seed: int = 0) -> dict:  # fmt: skip
     """Pre-train for `steps`, save the model to `out` and return the facts for the card; checkpoints go to `work`."""
     torch.manual_seed(0)
     texts = {
@@ -134,18 +140,10 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
     }
     data = streams(texts, tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = new_model().to(device)
+    model = new_model(vocab_size=len(tokenizer)).to(device)
     optims = optimizers(model)
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint = work / "pretrain.pt"
-    first, seconds = 0, 0.0  # the step to begin with, and the time spent before
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optim, saved in zip(optims, state["optims"], strict=True):
-            optim.load_state_dict(saved)
-        first, seconds = state["step"], state["seconds"]
-        print(f"resume at step {first}", flush=True)
+    first, seconds = _resume(work / CHECKPOINT, model, optims)
 
     def loss_of(ids: torch.Tensor) -> torch.Tensor:
         hidden = model.transformer(ids[:, :-1], use_cache=False).last_hidden_state
@@ -157,7 +155,7 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
         for optim in optims:
             optim.param_groups[0]["lr"] = learning_rate(step, steps, decay_steps)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = compiled(batch(step, data, steps, decay_steps).to(device))
+            loss = compiled(batch(step, data, steps, decay_steps, seed).to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optim in optims:
@@ -166,25 +164,56 @@ def build(corpus: Path, tokenizer: PreTrainedTokenizerFast, out: Path, work: Pat
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"pre-training: loss {losses[-1]} at step {step}; lower LR in {__file__}")
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
             seconds, began = seconds + time.time() - began, time.time()
             state = {"model": model.state_dict(), "optims": [o.state_dict() for o in optims]}
             torch.save({**state, "step": step + 1, "seconds": seconds}, work / "pretrain.tmp")
-            os.replace(work / "pretrain.tmp", checkpoint)
-            valid = held_out_nats(model, texts["valid"][:500], tokenizer)["nats_per_character"]
-            train = sum(losses) / len(losses)
-            print(
-                f"step {step + 1}/{steps}  train {train:.3f} nats a token, held out {valid:.4f} a character"
-                f"  {seconds / 60:.1f} min",
-                flush=True,
-            )
+            os.replace(work / "pretrain.tmp", work / CHECKPOINT)
+            if step + 1 == before_last_tenth(steps):
+                shutil.copy(work / CHECKPOINT, work / LAST_TENTH)
+            _report(step + 1, steps, losses, held_out_nats(model, texts["valid"][:500], tokenizer), seconds)
             losses = []
     model.half().save_pretrained(out)
+    model.float()
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": steps,
         "minutes": round(seconds / 60),
         "tokens": steps * ROWS * LENGTH,
         **{f"tokens_{name}": len(stream) for name, stream in data.items()},
-        **{split: held_out_nats(model.float(), texts[split], tokenizer) for split in ("valid", "test")},
+        **{split: held_out_nats(model, texts[split], tokenizer) for split in ("valid", "test")},
     }
+
+
+def again(corpus: Path, tokenizer: PreTrainedTokenizerFast, work: Path, steps: int = STEPS,
+          decay_steps: int = DECAY_STEPS) -> dict:  # fmt: skip
+    """The last tenth of the pre-training once more, on other rows: how far two runs of it are apart."""
+    other = work / "again"
+    if not (other / CHECKPOINT).exists():
+        other.mkdir(parents=True, exist_ok=True)
+        shutil.copy(work / LAST_TENTH, other / CHECKPOINT)
+    found = build(corpus, tokenizer, other / "model", other, steps, decay_steps, seed=1)
+    return {"from_step": before_last_tenth(steps), "valid": found["valid"], "test": found["test"]}
+
+
+def before_last_tenth(steps: int) -> int:
+    """The last checkpoint that leaves a tenth of `steps` at least."""
+    return (steps - steps // 10) // EVERY * EVERY
+
+
+def _resume(checkpoint: Path, model: torch.nn.Module, optims: list[torch.optim.Optimizer]) -> tuple[int, float]:
+    """The step to begin with, and the seconds spent before; model and optimizers as the checkpoint has them, if any."""
+    if not checkpoint.exists():
+        return 0, 0.0
+    state = torch.load(checkpoint, weights_only=True)
+    model.load_state_dict(state["model"])
+    for optim, saved in zip(optims, state["optims"], strict=True):
+        optim.load_state_dict(saved)
+    print(f"resume at step {state['step']}", flush=True)
+    return state["step"], state["seconds"]
+
+
+def _report(step: int, steps: int, losses: list[float], held_out: dict[str, float], seconds: float) -> None:
+    train, valid = sum(losses) / len(losses), held_out["nats_per_character"]
+    found = f"train {train:.3f} nats a token, held out {valid:.4f} a character"
+    print(f"step {step}/{steps}  {found}  {seconds / 60:.1f} min", flush=True)

@@ -2,9 +2,9 @@
 
 A byte-level BPE learns pieces, and a model that writes in pieces joins them to words that do not exist. So a word form
 that TinyReviews uses is one token here, and a token in a figure is a word that one can read. GPT-2's byte alphabet and
-pre-tokenisation stay ("Ġ" is a space before a word), with one difference: a hyphenated word is one form, so that no form
-without a space before it ever stands behind a hyphen. Whatever is not in the vocabulary falls back to its bytes: every
-text comes back as it was. The wide corpus's rare words become one placeholder in pre-training.
+pre-tokenisation stay ("Ġ" is a space before a word), with one difference: a hyphenated word is one form, so that no
+form without a space before it ever stands behind a hyphen. Whatever is not in the vocabulary falls back to its bytes:
+every text comes back as it was. The wide corpus's rare words become one placeholder in pre-training.
 """
 
 import functools
@@ -43,8 +43,8 @@ def _splitter() -> pre_tokenizers.PreTokenizer:
 
 
 def vocabulary(texts: Iterable[str], wide: Iterable[str]) -> list[str]:
-    """The tokens in the order of their ids: EOS, the placeholder, 256 bytes, the forms that `texts` have MIN_COUNT times
-    at least, most frequent first, then the commonest of `wide` until there are VOCAB_SIZE."""
+    """The tokens in the order of their ids: EOS, the placeholder, 256 bytes, the forms that `texts` have MIN_COUNT
+    times at least, most frequent first, then the commonest of `wide` until there are VOCAB_SIZE."""
     counts = Counter(form for text in texts for form in forms(text))
     more = Counter(form for text in wide for form in forms(text))
     tokens = dict.fromkeys([EOS, RARE, *sorted(pre_tokenizers.ByteLevel.alphabet())])
@@ -82,6 +82,13 @@ def known(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """True if every form of `text` is one token."""
     vocab = _vocab(tokenizer)
     return all(form in vocab for form in forms(text))
+
+
+def share_known(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Share of the forms in `texts`, each occurrence counted, that are one token."""
+    vocab = _vocab(tokenizer)
+    found = [form in vocab for text in texts for form in forms(text)]
+    return sum(found) / len(found)
 
 
 def with_rare(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
