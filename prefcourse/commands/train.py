@@ -22,8 +22,8 @@ from prefcourse.commands.shared import (
 )
 from prefcourse.commands.watch import Watch
 from prefcourse.terminal import doing, styled
+from prefcourse.training.rates import MAIN_JOB
 
-MAIN_JOB = {"lr": 1.5e-4, "epochs": 0.65}  # chosen on the validation prompts of the bundled world
 MOST_SAMPLES = 200  # prompts that are completed
 SETTINGS = (  # what `train` takes by the names that the command has for it
     "loss", "lr", "epochs", "steps", "batch_size", "micro_batch", "schedule", "precision", "max_length", "too_long",
@@ -104,12 +104,13 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
 
 
 def _loss_arguments(args: argparse.Namespace) -> dict:
-    """The loss's own parameters. Raises ValueError for one that is given twice."""
+    """The loss's own parameters, with the main job's β. Raises ValueError for one that is given twice."""
     given = [*map(_parameter, args.parameter), *([] if args.beta is None else [("beta", args.beta)])]
     names = [name for name, _ in given]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"{twice} is given twice: {', '.join(f'{v:g}' for name, v in given if name == twice)}")
-    return dict(given)
+    main_job = args.loss == "dpo" and not (args.data or args.model)
+    return ({"beta": MAIN_JOB["beta"]} if main_job else {}) | dict(given)
 
 
 def _reference(args: argparse.Namespace, world, device: str):

@@ -13,7 +13,8 @@ from torch import nn
 from prefcourse.losses import LOSSES, Loss
 from prefcourse.training import lora
 
-SANE_LR, AT_WIDTH = 1.5e-4, 256  # the rate of the course's main job, and the width of its model
+MAIN_JOB = {"lr": 1.5e-4, "epochs": 0.25, "beta": 0.2}  # chosen on validation prompts by the grid "main-job"
+SANE_LR, AT_WIDTH = MAIN_JOB["lr"], 256  # the rate of the course's main job, and the width of its model
 FAR = 10  # times the sane rate took the KL out of every healthy range in a few steps (lesson 07)
 SMALL = 50e6  # parameters; up to here our own measurements speak, above TRL's defaults
 ADAPTERS = 10  # times the rate of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret")
