@@ -35,7 +35,7 @@ from prefcourse.worlds.world import World
 ROUNDS, LABELS = 6, 256  # of `online`: 1,536 labels
 BATCH, LR = 16, 1.5e-4  # 96 steps at a constant rate
 AI_ROUNDS, AI_BETA = 2, 0.1  # of `ai-feedback`
-HELD_OUT = 4  # held-out texts of each test prompt
+HELD_OUT = 2  # held-out texts of each test prompt
 SAME = 0.25  # nats of gold reward between a held-out text and what SFT writes there
 MEASURED = (*METRICS, "length", "eos_rate", "repetition")
 GOOD, BAD = " great", " bad"  # the model judge's answers: the best of five pairs on the validation pairs

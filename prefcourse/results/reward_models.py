@@ -44,7 +44,7 @@ def _run(**fixed: float) -> Callable[..., dict]:
 GRIDS: dict[str, Grid] = {
     "reward-models": Grid(
         what="reward models trained on n pairs; test pairs",
-        settings=seeded(pairs=(125, 500, 2000, 8576)),
+        settings=seeded(pairs=(125, 500, 2000, 8000)),
         run=_run(),
         asks="How good and how calibrated is a reward model, by its number of pairs?",
         tells="One pass over the pairs at one rate. The labels are coins, so accuracy on labels has a ceiling well "

@@ -188,7 +188,7 @@ def _point(found: dict[str, Estimate], start: dict[str, Estimate]) -> dict:
 
 
 def memory_job(method: str, seed: int) -> Callable[[], None]:
-    """Two steps of `method` on 16 texts, with a GPT-2 of 27 million random parameters, ready to be watched."""
+    """Two steps of `method` on 16 texts, with a GPT-2 of 29 million random parameters, ready to be watched."""
     world = load_world()
     pairs, prompts = world.pairs["train"][:16], [row["prompt"] for row in world.prompts["train"]]
     size = {"steps": 2, "lr": 1e-5, "progress": False, "seed": seed}
