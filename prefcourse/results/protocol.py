@@ -34,7 +34,7 @@ class Protocol:
     version: int = 3
     choose_on: str = "validation"
     choose_seeds: tuple[int, ...] = (90, 91)  # none of them reported on
-    tries: str = "in a cross: each setting varied alone, the others at the middle of their values"
+    tries: str = "in a cross, if no list is given: each setting varied alone, the others at the middle of their values"
     most_kl: float = 6.0  # the limit
     report_on: str = "test"
     looks: str = "on the way, and what is stored by prompt: the first half of the prompts; ends: all of them"
