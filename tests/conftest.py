@@ -36,7 +36,7 @@ def tokenizer(tmp_path_factory):
     """A tokenizer like the bundled one, learnt from a few hundred made-up sentences: about 350 tokens."""
     from prefcourse.bundle.tokenizer import build
 
-    return build(TEXTS, tmp_path_factory.mktemp("tokenizer"))
+    return build(TEXTS, [], tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,8 @@ from prefcourse.train import train
 from prefcourse.training import lora
 from prefcourse.worlds.world import World
 
-ROUNDS, LABELS = 6, 256  # of `online`: 1,536 labels
-BATCH, LR = 16, 1.5e-4  # 96 steps at a constant rate
+ROUNDS, LABELS = 4, 256  # of `online`: 1,024 labels
+BATCH, LR = 16, 1.5e-4  # 64 steps at a constant rate
 AI_ROUNDS, AI_BETA = 2, 0.1  # of `ai-feedback`
 HELD_OUT = 2  # held-out texts of each test prompt
 SAME = 0.25  # nats of gold reward between a held-out text and what SFT writes there
@@ -58,14 +58,21 @@ TAX = {  # what each run is told besides the pairs that its seed draws; 64 steps
 def online(
     world: World, arm: str, beta: float, seed: int, split: str = "test", lr: float | None = None, at: str = ""
 ) -> dict:
-    """One run of ARMS with labels from the gold reward; path: a point after every round, on all prompts if `at` is
-    said.
+    """One run of ARMS with labels from the gold reward; path: a point after every round, on half of the prompts if
+    `at` is said.
 
-    at: "common", with the same β and rate for all arms, or "tuned", each arm with its own.
+    at: "common", with the same β and rate for all arms, or "tuned", each arm with its own, which may be the same.
 
     stopped: whether the writers no longer ended their texts, and the run with them, before its last round.
     """
-    policy, look = copy.deepcopy(world.sft), look_whole(world, seed, split) if at else look_at(world, seed, split)
+    if at:
+        key = ("online", world.name, arm, beta, lr, seed, split)
+        return copy.deepcopy(kept(key, lambda: _online(world, arm, beta, seed, split, lr, True)))
+    return _online(world, arm, beta, seed, split, lr, False)
+
+
+def _online(world: World, arm: str, beta: float, seed: int, split: str, lr: float | None, by_prompt: bool) -> dict:
+    policy, look = copy.deepcopy(world.sft), (look_whole if by_prompt else look_at)(world, seed, split)
     stopped = False
     try:
         climb(world, policy, arm, world.gold, seed, measure=look.point, path=look.path, beta=beta, lr=lr)

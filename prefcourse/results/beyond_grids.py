@@ -12,7 +12,8 @@ from prefcourse.results import beyond
 from prefcourse.results.answers import against, at_equal_kl
 from prefcourse.results.beyond import ARMS, BATCH, LABELS, ROUNDS, TAX
 from prefcourse.results.look import brief
-from prefcourse.results.protocol import PROTOCOL, candidates
+from prefcourse.results.methods import OWN_RATES, RATES, SLOW_RATES
+from prefcourse.results.protocol import PROTOCOL, cross
 from prefcourse.results.store import Grid, Setting, seeded
 from prefcourse.worlds.world import World
 
@@ -51,9 +52,10 @@ def _online() -> list[Setting]:
 def _tax_tries() -> list[Setting]:
     found = []
     for method, settings in TAX.items():
-        rates = (3e-4, 1e-3, 3e-3) if "rank" in settings else (1e-4, 3e-4, 1e-3)
+        slow = "loss" in settings and settings["loss"] in OWN_RATES
+        rates = (3e-4, 1e-3, 3e-3) if "rank" in settings else SLOW_RATES if slow else RATES
         knob = {"alpha": (0.1, 0.3, 1.0)} if "alpha" in settings else {}
-        found += candidates(method=[method], lr=rates, **knob)
+        found += cross(method=[method], lr=rates, **knob)
     return found
 
 
@@ -67,7 +69,7 @@ GRIDS: dict[str, Grid] = {
         "arms differ in one thing and in KL; at tuned settings each is at its best within the KL.",
         answer=at_equal_kl("online", "arm", "offline", at="tuned"),
         tries=[s for arm in ARMS
-               for s in candidates(arm=[arm], at=["tuned"], beta=(0.05, 0.1, 0.5), lr=(7.5e-5, 1.5e-4))],
+               for s in cross(arm=[arm], at=["tuned"], beta=(0.05, 0.1, 0.5), lr=(7.5e-5, 1.5e-4))],
         trial=online_trial,
         by=("arm", "at"),
         seconds=150,
@@ -81,7 +83,7 @@ GRIDS: dict[str, Grid] = {
         tells="One constitution of five rules and one small model as judge. Arms differ in the judge only; settings "
         "are those that suit the gold judge.",
         answer=against("gain", "judge", "gold"),
-        tries=candidates(beta=(0.05, 0.1, 0.3), lr=(7.5e-5, 1.5e-4, 3e-4)),
+        tries=cross(beta=(0.05, 0.1, 0.3), lr=(7.5e-5, 1.5e-4, 3e-4)),
         trial=feedback_trial,
         seconds=45,
         trial_seconds=35,

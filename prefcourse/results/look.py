@@ -56,6 +56,11 @@ def prompts_of(world: World, split: str, count: int | None = None) -> list[str]:
     return [row["prompt"] for row in world.prompts[split]][:count]
 
 
+def half(world: World, split: str) -> int:
+    """How many prompts are looked at on the way, and stored one by one: the first half of `split`."""
+    return (len(world.prompts[split]) + 1) // 2
+
+
 def sample(
     world: World, policy: PreTrainedModel, seed: int, split: str = "test", count: int | None = None, *, draw: int = 1,
     **sampling,
@@ -92,9 +97,9 @@ def per_prompt(seen: Sample) -> dict[str, list[float]]:
 def whole_end(
     world: World, policy: PreTrainedModel, seed: int, split: str = "test"
 ) -> tuple[Evaluation, dict[str, list[list[float]]]]:
-    """`at_end`, and KL and gain of each prompt as a run's `by_prompt`: one row each."""
-    found = at_end(world, policy, seed, split)
-    seen = Sample(world, policy, seed, split, found.prompts, found.completions)
+    """`at_end`, and KL and gain of each of the first half of the prompts as a run's `by_prompt`: one row each."""
+    found, few = at_end(world, policy, seed, split), half(world, split)
+    seen = Sample(world, policy, seed, split, found.prompts[:few], found.completions[:few])
     return found, {name: [values] for name, values in per_prompt(seen).items()}
 
 

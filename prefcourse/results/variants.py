@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from prefcourse.evaluate import METRICS, MORE
 from prefcourse.preferences import Row
-from prefcourse.results.look import Look, Sample, at_end, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.look import Look, Sample, at_end, ended, gain, gold, half, kl, length, prompts_of
 from prefcourse.results.rlhf_vs_dpo import POOL
 from prefcourse.results.store import kept, metrics, rounded, turned
 from prefcourse.rlhf.best_of_n import best_of_n_path
@@ -106,9 +106,9 @@ def beta_sweep(
     """DPO for STEPS steps at a constant rate; path: a point at the steps EARLY and at the end.
 
     beta2: how long Adam remembers squared gradients, over about 1 / (1 - beta2) steps. batch: pairs of a step (0:
-    BATCH); there are as many pairs in all, so fewer steps. by_prompt: look at all prompts and keep what each says.
+    BATCH); there are as many pairs in all, so fewer steps. by_prompt: look at half of the prompts and keep each.
     """
-    batch, count = batch or BATCH, None if by_prompt else PROBE
+    batch, count = batch or BATCH, half(world, split) if by_prompt else PROBE
     fewer = batch // BATCH
     policy = copy.deepcopy(world.sft)
     look = Look(world, seed, (kl, gold, gain, length, ended), count=count, split=split, by_prompt=by_prompt)
@@ -209,17 +209,18 @@ def best_of_n(world: World, judge: str, seed: int, split: str) -> dict:
 
 
 def look_at(world: World, seed: int, split: str = "test", by_prompt: bool = False) -> Look:
-    """KL, gold reward, its gain over SFT, length and share with EOS, on the first PROBE prompts."""
-    return Look(world, seed, (kl, gold, gain, length, ended), count=PROBE, split=split, by_prompt=by_prompt)
+    """KL, gold reward, its gain over SFT, length and share with EOS, on the first PROBE prompts, or half of all."""
+    count = half(world, split) if by_prompt else PROBE
+    return Look(world, seed, (kl, gold, gain, length, ended), count=count, split=split, by_prompt=by_prompt)
 
 
 def finish(look: Look, policy: PreTrainedModel, steps: int) -> dict:
     """metrics on all prompts, the gain over SFT on the same prompts among them; path: the look's, and its end.
 
-    by_prompt: KL and gain of each prompt at each point of the path, if the look keeps them.
+    by_prompt: KL and gain of each of the look's prompts at each point of the path, if the look keeps them.
     """
-    found = at_end(look.world, policy, look.seed, look.split)
-    look.keep(Sample(look.world, policy, look.seed, look.split, found.prompts, found.completions))
+    found, few = at_end(look.world, policy, look.seed, look.split), len(look.prompts)
+    look.keep(Sample(look.world, policy, look.seed, look.split, found.prompts[:few], found.completions[:few]))
     names = {"kl": "kl", "gold": "gold_reward", "length": "length", "eos": "eos_rate", "gain": "gain"}
     end = {"step": steps} | rounded({name: found[metric].value for name, metric in names.items()})
     whole = {"by_prompt": look.found} if look.found else {}
