@@ -17,7 +17,7 @@ from prefcourse.preferences import Row
 from prefcourse.results.answers import by_value
 from prefcourse.results.look import brief, prompts_of, whole_end
 from prefcourse.results.protocol import PROTOCOL, candidates
-from prefcourse.results.store import METRICS, Grid, Setting, metrics, seeded, turned
+from prefcourse.results.store import METRICS, Grid, Setting, metrics, reference_of, seeded, turned
 from prefcourse.train import train
 from prefcourse.worlds.world import World
 
@@ -118,7 +118,7 @@ def taste_shift(world: World, taste: str, seed: int, labels: int = 60, **setting
 def fit(
     world: World, rows: Sequence[Row], seed: int, steps: int = LABELS // BATCH, split: str = "test", **settings: float
 ) -> dict:
-    """Train DPO from `world.sft` on `rows` for `steps` steps; metrics on all test prompts, and by prompt."""
+    """Train DPO from `world.sft` on `rows` for `steps` steps; metrics on the protocol's prompts, and by prompt."""
     found, by_prompt = whole_end(world, train_on(world, rows, seed, steps, **settings), seed, split)
     return {"metrics": metrics(found, (*METRICS, "gain")), "by_prompt": by_prompt}
 
@@ -126,7 +126,8 @@ def fit(
 def train_on(world: World, rows: Sequence[Row], seed: int, steps: int, **settings: float) -> PreTrainedModel:
     """A copy of SFT after `steps` of DPO on `rows` at BETA and LR, or at what `settings` says."""
     policy = copy.deepcopy(world.sft)
-    train(policy, list(rows), world.tokenizer, reference=world.sft, loss="dpo", steps=steps, batch_size=BATCH,
+    reference = reference_of(world, rows, "dpo") if len(rows) <= steps * BATCH else world.sft
+    train(policy, list(rows), world.tokenizer, reference=reference, loss="dpo", steps=steps, batch_size=BATCH,
           seed=seed, progress=False, **{"beta": BETA, "lr": LR} | settings)  # fmt: skip
     return policy
 

@@ -24,8 +24,8 @@ from prefcourse.logprobs import score_all
 from prefcourse.preferences import encode_prompts
 from prefcourse.results import variants
 from prefcourse.results.answers import at_equal_kl, by_value
-from prefcourse.results.look import Look, brief, ended, gain, gold, half, kl, length, prompts_of
-from prefcourse.results.protocol import cross
+from prefcourse.results.look import Look, brief, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.protocol import PROTOCOL, cross
 from prefcourse.results.store import Grid, Setting, kept, metrics, rounded, seeded, shelved, turned
 from prefcourse.results.variants import BATCH, BETAS, CORRECTED, NOISY, PAIRS, STEPS, Method, draw_pairs, finish, learn
 from prefcourse.rlhf.best_of_n import expected_best
@@ -76,16 +76,14 @@ METHODS: dict[str, Method] = {
 
 
 def look_whole(world: World, seed: int, split: str = "test") -> Look:
-    """KL, gold reward, gain, length, share with EOS on half of the prompts of `split`; keeps KL and gain of each."""
-    return Look(
-        world, seed, (kl, gold, gain, length, ended), count=half(world, split), split=split, by_prompt=True
-    )  # fmt: skip
+    """KL, gold reward, gain, length, share with EOS on the protocol's prompts; keeps KL and gain of each."""
+    return Look(world, seed, (kl, gold, gain, length, ended), count=PROTOCOL.prompts, split=split, by_prompt=True)
 
 
 def method_run(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
     """Train by `method` of METHODS with the settings `chosen`; metrics, path, and KL and gain by prompt.
 
-    Best-of-n is on half of the prompts, with a point for each n up to N: its KL as measured, and as bounded by n alone.
+    Best-of-n has a point for each n up to N, with its KL as measured, and as bounded by n alone.
     """
     if method in JUDGES:
         judge = JUDGES[method]
@@ -122,7 +120,7 @@ def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", 
     """
     n = n or N
     rows, logps, golds = kept(("pool", world.name, seed, split, n), lambda: pool(world, seed, split, n))
-    asked = [prompt for prompt in prompts_of(world, split, half(world, split)) for _ in range(n)]
+    asked = [prompt for prompt in prompts_of(world, split, PROTOCOL.prompts) for _ in range(n)]
     judged = reward(asked, [text for row in rows for text in row]).double().view(-1, n)
     path, found = [], {"kl": [], "gain": []}
     for few in (2**i for i in range(n.bit_length())):
@@ -138,8 +136,8 @@ def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", 
 
 
 def pool(world: World, seed: int, split: str, n: int) -> tuple[list[list[str]], Tensor, Tensor]:
-    """n texts by SFT for each of B prompts, half of `split`, log π_SFT of each, EOS included, gold reward: (B, n)."""
-    asked = [prompt for prompt in prompts_of(world, split, half(world, split)) for _ in range(n)]
+    """n texts by SFT for each of B prompts of `split`, log π_SFT of each, EOS included, and gold reward: (B, n)."""
+    asked = [prompt for prompt in prompts_of(world, split, PROTOCOL.prompts) for _ in range(n)]
     completions = generate(world.sft, world.tokenizer, asked, seed=2 * seed + 1)
     texts = [c.text for c in completions]
     sequences = [(ids, c.ids) for ids, c in zip(encode_prompts(asked, world.tokenizer), completions, strict=True)]
@@ -149,8 +147,8 @@ def pool(world: World, seed: int, split: str, n: int) -> tuple[list[list[str]], 
 
 
 def sweep(world: World, **setting: float) -> dict:
-    """`variants.beta_sweep` looked at on half of the test prompts, each kept."""
-    return variants.beta_sweep(world, **setting, by_prompt=True)
+    """`variants.beta_sweep` looked at on the protocol's test prompts, each kept; by Adam's constant at its end only."""
+    return variants.beta_sweep(world, **setting, by_prompt=True, on_the_way="beta2" not in setting)
 
 
 def noise_trial(world: World, method: str, seed: int, **candidate: float) -> dict[str, float]:

@@ -21,13 +21,14 @@ from prefcourse.results import variants
 from prefcourse.results.answers import against, by_value
 from prefcourse.results.look import prompts_of, sft_sample
 from prefcourse.results.methods import METHODS, look_whole, policy_name
+from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import Grid, kept, metrics, rounded, seeded, shelved
 from prefcourse.results.variants import draw_pairs, learn
 from prefcourse.rlhf.best_of_n import expected_best
 from prefcourse.worlds.world import World
 
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
-BEST_OF, POOL_PROMPTS = 128, 50  # completions of a prompt; test pairs that best-of-n is measured on
+BEST_OF, POOL_PROMPTS = 128, 30  # completions of a prompt; test pairs that best-of-n is measured on
 TRAINED = ("none", "sft", "dpo", "ppo")  # "none": SFT as it is; "sft": trained on the chosen texts (Preferred-FT)
 LEFT_OUT = "question"  # a type of prompt
 SUBJECTS = ("food", "hotel", "city", "book", "teacher", "weather", "music", "car", "house", "dog", "school", "trip")
@@ -50,8 +51,9 @@ def policy_of(world: World, method: str, seed: int, chosen: dict, rows: Sequence
 
 
 def opponents(world: World, split: str = "test") -> list[Row]:
-    """One test pair a prompt, the first: its chosen text is what policies are compared with."""
-    return list({row["prompt"]: row for row in reversed(world.pairs[split])}.values())[::-1]
+    """The first pair of each of the protocol's prompts: its chosen text is what policies are compared with."""
+    rows = list({row["prompt"]: row for row in reversed(world.pairs[split])}.values())[::-1]
+    return rows[: PROTOCOL.prompts]
 
 
 def temperatures(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
@@ -115,7 +117,7 @@ def out_of_distribution(world: World, method: str, trained: str, seed: int, **ch
         fine = [row for row in world.pairs["train"] if types.get(row["prompt"]) != LEFT_OUT]
         rows = variants.draw_rows(fine, seed, len(draw_pairs(world, seed)))
     policy = policy_of(world, method, seed, chosen, rows)
-    test = prompts_of(world, "test")
+    test = prompts_of(world, "test", PROTOCOL.prompts)
     left = [prompt for prompt in test if types[prompt] == LEFT_OUT]
     found, by_prompt = {}, {}
     for suffix, prompts in (("", test), ("_other", other_prompts()), ("_left_out", left)):
@@ -130,7 +132,8 @@ def compared(world: World, policy, prompts: list[str], seed: int) -> tuple[Tenso
     written = generate(policy, world.tokenizer, prompts, seed=2 * seed + 1)
     before = kept(
         ("SFT on these", world.name, seed, *prompts[:1], len(prompts)),
-        lambda: sft_sample(world, seed).completions if prompts == prompts_of(world, "test")
+        lambda: sft_sample(world, seed, count=len(prompts)).completions
+        if prompts == prompts_of(world, "test", len(prompts))
         else generate(world.sft, world.tokenizer, prompts, seed=2 * seed),
     )  # fmt: skip
     ours, theirs = (world.gold(prompts, [c.text for c in side]) for side in (written, before))

@@ -2,8 +2,7 @@
 
     try in a cross            each setting varied alone, the others at the middle of their values: `cross`
     choose on validation      every candidate, two seeds: the highest gold reward at a KL of at most 6 nats
-    report on test            the one that was chosen, eight other seeds, all test prompts at the end of a run
-    look on half of them      on the way, and what is stored by prompt: the first half, of the same five types
+    report on test            the one that was chosen, eight other seeds, the first 400 test prompts, 80 of each type
     intervals                 over seeds and prompts, crossed; differences paired with the baseline's
     a family                  Holm over all that one figure or table shows; "the same" only by two one-sided tests
 
@@ -37,7 +36,7 @@ class Protocol:
     tries: str = "in a cross, if no list is given: each setting varied alone, the others at the middle of their values"
     most_kl: float = 6.0  # the limit
     report_on: str = "test"
-    looks: str = "on the way, and what is stored by prompt: the first half of the prompts; ends: all of them"
+    prompts: int = 400  # the first of them, on the way and at the end; the main job's evaluation takes all
     seeds: int = 8
     margin: float = 0.15  # of "the same", in gold reward
     budgets: tuple[float, ...] = (1.5, 3.0)  # KLs at which methods are compared

@@ -19,9 +19,12 @@ from transformers import PreTrainedModel
 
 from prefcourse.annotation.annotators import exchanged
 from prefcourse.evaluate import Estimate
+from prefcourse.losses import LOSSES
 from prefcourse.preferences import Row
 from prefcourse.results.protocol import PROTOCOL
+from prefcourse.training.reference import ReferenceLogps, reference_logps
 from prefcourse.worlds.bundled import data_folder
+from prefcourse.worlds.world import World
 
 Setting = dict[str, Any]
 METRICS = ("gold_reward", "win_rate", "kl", "typicality", "non_words", "distinct_2")
@@ -80,8 +83,8 @@ def by_prompt(name: str) -> list[dict[str, Any]]:
     """What each run of the stored result `name` found on each prompt: setting, and tensors (points, prompts).
 
     kl (log π/π_SFT of the sample, nats) and gain (its gold reward less that of SFT's) have a row for each point of the
-    run's path, and a column for each of the first half of the test prompts. A value is right to half a step, 0.4 % of
-    the largest of its row. For `comparison.equal_kl.measured`; the end of a run is run["gain"][-1]. Raises
+    run's path, and a column for each of the protocol's prompts. A value is right to half a step, 0.4 % of the largest
+    of its row. For `comparison.equal_kl.measured`; the end of a run is run["gain"][-1]. Raises
     FileNotFoundError if the grid is not stored by prompt: those of the older protocol are not.
     """
     path = data_folder() / "results" / f"{name}.safetensors"
@@ -194,6 +197,19 @@ def shelved(name: str, like: PreTrainedModel, learn: Callable[[], PreTrainedMode
     save_model(policy, str(part))
     part.replace(path)
     return policy
+
+
+def reference_of(world: World, rows: Sequence[Row], loss: str) -> PreTrainedModel | ReferenceLogps:
+    """What `train` takes as the reference for `loss` on `rows`: SFT's log-probs, computed once for all runs on them.
+
+    SFT itself where a loss needs none, or draws pairs of its own as KTO does.
+    """
+    needs = LOSSES[loss].inputs()
+    sides = tuple(name for name in needs if name.startswith("reference"))
+    if not sides or "kl_policy" in needs:
+        return world.sft
+    key = ("reference", world.name, sides, *(tuple(map(str, row.values())) for row in rows))
+    return kept(key, lambda: reference_logps(world.sft, rows, world.tokenizer, loss=loss, progress=False))
 
 
 def turned(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[list[Row], set[int]]:

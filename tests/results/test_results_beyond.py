@@ -77,13 +77,13 @@ def test_a_judge_is_found_by_its_name(world):
 
 def test_a_coin_prefers_nothing(world):
     found = beyond.ai_feedback(world, "coin", "offline", seed=0, lr=1e-4, beta=0.1)
-    assert 0 <= found["right"] <= 1 and [len(row) for row in found["by_prompt"]["gain"]] == [20]
+    assert 0 <= found["right"] <= 1 and [len(row) for row in found["by_prompt"]["gain"]] == [40]
     assert beyond.judge_of(world, "coin")(["a", "b"], ["c", "d"]).tolist() == [0, 0]
 
 
 def test_an_arm_at_its_own_settings_is_looked_at_by_prompt(world, monkeypatch):
     found = beyond.online(world, "offline", 0.1, seed=0, lr=2e-3, at="tuned")
-    assert [len(row) for row in found["by_prompt"]["kl"]] == [20, 20]
+    assert [len(row) for row in found["by_prompt"]["kl"]] == [40, 40]
     with monkeypatch.context() as patched:
         patched.setattr(beyond, "climb", None)  # what is tuned to the common settings is the common run
         assert beyond.online(world, "offline", 0.1, seed=0, lr=2e-3, at="common") == found

@@ -89,7 +89,7 @@ def test_the_data_of_a_control(world, monkeypatch):
     assert len(more) == facts["pairs"] == 30
     monkeypatch.setitem(failures.CONTROLS["noise"], "more", {"pairs": 30, "every": 32})
     found = failures.failure(world, "noise", "more", seed=0)
-    assert found["pairs"]["pairs"] == 30 and [len(row) for row in found["by_prompt"]["gain"]] == [20]
+    assert found["pairs"]["pairs"] == 30 and [len(row) for row in found["by_prompt"]["gain"]] == [40]
 
 
 @pytest.mark.parametrize(("name", "arm"), [(name, list(arms)[-1]) for name, arms in ARMS.items()])

@@ -50,7 +50,7 @@ def test_every_method_trains_with_the_settings_that_are_tried_for_it(world, meth
     knobs = {found.knob: found.values[0]} if found.knob else {}
     run = methods.method_run(world, method, seed=0, lr=1e-3, **knobs)
     assert [point["step"] for point in run["path"]] == [1, 2, 3, 4]
-    assert [len(row) for row in run["by_prompt"]["kl"]] == [20] * 4 and run["path"][-1]["kl"] != 0
+    assert [len(row) for row in run["by_prompt"]["kl"]] == [40] * 4 and run["path"][-1]["kl"] != 0
 
 
 def test_a_trial_is_the_end_of_such_a_run_on_validation(world):
@@ -85,7 +85,7 @@ def test_best_of_n_has_a_measured_kl_at_most_the_bound(world, method):
         assert point["kl"] <= point["bound"] + 1e-3
     if "gold" in method:
         assert run["path"][2]["gain"] > run["path"][1]["gain"] > 0
-    assert [len(row) for row in run["by_prompt"]["gain"]] == [20] * 3, "half of the prompts"
+    assert [len(row) for row in run["by_prompt"]["gain"]] == [40] * 3
 
 
 def test_a_grid_from_tries_to_a_difference_at_one_kl(world, monkeypatch, tmp_path):
@@ -110,10 +110,10 @@ def test_a_grid_from_tries_to_a_difference_at_one_kl(world, monkeypatch, tmp_pat
     far = min(kl.mean(1).max().item() for side in sides.values() for kl, _ in side.values())
     assert far > 0
     found = equal_kl.gain_at_kl(sides["ipo"], 0.9 * far, less=sides["dpo"], reach=math.inf).square_root
-    assert found.seeds == 3 and found.prompts == 20 and found.half > 0
+    assert found.seeds == 3 and found.prompts == 40 and found.half > 0
     j = objective(results.table(runs, "gain", method="dpo"), results.table(runs, "kl", method="dpo"), beta=0.1)
     gains, kls = (
-        [sum(run[what][-1].tolist()) / 20 for run in runs if run["setting"]["method"] == "dpo"]
+        [sum(run[what][-1].tolist()) / 40 for run in runs if run["setting"]["method"] == "dpo"]
         for what in ("gain", "kl")
     )
     mean = sum(g - 0.1 * k for g, k in zip(gains, kls, strict=True)) / 3

@@ -61,6 +61,7 @@ def test_the_settings_reach_the_loss(world, monkeypatch):
     variants.methods(world, "kto (unbalanced)", "beta", 0.1, seed=1)
     (pairs, simpo), (same, sft), (single, kto) = seen
     assert simpo["loss"] == "simpo" and simpo["beta"] == 5 and simpo["gamma_over_beta"] == 0.5 and simpo["seed"] == 1
+    assert simpo["reference"] is world.sft is kto["reference"], "the first needs none, the second draws pairs"
     assert simpo["lr"] == variants.LR and sft["lr"] == 1e-3 and same == pairs and len(pairs) == 32
     assert kto["loss"] == "kto" and kto["desirable_weight"] == 4
     assert sum(row["label"] for row in single) / len(single) == pytest.approx(0.2, abs=0.05) and len(single) == 32
@@ -81,7 +82,7 @@ def test_noise_turns_a_share_of_the_labels_the_same_for_all_losses(world, monkey
 def test_a_run_on_noisy_labels_is_measured_at_its_end_only(world):
     run = variants.noise(world, "ipo", 0.25, seed=0)
     assert [point["step"] for point in run["path"]] == [8] and run["path"][0]["kl"] == run["metrics"]["kl"]["value"]
-    assert [len(row) for row in run["by_prompt"]["gain"]] == [20], "and half of the prompts are kept"
+    assert [len(row) for row in run["by_prompt"]["gain"]] == [40], "and on every prompt"
 
 
 def test_a_beta_sweep_looks_early_and_at_the_end(world):
@@ -95,19 +96,15 @@ def test_best_of_n_has_a_point_for_each_n(world, judge):
     assert [point["n"] for point in run["path"]] == [1, 2, 4] and run["path"][0]["gain"] == 0
 
 
-def test_a_sweep_by_prompt_has_the_same_half_of_the_prompts_at_every_point(world, monkeypatch):
+def test_a_sweep_by_prompt_has_all_prompts_at_every_point(world):
     run = variants.beta_sweep(world, beta=0.1, lr=1e-3, seed=0, by_prompt=True)
     found = run["by_prompt"]
-    assert [len(row) for row in found["gain"]] == [20] * 3 == [len(row) for row in found["kl"]]
-    *before, _ = zip(run["path"], found["kl"], found["gain"], strict=True)
-    for point, kl, gain in before:
-        assert (point["kl"], point["gain"]) == pytest.approx((sum(kl) / 20, sum(gain) / 20), abs=2e-3)
-    for module in (look, variants):
-        monkeypatch.setattr(module, "half", lambda world, split: 40)
-    whole = variants.beta_sweep(world, beta=0.1, lr=1e-3, seed=0, by_prompt=True)
-    ends = [sum(whole["by_prompt"][name][-1]) / 40 for name in ("kl", "gain")]
+    assert [len(row) for row in found["gain"]] == [40] * 3 == [len(row) for row in found["kl"]]
+    ends = [sum(found[name][-1]) / 40 for name in ("kl", "gain")]
     assert ends == pytest.approx([run["metrics"][name]["value"] for name in ("kl", "gain")], abs=2e-3)
-    assert found["kl"][-1] == pytest.approx(whole["by_prompt"]["kl"][-1][:20], abs=2e-3)
+    assert [point["gain"] for point in run["path"]] == pytest.approx([sum(r) / 40 for r in found["gain"]], abs=2e-3)
+    (end,) = variants.beta_sweep(world, beta=0.1, lr=1e-3, seed=0, by_prompt=True, on_the_way=False)["path"]
+    assert end == run["path"][-1]
 
 
 def test_more_pairs_a_step_are_fewer_steps_on_as_many_pairs(world):
