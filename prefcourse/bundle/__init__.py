@@ -157,5 +157,6 @@ def _pairs(out: Path) -> dict:
         if split == "train":
             facts["crude_check"] = samples.count_crude(sft, tokens, rows, 10_000)
             # Every run that begins with sft asks for these; computing them is a quarter of its work.
+            (out / LOGPS).unlink(missing_ok=True)  # those of an earlier sft, which would not be taken
             reference_logps(sft, pairs, tokens, path=out / LOGPS, precision="fp32")
     return facts
