@@ -99,15 +99,18 @@ that is no token; they serve in one row of 64. Of the forms in held-out reviews 
 Nats: -log p of 3,000 held-out short reviews, each scored alone, from `<|endoftext|>` before it to `<|endoftext|>` after
 it, over all tokens or all characters. Only those per character can be compared between tokenizers. Corpus, tokenizer
 (SHA-256 `{tokenizer["sha256"][:16]}…`) and gold reward come out the same to the byte on any number of threads. Another machine's
-arithmetic gives other weights of the models, and with them other prompts and pairs. {band}
+arithmetic gives other weights of the models, and with them other prompts and pairs.
+{band}
 
-`sft` is fine-tuned on what `base` itself writes: of {sft["sampled"]:,} reviews sampled at temperature 0.7, {sft["ended"]:,} ended within
+Before it is fine-tuned, `sft` loses the {sft["unwritten"]:,} tokens that stand inside no review of TinyReviews (bytes, first words of a
+text, words of the wide corpus): ten nats of their logits there, along one direction of the embedding
+(`prefcourse/bundle/unwritten.py`). The log of their probability, all together, falls from {sft["log_share_before"]} to {sft["log_share_after"]} nats.
+
+It is fine-tuned on what `base` itself writes: of {sft["sampled"]:,} reviews sampled at temperature 0.7, {sft["ended"]:,} ended within
 40 tokens, {sft["fit"]:,} of them were distinct and in the language of TinyReviews, and the {sft["rows"]:,} that `base` finds most
 typical were kept. So `sft` writes at temperature 1 about what `base` writes at 0.7: at temperature 1 a model this small
-puts a wrong word into every other review. Before that, the {sft["unwritten"]:,} tokens that
-stand inside no review of TinyReviews (bytes, first words of a text, words of the wide corpus) lost ten nats of their logits
-there, along one direction of the embedding (`prefcourse/bundle/unwritten.py`): the log of their probability, all
-together, falls from {sft["log_share_before"]} to {sft["log_share_after"]} nats. The price: on held-out reviews of all kinds `sft` is worse than `base`, as the table shows, and less varied.
+puts a wrong word into every other review. The price: on held-out reviews of all kinds `sft` is worse than `base`, as the
+table shows, and less varied.
 
 `<|endoftext|>` is token 0 and serves as first, last and padding token. A prompt is text that a review could begin with,
 given without it; `<|endoftext|>` alone asks for a whole review. `sft` finishes that one short review and ends it with
