@@ -47,5 +47,5 @@ def test_they_are_trls_defaults():
 
 def test_the_help_names_the_rate_of_the_main_job():
     text = " ".join(arguments.add(argparse.ArgumentParser().add_subparsers()).format_help().split())
-    (rate,) = re.findall(r"(\S+) for the main job", text)
+    (rate,) = re.findall(r"(\d\S*e-\d) for the main job", text)
     assert float(rate) == rates.MAIN_JOB["lr"]
