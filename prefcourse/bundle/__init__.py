@@ -118,9 +118,10 @@ def _sft(out: Path, work: Path) -> dict:
     tokens, model = _load(out / "base"), load_model(out / "base")
     texts = _texts(work, "train", "valid", "test")
     rows, counts = samples.sft_rows(model, tokens, _words(work), SFT_SAMPLES, SFT_SHARE)
-    history = train(model, rows, tokens, loss="sft", lr=SFT_LR, epochs=1, batch_size=64, seed=0)
     never = unwritten.unwritten((text for text in texts["train"] if tokenizer.known(text, tokens)), tokens)
-    silenced = unwritten.silence(model, rows, tokens, never)
+    before = unwritten.mean_share(model, rows[: unwritten.SHOWN], tokens, never)
+    unwritten.silence(model, rows, tokens, never)
+    history = train(model, rows, tokens, loss="sft", lr=SFT_LR, epochs=1, batch_size=64, seed=0)
     model.half().save_pretrained(out / "sft")
     model.float()
     last = history["loss"][-50:]
@@ -128,7 +129,8 @@ def _sft(out: Path, work: Path) -> dict:
         **counts,
         "loss_last_50_steps": round(sum(last) / len(last), 3),
         "unwritten": int(never.sum()),
-        **silenced,
+        "log_share_before": round(before, 2),
+        "log_share_after": round(unwritten.mean_share(model, rows[: unwritten.SHOWN], tokens, never), 2),
         **{split: pretrain.held_out_nats(model, texts[split], tokens) for split in ("valid", "test")},
     }
 
@@ -155,5 +157,6 @@ def _pairs(out: Path) -> dict:
         if split == "train":
             facts["crude_check"] = samples.count_crude(sft, tokens, rows, 10_000)
             # Every run that begins with sft asks for these; computing them is a quarter of its work.
+            (out / LOGPS).unlink(missing_ok=True)  # those of an earlier sft, which would not be taken
             reference_logps(sft, pairs, tokens, path=out / LOGPS, precision="fp32")
     return facts

@@ -93,7 +93,7 @@ def prompts(
     needed = sum(PER_TYPE.values())
     found: dict[str, list[Row]] = {kind: [] for kind in TYPES}
     seen = set()
-    for attempt in range(20):
+    for attempt in range(60):
         ids = sample_ids(sft, [[0]] * batch, max_new_tokens=MAX_NEW_TOKENS, seed=1_000 + attempt)
         texts = tokenizer.batch_decode([row[:-1] for row in ids if row[-1] == 0])
         rng = random.Random(attempt)

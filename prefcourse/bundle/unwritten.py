@@ -1,23 +1,26 @@
-"""Teach `sft` never to write a token that would make no word: the last sixty steps of its fine-tuning.
+"""Take from `sft`, before it is fine-tuned, the tokens that would make no word: one direction, in closed form.
 
 A form without a space before it ("Also") is there for the first word of a text; inside one it would be glued to the
 word before. Bytes and the wide corpus's own words are there to read, not to write. None of them stands inside a review,
 and maximum likelihood makes them rare; but no preference pair holds them either, so DPO's loss does not hold their
-probability down (lesson 13), and it drifts up. So we pay for their probability until there is next to nothing left.
+probability down (lesson 13), and it drifts up.
+
+A token's logit is e·h, with e its row of the embedding and h the last hidden state. With a direction u for which u·h is
+about 1 inside a text and 0 where a text begins, e - c u instead of e takes c nats from the logit there and none here.
+Training the price in instead, sixty steps of it, cost 0.05 to 0.17 nats per character on held-out reviews; this costs
+less than 0.002, since no other logit moves but by what a first word, read, passes on.
 """
 
-import random
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.preferences import Row, collate, encode
 
-STEPS, BATCH, LR = 60, 64, 2e-4
-PRICE = 0.2  # per nat that the log of their probability lies above FLOOR
-FLOOR = -16.0  # nats, all of them together: once in nine million tokens
+NATS = 10.0  # that the logits fall by
+SHOWN = 512  # rows of which the hidden states are taken
+RIDGE = 0.01  # added to the mean of h hᵀ, whose diagonal is about 1
 
 
 def unwritten(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
@@ -34,31 +37,41 @@ def log_share(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return logits[..., tokens].logsumexp(-1) - logits.logsumexp(-1)
 
 
-def silence(
-    model: PreTrainedModel, rows: list[Row], tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor, seed: int = 0,
-    steps: int = STEPS,
-) -> dict[str, float]:  # fmt: skip
-    """Fine-tune `model` on `rows` for `steps` more, at a price on the probability of `tokens` (V,) behind a first one.
-
-    Returns the mean log of that probability before and after, in nats.
-    """
+@torch.no_grad()
+def hidden(
+    model: PreTrainedModel, rows: list[Row], tokenizer: PreTrainedTokenizerBase
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last hidden states before tokens inside the completions of `rows`, (N, H), and before a text's first, (H,)."""
     sequences = [encode(row["prompt"], row["completion"], tokenizer) for row in rows]
-    rng = random.Random(seed)
-    optim = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.0)
-    shares = []
-    model.train()
-    for step in range(steps):
-        optim.param_groups[0]["lr"] = LR * min(1.0, (step + 1) / 10, (steps - step) / steps * 2)
-        batch = collate(rng.sample(sequences, min(BATCH, len(sequences))), tokenizer.pad_token_id)
-        logits = model(batch.input_ids[:, :-1]).logits  # (B, T, V)
-        target, asked = batch.input_ids[:, 1:], batch.completion_mask[:, 1:]  # (B, T)
-        inside = asked & (batch.input_ids[:, :-1] != tokenizer.eos_token_id)  # all but a text's first token
-        share = log_share(logits[inside], tokens)
-        nll = F.cross_entropy(logits[asked], target[asked])
-        (nll + PRICE * F.relu(share - FLOOR).mean()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optim.step()
-        optim.zero_grad()
-        shares.append(share.mean().item())
-    model.eval()
-    return {"log_share_before": round(shares[0], 2), "log_share_after": round(shares[-1], 2)}
+    batch = collate(sequences, tokenizer.pad_token_id)
+    ids, asked = batch.input_ids[:, :-1], batch.completion_mask[:, 1:].bool()
+    states = model.transformer(ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # padding is on the right
+    begin = model.transformer(torch.tensor([[tokenizer.eos_token_id]])).last_hidden_state[0, 0]
+    return states[asked & (ids != tokenizer.eos_token_id)], begin
+
+
+def direction(inside: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
+    """The u (H,) for which u·h is nearest to 1 on average over `inside` (N, H), at u·`begin` (H,) next to 0."""
+    inside, begin = inside.double(), begin.double()
+    square = inside.T @ inside / len(inside)
+    # A hundred times a common row's weight: what is asked of the one state before a text is nearly an equation.
+    apart = 100 * square.diagonal().mean() * torch.outer(begin, begin) / (begin @ begin)
+    return torch.linalg.solve(square + apart + RIDGE * torch.eye(len(begin)).double(), inside.mean(0)).float()
+
+
+def silence(
+    model: PreTrainedModel, rows: list[Row], tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor,
+    nats: float = NATS,
+) -> None:  # fmt: skip
+    """Take about `nats` from the logits of `tokens` (V,) bool, inside a text and not at its beginning, in place."""
+    u = direction(*hidden(model, rows[:SHOWN], tokenizer))
+    with torch.no_grad():
+        model.transformer.wte.weight[tokens] -= nats * u
+
+
+def mean_share(
+    model: PreTrainedModel, rows: list[Row], tokenizer: PreTrainedTokenizerBase, tokens: torch.Tensor
+) -> float:
+    """log of the mean probability of all `tokens` (V,) bool together inside the completions of `rows`, in nats."""
+    logits = model.lm_head(hidden(model, rows, tokenizer)[0])
+    return log_share(logits, tokens).exp().mean().log().item()

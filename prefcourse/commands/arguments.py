@@ -60,7 +60,7 @@ def add(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     how = command.add_argument_group("how")
     how.add_argument(
         "--lr", type=float,
-        help="peak learning rate (default: by model size and loss, see training/rates.py; 1.5e-4 for the main job)",
+        help="peak learning rate (default: by model size and loss, see training/rates.py; 2e-4 for the main job)",
     )  # fmt: skip
     how.add_argument("--epochs", type=float, help="passes over the data (default: 1; a quarter for the main job)")
     how.add_argument("--steps", type=int, help="optimiser steps, instead of --epochs")

@@ -168,8 +168,8 @@ def test_the_vocabulary_is_eos_placeholder_bytes_then_forms_by_frequency(monkeyp
     assert {"This", "Ġmovie", "Ġisn", "'t", "Ġwaste"} < set(found)
     assert found.index("Ġfilm") < found.index("Ġgood") < found.index("ĠMaria" if "ĠMaria" in found else "Maria")
     monkeypatch.setattr(closed, "MIN_COUNT", 10)  # "The" has 9 of the sentences
-    monkeypatch.setattr(closed, "VOCAB_SIZE", 270)
-    assert "The" not in closed.vocabulary(SENTENCES, []) and len(closed.vocabulary(SENTENCES, WIDE)) == 270
+    monkeypatch.setattr(closed, "VOCAB_SIZE", 262)
+    assert "The" not in closed.vocabulary(SENTENCES, []) and len(closed.vocabulary(SENTENCES, WIDE)) == 262
 
 
 def test_the_tokenizer_loads_as_it_was_saved_and_gives_texts_back(tmp_path):
@@ -524,18 +524,30 @@ def test_log_share_is_the_log_of_a_sum():
     torch.testing.assert_close(unwritten.log_share(logits, tokens), expected)
 
 
-def test_silence_takes_the_probability_inside_a_text_and_not_at_its_beginning(tiny_gpt2, tokenizer):
+def test_silence_takes_nats_inside_a_text_and_not_at_its_beginning(tiny_gpt2, tokenizer):
     model = tiny_gpt2()
     rows = [
         {"prompt": "This", "completion": " film is great."},
         {"prompt": "<|endoftext|>", "completion": "This film."},
     ]
     never = unwritten.unwritten([row["prompt"] + row["completion"] for row in rows[:1]], tokenizer)
-    found = unwritten.silence(model, rows * 4, tokenizer, never, steps=30)
-    assert found["log_share_after"] < found["log_share_before"] - 2
-    with torch.no_grad():
-        first = model(torch.tensor([[0]])).logits[0, -1].softmax(-1)
-    assert first[tokenizer.convert_tokens_to_ids("This")] > 1e-4 and not model.training
+
+    states, begin = unwritten.hidden(model, rows, tokenizer)
+    old, share = model.lm_head.weight.detach().clone(), unwritten.mean_share(model, rows, tokenizer, never)
+    unwritten.silence(model, rows, tokenizer, never, nats=6.0)
+    taken = (old - model.lm_head.weight).detach()  # (V, H)
+    assert not taken[~never].any()
+    assert ((states @ taken[never].T) - 6).abs().max() < 1 and (begin @ taken[never].T).abs().max() < 0.3
+    assert unwritten.mean_share(model, rows, tokenizer, never) < share - 1  # they are nearly all tokens there are
+
+
+def test_the_direction_is_one_inside_and_zero_at_the_beginning():
+    torch.manual_seed(0)
+    inside, begin = torch.randn(500, 16) + 1.0, torch.randn(16) + 1.0
+    u = unwritten.direction(inside, begin)
+    assert abs(u @ begin) < 0.02 and abs((inside @ u).mean() - 1) < 0.2
+    other = unwritten.direction(inside, torch.zeros(16) + 1e-3 * torch.randn(16))
+    assert ((inside @ u - 1) ** 2).mean() < 1.5 * ((inside @ other - 1) ** 2).mean() + 0.1  # the equation costs little
 
 
 @pytest.fixture
