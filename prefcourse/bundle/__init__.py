@@ -124,7 +124,7 @@ def _sft(out: Path, work: Path) -> dict:
     history = train(model, rows, tokens, loss="sft", lr=SFT_LR, epochs=1, batch_size=64, seed=0)
     after = unwritten.mean_share(model, rows[: unwritten.SHOWN], tokens, never)
     if after > before:
-        shares = f"{before:.1f} nats before, {after:.1f} after"
+        shares = f"{before:.1f} → {after:.1f} nats"
         raise RuntimeError(
             f"tokens that make no word have become likelier ({shares}): lower NATS in bundle/unwritten.py"
         )
