@@ -52,7 +52,7 @@ def stopping(tiny_gpt2):
         model = tiny_gpt2(seed)
         with torch.no_grad():
             model.transformer.ln_f.bias[0] += 1
-            model.transformer.wte.weight[0, 0] += 4  # the row of EOS
+            model.transformer.wte.weight[0, 0] += 2  # the row of EOS
         return model
 
     return make
