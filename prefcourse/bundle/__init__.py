@@ -122,6 +122,12 @@ def _sft(out: Path, work: Path) -> dict:
     before = unwritten.mean_share(model, rows[: unwritten.SHOWN], tokens, never)
     unwritten.silence(model, rows, tokens, never)
     history = train(model, rows, tokens, loss="sft", lr=SFT_LR, epochs=1, batch_size=64, seed=0)
+    after = unwritten.mean_share(model, rows[: unwritten.SHOWN], tokens, never)
+    if after > before:
+        shares = f"{before:.1f} → {after:.1f} nats"
+        raise RuntimeError(
+            f"tokens that make no word have become likelier ({shares}): lower NATS in bundle/unwritten.py"
+        )
     model.half().save_pretrained(out / "sft")
     model.float()
     last = history["loss"][-50:]
@@ -130,7 +136,7 @@ def _sft(out: Path, work: Path) -> dict:
         "loss_last_50_steps": round(sum(last) / len(last), 3),
         "unwritten": int(never.sum()),
         "log_share_before": round(before, 2),
-        "log_share_after": round(unwritten.mean_share(model, rows[: unwritten.SHOWN], tokens, never), 2),
+        "log_share_after": round(after, 2),
         **{split: pretrain.held_out_nats(model, texts[split], tokens) for split in ("valid", "test")},
     }
 

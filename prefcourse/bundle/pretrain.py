@@ -46,9 +46,16 @@ def pack(rows: list[list[int]], seed: int) -> torch.Tensor:
 
 
 def streams(texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
-    """Three streams of token ids: `simple`, the reviews whose every form is a token; `spelt`, the others; `wide`."""
+    """Three streams of token ids: `simple`, the reviews whose every form is a token; `spelt`, the others; `wide`.
+
+    Where there are no others, as in a small corpus, `spelt` is `simple`. Raises ValueError if all are others.
+    """
     simple = [text for text in texts["train"] if known(text, tokenizer)]
-    spelt = [text for text in texts["train"] if not known(text, tokenizer)]
+    spelt = [text for text in texts["train"] if not known(text, tokenizer)] or simple
+    if not simple:
+        raise ValueError(
+            f"none of {len(texts['train']):,} training texts is made of the tokenizer's words: is it theirs?"
+        )
     return {
         "simple": pack(tokenizer(simple)["input_ids"], 1),
         "spelt": pack(tokenizer(spelt)["input_ids"], 3),
@@ -67,8 +74,9 @@ def epoch_order(rows: int, epoch: int, seed: int) -> tuple[torch.Tensor, int]:
 def rows_of(stream: torch.Tensor, first: int, count: int, seed: int) -> torch.Tensor:
     """Rows number `first` to `first + count` (count, LENGTH + 1) of an endless sequence of shuffled epochs of `stream`.
 
-    Each epoch cuts the stream at another offset, so that no row comes back exactly.
+    Each epoch cuts the stream at another offset, so that no row comes back exactly. A short one is repeated first.
     """
+    stream = stream.repeat(max(1, math.ceil(3 * LENGTH / len(stream))))
     per_epoch = len(stream) // LENGTH - 2
     picked = []
     for number in range(first, first + count):
@@ -192,7 +200,7 @@ def again(corpus: Path, tokenizer: PreTrainedTokenizerFast, work: Path, steps: i
     if not (other / CHECKPOINT).exists():
         other.mkdir(parents=True, exist_ok=True)
         shutil.copy(work / LAST_TENTH, other / CHECKPOINT)
-    found = build(corpus, tokenizer, other / "model", other, steps, decay_steps, seed=1)
+    found = build(corpus, tokenizer, other / "model", other, steps=steps, decay_steps=decay_steps, seed=1)
     return {"from_step": before_last_tenth(steps), "valid": found["valid"], "test": found["test"]}
 
 

@@ -22,7 +22,6 @@ from prefcourse.commands.shared import (
 )
 from prefcourse.commands.watch import Watch
 from prefcourse.terminal import doing, styled
-from prefcourse.training.rates import MAIN_JOB
 
 MOST_SAMPLES = 200  # prompts that are completed
 SETTINGS = (  # what `train` takes by the names that the command has for it
@@ -105,6 +104,8 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
 
 def _loss_arguments(args: argparse.Namespace) -> dict:
     """The loss's own parameters, with the main job's β. Raises ValueError for one that is given twice."""
+    from prefcourse.training.rates import MAIN_JOB  # not above: the command's first words come before torch does
+
     given = [*map(_parameter, args.parameter), *([] if args.beta is None else [("beta", args.beta)])]
     names = [name for name, _ in given]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -140,6 +141,7 @@ def _checkpoints(args: argparse.Namespace) -> dict:
 def settle(args: argparse.Namespace, policy, own: bool, rows: int) -> dict:
     """What `train` is told, with the defaults that depend on model and data; warns of a rate far above them."""
     from prefcourse.training import rates
+    from prefcourse.training.rates import MAIN_JOB
 
     found = {name: getattr(args, name) for name in SETTINGS}
     usual = rates.usual(policy, args.loss) if own else MAIN_JOB["lr"]

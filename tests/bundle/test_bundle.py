@@ -551,8 +551,9 @@ def test_the_direction_is_one_inside_and_zero_at_the_beginning():
 
 
 @pytest.fixture
-def small_pretraining(small_rows, monkeypatch, tmp_path, tokenizer):
+def small_pretraining(small_rows, monkeypatch, tmp_path):
     """Pre-training of a small model on a small corpus: call it with the names of the output and work folders."""
+    tokenizer = closed.build(SENTENCES, WIDE, tmp_path / "tokenizer")
     monkeypatch.setattr(pretrain, "new_model", functools.partial(pretrain.new_model, 1, 64))
     monkeypatch.setattr(torch, "compile", lambda function: function)
     (tmp_path / "corpus").mkdir()
@@ -586,6 +587,15 @@ def test_a_killed_pretraining_goes_on_as_if_nothing_had_been(small_pretraining, 
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
+
+
+def test_texts_of_another_tokenizer_are_refused_and_a_short_stream_is_repeated(tmp_path, small_rows):
+    tokenizer = closed.build(SENTENCES, WIDE, tmp_path)
+    with pytest.raises(ValueError, match="none of 1 training texts is made of the tokenizer's words"):
+        pretrain.streams({"train": ["Qwx zqx."], "wide": WIDE}, tokenizer)
+    found = pretrain.streams({"train": SENTENCES[:1], "wide": WIDE}, tokenizer)
+    assert found["spelt"].tolist() == found["simple"].tolist()  # one text: nothing to shuffle
+    assert pretrain.batch(0, found, 4, 2).shape == (4, 17)
 
 
 def test_a_loss_that_is_not_finite_stops_the_pretraining(small_pretraining, monkeypatch):
@@ -637,7 +647,9 @@ def miniature(tmp_path_factory):
             for name, value in changes.items():
                 patch.setattr(place, name, value)
         patch.setattr(pretrain, "new_model", functools.partial(pretrain.new_model, 1, 64))
-        patch.setattr(pretrain, "build", functools.partial(pretrain.build, steps=120, decay_steps=40))
+        for name in ("build", "again"):
+            patch.setattr(pretrain, name, functools.partial(getattr(pretrain, name), steps=120, decay_steps=40))
+        patch.setattr(unwritten, "silence", functools.partial(unwritten.silence, nats=1.0))  # of 64 dimensions
         patch.setattr(samples, "prompts", functools.partial(samples.prompts, batch=200))
         count = samples.count_crude
         patch.setattr(samples, "count_crude", lambda sft, words, rows, _: count(sft, words, rows, 50))

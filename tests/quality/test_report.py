@@ -58,8 +58,8 @@ def test_the_bundled_pairs(found, bundled):
     assert (found.pairs, found.prompts) == (len(bundled["train"]), len(prompts))
     verdicts = {name: finding.verdict for name, finding in found.items()}
     assert {name for name, verdict in verdicts.items() if verdict != "ok"} == {"close pairs", "repeated responses"}
-    assert found["label against score"].value.value == pytest.approx(0.332, abs=0.001)
-    assert found["close pairs"].value.value == pytest.approx(0.462, abs=0.001)
+    assert found["label against score"].value.value == pytest.approx(0.326, abs=0.001)
+    assert found["close pairs"].value.value == pytest.approx(0.455, abs=0.001)
     assert found["flipped labels"].value.low < 0.02 and found["flipped labels"].value.value < 0.06
     assert found["distinct-2"].value.value == pytest.approx(0.91, abs=0.01)
     assert found["prompts in two splits"].value == 0
