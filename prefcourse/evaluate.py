@@ -69,6 +69,7 @@ class Evaluation(Mapping):
     baseline: list[Completion]  # the reference's completions of the same prompts
     rewards: torch.Tensor  # (N,) gold reward of completions
     baseline_rewards: torch.Tensor  # (N,)
+    log_ratios: torch.Tensor | None = None  # (N,) log π - log π_ref of completions, nats, whose mean is "kl"
 
     def __getitem__(self, metric: str) -> Estimate:
         return self.estimates[metric]
@@ -234,7 +235,7 @@ def evaluate(
     }
     if world.words is None:
         del estimates["non_words"]
-    return Evaluation(estimates, prompts, completions, list(baseline), rewards, others)
+    return Evaluation(estimates, prompts, completions, list(baseline), rewards, others, log_ratios)
 
 
 def table(results: Mapping[str, Mapping[str, Estimate]]) -> str:

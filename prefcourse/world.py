@@ -1,6 +1,6 @@
 """The world of the course: a tokenizer, two models, a true reward, prompts and preference data, ready to use.
 
-world = load_world("tiny-reviews")      # offline, 20 MB, part of the course: `prefcourse.worlds.bundled`
+world = load_world("tiny-reviews")      # offline, 30 MB, part of the course: `prefcourse.worlds.bundled`
 world = load_world("gpt2-imdb")         # the real GPT-2, from the hub: `prefcourse.worlds.hub`
 world.sft, world.gold, world.pairs["train"][0]
 """

@@ -29,14 +29,15 @@ TEXTS = [
     for how in ("wonderful", "a waste of time", "boring", "great fun", "rather dull")
     for end in (".", "!", " and I like it.")
 ]
+RARER = [f"The {a}{b} film." for a in "bdfghklmnprst" for b in ("ax", "ex", "ix", "ox", "ux")][:61]  # a form each
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
-    """A tokenizer like the bundled one, learnt from a few hundred made-up sentences: about 350 tokens."""
+    """A tokenizer like the bundled one, learnt from a few hundred made-up sentences: 350 tokens."""
     from prefcourse.bundle.tokenizer import build
 
-    return build(TEXTS, tmp_path_factory.mktemp("tokenizer"))
+    return build(TEXTS, RARER, tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="session")

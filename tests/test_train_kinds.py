@@ -319,7 +319,7 @@ def test_long_prompts_are_cut_from_the_left_and_keep_their_bos(tokenizer, pairs)
 
 
 def test_a_prompt_without_room_to_be_completed_is_named_before_the_reference_pass(policy, tokenizer, pairs):
-    long = {"prompt": "This film " * 12, "chosen": " good.", "rejected": " bad."}
+    long = {"prompt": "This" + " film" * 24, "chosen": " good.", "rejected": " bad."}
     with pytest.raises(ValueError, match=r"prompts: prompt 1 \(from 0\) has \d+ tokens, and to complete it"):
         train(policy, pairs, tokenizer, prompts=["This film", long["prompt"]], **QUICK)
     history = train(policy, [*pairs, long], tokenizer, max_kl=1e3, **QUICK)  # its own prompts are those that fit

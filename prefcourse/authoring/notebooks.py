@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import ipykernel.kernelspec
@@ -58,12 +59,18 @@ class Client(NotebookClient):
             self.kc.shell_channel.socket.get(zmq.EVENTS)
 
 
-def execute(notebook: NotebookNode, folder: Path, timeout: int = 600, allow_errors: bool = False) -> None:
-    """Run all cells in `folder`, in place; `timeout` is in seconds per cell.
+def execute(
+    notebook: NotebookNode,
+    folder: Path,
+    timeout: int = 600,
+    allow_errors: bool = False,
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Run all cells in `folder`, in place; `timeout` is in seconds per cell, `variables` go to the environment.
 
     Raises nbclient's errors; with `allow_errors` a cell that fails has its error among its outputs, and the next runs.
     """
-    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | QUIET
+    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | QUIET | (variables or {})
     client = Client(
         notebook,
         km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisInterpreter()),

@@ -31,7 +31,7 @@ def text(facts: dict, gold: GoldReward, files: dict[str, int]) -> str:
     """The card as Markdown."""
     parts = [
         _corpus(facts["corpus"], sum(files.values())),
-        _models(facts["base"], facts["sft"], facts["tokenizer"]["sha256"]),
+        _models(facts["base"], facts.get("again"), facts["sft"], facts["tokenizer"]),
         _gold(facts["gold"], gold),
         _data(facts["prompts"], facts["pairs"]),
         LIMITS,
@@ -62,28 +62,55 @@ pieces, with rarer words and names, serves in the first part of pre-training. `w
 """
 
 
-def _models(base: dict, sft: dict, tokenizer_sum: str) -> str:
-    return f"""## Models
+def _models(base: dict, again: dict | None, sft: dict, tokenizer: dict) -> str:
+    """Tokenizer and models, and how far two runs are apart; without `again`, that this was not measured."""
+
+    def nats(split: str, unit: str) -> str:
+        return " | ".join(f"{model[split]['nats_per_' + unit]:.3f}" for model in (base, sft))
+
+    band = "How far two runs are apart was not measured for these files."
+    if again:
+        ends = [again[split]["nats_per_character"] for split in ("valid", "test")]
+        apart = zip(ends, (base[split]["nats_per_character"] for split in ("valid", "test")), strict=True)
+        band = f"""How far two runs are apart: from step
+{again["from_step"]:,} on, the same on other rows in another order ends at {ends[0]:.4f} and {ends[1]:.4f} nats per character,
+{max(abs(a - b) for a, b in apart):.4f} from `base` at most."""
+    return f"""## Tokenizer
+
+A closed vocabulary of {tokenizer["tokens"]:,} tokens: `<|endoftext|>`, a placeholder `<|rare|>` that pre-training puts in the place of
+the wide corpus's rare words, the 256 bytes, every word form that TinyReviews has five times at least, with the space
+before it, and the commonest of the wide corpus. No merges: a form that is there is one token, any other is spelt in
+bytes, and every text comes back as it was. A hyphenated word is one form. Of the training reviews {tokenizer["reviews_with_unknown"]:.1%} hold a form
+that is no token; they serve in one row of 64. Of the forms in held-out reviews {tokenizer["known_valid"]:.2%} (validation) and
+{tokenizer["known_test"]:.2%} (test) are tokens.
+
+## Models
 
 | | base | sft |
 |---|---|---|
-| architecture | GPT-2, 4 layers × 256, 4,096 tokens, 128 positions | the same |
+| architecture | GPT-2, 4 layers × 256, {tokenizer["tokens"]:,} tokens, 128 positions | the same |
 | parameters | {base["parameters"]:,} | the same |
 | trained on | {base["tokens"]:,} tokens, {base["steps"]:,} steps of 8,192, Muon and AdamW | {sft["rows"]:,} reviews that base wrote, one epoch, AdamW |
-| held-out nats per token (validation) | {base["nats_per_token"]:.3f} | {sft["nats_per_token_valid"]:.3f} |
-| held-out nats per token (test) | – | {sft["nats_per_token_test"]:.3f} |
+| held-out nats per character (validation) | {nats("valid", "character")} |
+| held-out nats per character (test) | {nats("test", "character")} |
+| held-out nats per token (validation) | {nats("valid", "token")} |
+| held-out nats per token (test) | {nats("test", "token")} |
 
-Nats per token: the mean of -log p over all tokens of 3,000 held-out short reviews, each scored alone, from
-`<|endoftext|>` before it to `<|endoftext|>` after it. Corpus, tokenizer
-(SHA-256 `{tokenizer_sum[:16]}…`) and gold reward come out the same to the byte on any number of threads. Another machine's
-arithmetic gives other weights of the models, and with them other prompts and pairs; its models should come out within
-0.05 nats of these (a band we set, not one we measured: there has been one full run).
+Nats: -log p of 3,000 held-out short reviews, each scored alone, from `<|endoftext|>` before it to `<|endoftext|>` after
+it, over all tokens or all characters. Only those per character can be compared between tokenizers. Corpus, tokenizer
+(SHA-256 `{tokenizer["sha256"][:16]}…`) and gold reward come out the same to the byte on any number of threads. Another machine's
+arithmetic gives other weights of the models, and with them other prompts and pairs.
+{band}
 
-`sft` is fine-tuned on what `base` itself writes: of {sft["sampled"]:,} reviews sampled at temperature 0.7, {sft["ended"]:,} ended within
+Before it is fine-tuned, `sft` loses the {sft["unwritten"]:,} tokens that stand inside no review of TinyReviews (bytes, first words of a
+text, words of the wide corpus): ten nats of their logits there, along one direction of the embedding
+(`prefcourse/bundle/unwritten.py`). The log of their probability, all together, falls from {sft["log_share_before"]} to {sft["log_share_after"]} nats.
+
+It is fine-tuned on what `base` itself writes: of {sft["sampled"]:,} reviews sampled at temperature 0.7, {sft["ended"]:,} ended within
 40 tokens, {sft["fit"]:,} of them were distinct and in the language of TinyReviews, and the {sft["rows"]:,} that `base` finds most
 typical were kept. So `sft` writes at temperature 1 about what `base` writes at 0.7: at temperature 1 a model this small
-puts a wrong word into every other review. The price: on held-out reviews of all kinds it is worse than `base`, as the
-table shows, and it is less varied.
+puts a wrong word into every other review. The price: on held-out reviews of all kinds `sft` is worse than `base`, as the
+table shows, and less varied.
 
 `<|endoftext|>` is token 0 and serves as first, last and padding token. A prompt is text that a review could begin with,
 given without it; `<|endoftext|>` alone asks for a whole review. `sft` finishes that one short review and ends it with

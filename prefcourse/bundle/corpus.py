@@ -1,6 +1,6 @@
 """TinyReviews: the corpus that the bundled models learn from, cut out of the IMDb reviews.
 
-A model of four million parameters writes coherent text only in a small language (Eldan and Li 2023, "TinyStories").
+A model of five million parameters writes coherent text only in a small language (Eldan and Li 2023, "TinyStories").
 So we keep the sentences whose every word is among the most frequent ones, with no names, digits or quotes, and
 join up to three neighbours into a short review. A second, wider corpus, in which rarer words are allowed, warms the
 base model up, and names too: its grammar is the same and there is several times as much of it.

@@ -14,12 +14,13 @@ from collections import Counter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcourse.bundle.corpus import crude_words, short_reviews
+from prefcourse.bundle.tokenizer import known
 from prefcourse.evaluate import typicality
 from prefcourse.generate import Completion, generate, sample_ids, usable
 from prefcourse.preferences import Row, encode
 from prefcourse.rewards import GoldReward
 
-PER_TYPE = {"train": 320, "validation": 40, "test": 80}  # prompts of each of the five types
+PER_TYPE = {"train": 800, "validation": 80, "test": 160}  # prompts of each of the five types
 TYPES = ("negative", "neutral", "positive", "first person", "question")
 COMPLETIONS = 4  # per prompt, which make six pairs
 MAX_NEW_TOKENS = 48
@@ -86,23 +87,23 @@ def prompts(
 ) -> dict[str, list[Row]]:  # fmt: skip
     """Openings of reviews that `sft` makes up from nothing, dealt to train, validation and test; no opening twice.
 
-    Of each type there are equally many (PER_TYPE). A review without EOS within 48 tokens, or with
-    anything that is not plain TinyReviews language (`words`), is not used.
+    Of each type there are equally many (PER_TYPE). Openings that differ in capitals only count as one. A review without
+    EOS within 48 tokens, or with anything that is not plain TinyReviews language (`words`), is not used.
     """
     needed = sum(PER_TYPE.values())
     found: dict[str, list[Row]] = {kind: [] for kind in TYPES}
     seen = set()
-    for attempt in range(20):
+    for attempt in range(60):
         ids = sample_ids(sft, [[0]] * batch, max_new_tokens=MAX_NEW_TOKENS, seed=1_000 + attempt)
         texts = tokenizer.batch_decode([row[:-1] for row in ids if row[-1] == 0])
         rng = random.Random(attempt)
         for text in texts:
             parts = cut(text, tokenizer, rng)
-            if parts is None or parts[0] in seen or crude_words(text) or short_reviews(text, words) != [text]:
+            if parts is None or parts[0].lower() in seen or crude_words(text) or short_reviews(text, words) != [text]:
                 continue
             kind = prompt_type(parts[0], gold)
             if len(found[kind]) < needed:
-                seen.add(parts[0])
+                seen.add(parts[0].lower())
                 found[kind].append({"prompt": parts[0], "type": kind})
         if all(len(rows) == needed for rows in found.values()):
             break
@@ -114,9 +115,17 @@ def prompts(
     return splits
 
 
-def fit(prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase, open_ended: bool = False) -> bool:
-    """Is it `usable`, fit for a classroom, and are its tokens and the prompt's those of the whole text at once?"""
+def fit(
+    prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase, open_ended: bool = False,
+    whole_words: bool = False,
+) -> bool:  # fmt: skip
+    """Is it `usable`, fit for a classroom, and are its tokens and the prompt's those of the whole text at once?
+
+    whole_words: and is every form of it a token of the bundled world's closed vocabulary?
+    """
     if not usable(prompt, completion, tokenizer, open_ended) or crude_words(prompt + completion.text):
+        return False
+    if whole_words and not known(prompt + completion.text, tokenizer):
         return False
     prompt_ids, completion_ids = encode(prompt, completion.text, tokenizer)
     return prompt_ids + completion_ids == [*tokenizer(prompt + completion.text)["input_ids"], tokenizer.eos_token_id]
@@ -124,13 +133,13 @@ def fit(prompt: str, completion: Completion, tokenizer: PreTrainedTokenizerBase,
 
 def pairs_and_unpaired(
     prompt_rows: list[Row], sft: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, gold: GoldReward, seed: int,
-    open_ended: bool = False,
+    open_ended: bool = False, whole_words: bool = False,
 ) -> tuple[list[Row], list[Row], dict]:  # fmt: skip
     """For each prompt four completions of `sft` at temperature 1: their labelled pairs, each of them alone with a
     thumb up or down, and a count of what was left out and why.
 
     An unpaired label is a coin too: thumb up with probability σ(r* - the mean r* of all completions here).
-    open_ended: take also completions that were cut at 48 tokens.
+    open_ended: take also completions that were cut at 48 tokens. whole_words: only those without a word in bytes.
     """
     texts = [row["prompt"] for row in prompt_rows for _ in range(COMPLETIONS)]
     sampled = generate(sft, tokenizer, texts, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
@@ -140,8 +149,8 @@ def pairs_and_unpaired(
     for prompt, completion, score in zip(texts, sampled, scores, strict=True):
         if not (completion.finished or open_ended):
             dropped["no EOS within 48 tokens"] += 1
-        elif not fit(prompt, completion, tokenizer, open_ended):
-            dropped["crude word, or not the tokens of the whole text"] += 1
+        elif not fit(prompt, completion, tokenizer, open_ended, whole_words):
+            dropped["crude word, bytes, or not the tokens of the whole text"] += 1
         elif completion.text in by_prompt.setdefault(prompt, {}):
             dropped["same text twice"] += 1
         else:

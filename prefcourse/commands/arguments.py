@@ -38,7 +38,7 @@ def add(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     what.add_argument(
         "--loss", default="dpo", help="dpo, ipo, kto, orpo, sft ...; a wrong name lists them all (default: %(default)s)"
     )
-    what.add_argument("--beta", type=float, help="the loss's β (default: the loss's own)")
+    what.add_argument("--beta", type=float, help="the loss's β (default: the loss's own, or the main job's)")
     what.add_argument(
         "--parameter", action="append", default=[], metavar="NAME=VALUE",
         help="another parameter of the loss, such as lam=0.2; may be given several times",
@@ -60,9 +60,9 @@ def add(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     how = command.add_argument_group("how")
     how.add_argument(
         "--lr", type=float,
-        help="peak learning rate (default: by model size and loss, see training/rates.py; 1.5e-4 for the main job)",
+        help="peak learning rate (default: by model size and loss, see training/rates.py; 2e-4 for the main job)",
     )  # fmt: skip
-    how.add_argument("--epochs", type=float, help="passes over the data (default: 1; 0.65 for the main job)")
+    how.add_argument("--epochs", type=float, help="passes over the data (default: 1; a quarter for the main job)")
     how.add_argument("--steps", type=int, help="optimiser steps, instead of --epochs")
     how.add_argument(
         "--batch-size", type=int, help="examples a step, in all processes together (default: 32, or all if fewer)"

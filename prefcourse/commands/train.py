@@ -23,7 +23,6 @@ from prefcourse.commands.shared import (
 from prefcourse.commands.watch import Watch
 from prefcourse.terminal import doing, styled
 
-MAIN_JOB = {"lr": 1.5e-4, "epochs": 0.65}  # chosen on the validation prompts of the bundled world
 MOST_SAMPLES = 200  # prompts that are completed
 SETTINGS = (  # what `train` takes by the names that the command has for it
     "loss", "lr", "epochs", "steps", "batch_size", "micro_batch", "schedule", "precision", "max_length", "too_long",
@@ -104,12 +103,15 @@ def _run(args: argparse.Namespace, first: bool, keep: dict) -> int:
 
 
 def _loss_arguments(args: argparse.Namespace) -> dict:
-    """The loss's own parameters. Raises ValueError for one that is given twice."""
+    """The loss's own parameters, with the main job's β. Raises ValueError for one that is given twice."""
+    from prefcourse.training.rates import MAIN_JOB  # not above: the command's first words come before torch does
+
     given = [*map(_parameter, args.parameter), *([] if args.beta is None else [("beta", args.beta)])]
     names = [name for name, _ in given]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"{twice} is given twice: {', '.join(f'{v:g}' for name, v in given if name == twice)}")
-    return dict(given)
+    main_job = args.loss == "dpo" and not (args.data or args.model)
+    return ({"beta": MAIN_JOB["beta"]} if main_job else {}) | dict(given)
 
 
 def _reference(args: argparse.Namespace, world, device: str):
@@ -139,6 +141,7 @@ def _checkpoints(args: argparse.Namespace) -> dict:
 def settle(args: argparse.Namespace, policy, own: bool, rows: int) -> dict:
     """What `train` is told, with the defaults that depend on model and data; warns of a rate far above them."""
     from prefcourse.training import rates
+    from prefcourse.training.rates import MAIN_JOB
 
     found = {name: getattr(args, name) for name in SETTINGS}
     usual = rates.usual(policy, args.loss) if own else MAIN_JOB["lr"]

@@ -201,12 +201,12 @@ def averages_at_kl(
     """Left: gain against KL, with DPO's own runs at every β behind. Right: the price on other text against KL.
 
     ends: method → (KL, gain, price) of each seed. sweep: (KL, gain) of the runs behind, which the grey line is fitted
-    to. shares: share w of the policy's weights → (KL, gain, price) of that average, drawn as one line. kl: where its
-    axis ends, by the root; what goes further leaves the panel.
+    to. shares: share w of the policy's weights → (KL, gain, price) of that average, drawn as one line; with none there
+    is no line. kl: where its axis ends, by the root; what goes further leaves the panel.
     """
     near = np.array([point for point in sweep if point[0] <= kl], float)
     a, b = fit_gain(near.tolist())
-    grid, path = np.linspace(0, kl, 100), np.array([point for _, point in sorted(shares.items())], float)
+    grid, path = np.linspace(0, kl, 100), np.array([point for _, point in sorted(shares.items())], float).reshape(-1, 3)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.9))
         left.plot(*near.T, color=GREY, marker=".", markersize=5, alpha=0.4, linestyle="none")
@@ -214,7 +214,7 @@ def averages_at_kl(
         looks = _looks(ends)
         for column, axes in ((1, left), (2, right)):
             axes.plot(path[:, 0], path[:, column], color=INK, linestyle="--", linewidth=1.4, zorder=2,
-                      label="one run, averaged with SFT")  # fmt: skip
+                      label="one run, averaged with SFT" if shares else None)  # fmt: skip
             for share, point in shares.items():
                 axes.annotate(f"w = {share:g}", (point[0], point[column]), (-5, 5), textcoords="offset points",
                               ha="right", color=INK, fontsize=8.5, annotation_clip=True)  # fmt: skip

@@ -14,8 +14,8 @@ psychometric function with a lapse rate; Wichmann and Hill 2001.) The slope a co
 
 What it can tell: flips that hit all pairs alike. What it cannot: a systematic mistake, which the model learns as if it
 were taste; flips on pairs whose sides use the same words; and flips from honest disagreement, when annotators are so
-unsure that the curve has no end in sight. Measured on the 8,576 bundled pairs with planted flips, ten seeds each (mean
-and standard deviation of the estimate; reliability: labelled anew by such an `Annotator`):
+unsure that the curve has no end in sight. Measured on 8,576 pairs of an earlier bundled world with planted flips, ten
+seeds each (mean and standard deviation of the estimate; reliability: labelled anew by such an `Annotator`):
 
     planted flips           0 %        10 %        20 %        30 %
     bundled labels       1 ± 1 %     5 ± 4 %    14 ± 4 %    27 ± 2 %

@@ -26,14 +26,15 @@ from prefcourse.logprobs import score_all
 from prefcourse.preferences import Row, encode
 from prefcourse.results.look import SHOWN, Look, Sample, gold, prompts_of, sample, shown, whole_end
 from prefcourse.results.methods import look_whole
-from prefcourse.results.store import kept, metrics, rounded
+from prefcourse.results.protocol import PROTOCOL
+from prefcourse.results.store import kept, metrics, reference_of, rounded
 from prefcourse.results.variants import PROBE, draw_pairs, finish, look_at
 from prefcourse.train import train
 from prefcourse.training import lora
 from prefcourse.worlds.world import World
 
-ROUNDS, LABELS = 6, 256  # of `online`: 1,536 labels
-BATCH, LR = 16, 1.5e-4  # 96 steps at a constant rate
+ROUNDS, LABELS = 4, 256  # of `online`: 1,024 labels
+BATCH, LR = 16, 1.5e-4  # 64 steps at a constant rate
 AI_ROUNDS, AI_BETA = 2, 0.1  # of `ai-feedback`
 HELD_OUT = 4  # held-out texts of each test prompt
 SAME = 0.25  # nats of gold reward between a held-out text and what SFT writes there
@@ -58,14 +59,21 @@ TAX = {  # what each run is told besides the pairs that its seed draws; 64 steps
 def online(
     world: World, arm: str, beta: float, seed: int, split: str = "test", lr: float | None = None, at: str = ""
 ) -> dict:
-    """One run of ARMS with labels from the gold reward; path: a point after every round, on all prompts if `at` is
-    said.
+    """One run of ARMS with labels from the gold reward; path: a point after every round, on the protocol's prompts
+    if `at` is said.
 
-    at: "common", with the same β and rate for all arms, or "tuned", each arm with its own.
+    at: "common", with the same β and rate for all arms, or "tuned", each arm with its own, which may be the same.
 
     stopped: whether the writers no longer ended their texts, and the run with them, before its last round.
     """
-    policy, look = copy.deepcopy(world.sft), look_whole(world, seed, split) if at else look_at(world, seed, split)
+    if at:
+        key = ("online", world.name, arm, beta, lr, seed, split)
+        return copy.deepcopy(kept(key, lambda: _online(world, arm, beta, seed, split, lr, True)))
+    return _online(world, arm, beta, seed, split, lr, False)
+
+
+def _online(world: World, arm: str, beta: float, seed: int, split: str, lr: float | None, by_prompt: bool) -> dict:
+    policy, look = copy.deepcopy(world.sft), (look_whole if by_prompt else look_at)(world, seed, split)
     stopped = False
     try:
         climb(world, policy, arm, world.gold, seed, measure=look.point, path=look.path, beta=beta, lr=lr)
@@ -190,7 +198,8 @@ def _aligned(world: World, seed: int, settings: dict) -> PreTrainedModel:
     rank = settings.pop("rank", None)
     if rank is not None:
         policy = lora.add_lora(policy, rank=rank, seed=seed)
-    common = {"reference": world.sft, "steps": len(rows) // BATCH, "seed": seed, "progress": False}
+    reference = world.sft if rank is not None else reference_of(world, rows, settings["loss"])
+    common = {"reference": reference, "steps": len(rows) // BATCH, "seed": seed, "progress": False}
     train(policy, rows, world.tokenizer, **common | settings)
     return policy.merge_and_unload() if rank is not None else policy
 
@@ -214,7 +223,7 @@ def held_out_texts(world: World, split: str = "test") -> list[Row]:
     """
 
     def write() -> list[Row]:
-        asked = [prompt for prompt in prompts_of(world, split) for _ in range(HELD_OUT)]
+        asked = [prompt for prompt in prompts_of(world, split, PROTOCOL.prompts) for _ in range(HELD_OUT)]
         written = zip(asked, generate(world.base, world.tokenizer, asked, temperature=0.7, seed=13), strict=True)
         pairs = sorted({(x, c.text) for x, c in written if usable(x, c, world.tokenizer, world.open_ended)})
         prompts, texts = (list(column) for column in zip(*pairs, strict=True))
@@ -259,7 +268,7 @@ def tokens_a_text(world: World, split: str = "test") -> dict[str, float]:
 
 def usual_gold(world: World, split: str) -> dict[str, float]:
     """The mean gold reward of HELD_OUT completions by SFT, by prompt."""
-    asked = [prompt for prompt in dict.fromkeys(prompts_of(world, split)) for _ in range(HELD_OUT)]
+    asked = [prompt for prompt in dict.fromkeys(prompts_of(world, split, PROTOCOL.prompts)) for _ in range(HELD_OUT)]
     texts = [c.text for c in generate(world.sft, world.tokenizer, asked, seed=17)]
     means = world.gold(asked, texts).view(-1, HELD_OUT).mean(1).tolist()
     return dict(zip(asked[::HELD_OUT], means, strict=True))

@@ -1,6 +1,6 @@
 """The grids of lessons 13 and 14 under the protocol; their runs are in `beyond`.
 
-online          each arm at one common β and rate, where arms differ in one thing only, and each at its own
+online          each arm at one common β and rate, where arms differ in one thing only; two of them at their own, too
 ai-feedback     judges at one β and rate, chosen with the gold judge; a judge who tosses coins as control
 alignment-tax   ways to pay less, each at its own rate; on negative, neutral, positive and on unchanged text
 """
@@ -12,11 +12,13 @@ from prefcourse.results import beyond
 from prefcourse.results.answers import against, at_equal_kl
 from prefcourse.results.beyond import ARMS, BATCH, LABELS, ROUNDS, TAX
 from prefcourse.results.look import brief
-from prefcourse.results.protocol import PROTOCOL, candidates
+from prefcourse.results.methods import OWN_RATES, RATES, SLOW_RATES
+from prefcourse.results.protocol import PROTOCOL, cross
 from prefcourse.results.store import Grid, Setting, seeded
 from prefcourse.worlds.world import World
 
 COMMON = {"beta": 0.1, "lr": 1.5e-4}
+TUNED = ("offline", "online")  # the others are compared at the common settings
 JUDGES = ("gold", "constitution", "without tone", "model", "coin")
 
 
@@ -45,15 +47,16 @@ def tax_trial(world: World, method: str, seed: int, **candidate: float) -> dict[
 
 def _online() -> list[Setting]:
     common = [{"arm": arm, "at": "common", **COMMON, "seed": seed} for seed in range(PROTOCOL.seeds) for arm in ARMS]
-    return [*common, *seeded(arm=tuple(ARMS), at=("tuned",))]
+    return [*common, *seeded(arm=TUNED, at=("tuned",))]
 
 
 def _tax_tries() -> list[Setting]:
     found = []
     for method, settings in TAX.items():
-        rates = (3e-4, 1e-3, 3e-3) if "rank" in settings else (1e-4, 3e-4, 1e-3)
+        slow = "loss" in settings and settings["loss"] in OWN_RATES
+        rates = (3e-4, 1e-3, 3e-3) if "rank" in settings else SLOW_RATES if slow else RATES
         knob = {"alpha": (0.1, 0.3, 1.0)} if "alpha" in settings else {}
-        found += candidates(method=[method], lr=rates, **knob)
+        found += cross(method=[method], lr=rates, **knob)
     return found
 
 
@@ -64,10 +67,10 @@ GRIDS: dict[str, Grid] = {
         run=beyond.online,
         asks="Does it help to write the pairs oneself, at the same number of labels and at the same KL?",
         tells="Labels are free of an annotator's mistakes and as quick online as offline. At common settings the "
-        "arms differ in one thing and in KL; at tuned settings each is at its best within the KL.",
+        "arms differ in one thing and in KL; at tuned settings, offline and online are at their best within the KL.",
         answer=at_equal_kl("online", "arm", "offline", at="tuned"),
-        tries=[s for arm in ARMS
-               for s in candidates(arm=[arm], at=["tuned"], beta=(0.05, 0.1, 0.5), lr=(7.5e-5, 1.5e-4))],
+        tries=[s for arm in TUNED
+               for s in cross(arm=[arm], at=["tuned"], beta=(0.05, 0.1, 0.5), lr=(7.5e-5, 1.5e-4))],
         trial=online_trial,
         by=("arm", "at"),
         seconds=150,
@@ -81,7 +84,7 @@ GRIDS: dict[str, Grid] = {
         tells="One constitution of five rules and one small model as judge. Arms differ in the judge only; settings "
         "are those that suit the gold judge.",
         answer=against("gain", "judge", "gold"),
-        tries=candidates(beta=(0.05, 0.1, 0.3), lr=(7.5e-5, 1.5e-4, 3e-4)),
+        tries=cross(beta=(0.05, 0.1, 0.3), lr=(7.5e-5, 1.5e-4, 3e-4)),
         trial=feedback_trial,
         seconds=45,
         trial_seconds=35,

@@ -24,7 +24,7 @@ from prefcourse.preferences import Row
 from prefcourse.results.answers import against
 from prefcourse.results.beyond import taxes
 from prefcourse.results.look import brief, prompts_of, shown, whole_end
-from prefcourse.results.protocol import candidates
+from prefcourse.results.protocol import cross
 from prefcourse.results.store import METRICS, Grid, metrics, seeded
 from prefcourse.train import train
 from prefcourse.worlds.world import World
@@ -110,7 +110,7 @@ GRIDS: dict[str, Grid] = {
         tells="Half of the range is missing, not a kind of text. Margins are the same in one control; the online "
         "arm sees other texts, so it differs in coverage and in distance from the policy.",
         answer=against("gain", "arm", "random"),
-        tries=candidates(beta=(0.05, 0.1, 0.3), lr=(1.5e-4, 3e-4, 6e-4)),
+        tries=cross(beta=(0.05, 0.1, 0.3), lr=(1.5e-4, 3e-4, 6e-4)),
         trial=trial,
         seconds=45,
         trial_seconds=30,

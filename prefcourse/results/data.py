@@ -17,7 +17,7 @@ from prefcourse.preferences import Row
 from prefcourse.results.answers import by_value
 from prefcourse.results.look import brief, prompts_of, whole_end
 from prefcourse.results.protocol import PROTOCOL, candidates
-from prefcourse.results.store import METRICS, Grid, metrics, seeded, turned
+from prefcourse.results.store import METRICS, Grid, Setting, metrics, reference_of, seeded, turned
 from prefcourse.train import train
 from prefcourse.worlds.world import World
 
@@ -118,7 +118,7 @@ def taste_shift(world: World, taste: str, seed: int, labels: int = 60, **setting
 def fit(
     world: World, rows: Sequence[Row], seed: int, steps: int = LABELS // BATCH, split: str = "test", **settings: float
 ) -> dict:
-    """Train DPO from `world.sft` on `rows` for `steps` steps; metrics on all test prompts, and by prompt."""
+    """Train DPO from `world.sft` on `rows` for `steps` steps; metrics on the protocol's prompts, and by prompt."""
     found, by_prompt = whole_end(world, train_on(world, rows, seed, steps, **settings), seed, split)
     return {"metrics": metrics(found, (*METRICS, "gain")), "by_prompt": by_prompt}
 
@@ -126,22 +126,30 @@ def fit(
 def train_on(world: World, rows: Sequence[Row], seed: int, steps: int, **settings: float) -> PreTrainedModel:
     """A copy of SFT after `steps` of DPO on `rows` at BETA and LR, or at what `settings` says."""
     policy = copy.deepcopy(world.sft)
-    train(policy, list(rows), world.tokenizer, reference=world.sft, loss="dpo", steps=steps, batch_size=BATCH,
+    reference = reference_of(world, rows, "dpo") if len(rows) <= steps * BATCH else world.sft
+    train(policy, list(rows), world.tokenizer, reference=reference, loss="dpo", steps=steps, batch_size=BATCH,
           seed=seed, progress=False, **{"beta": BETA, "lr": LR} | settings)  # fmt: skip
     return policy
 
 
-READ = ("equally often", "once")
+SIZES, READ = (50, 100, 200, 400, 800, 1600), ("equally often", "once")
+
+
+def _twice(setting: Setting) -> bool:
+    """Is it a run that the grid has anyway? LABELS pairs are read once where LABELS are seen."""
+    return (setting["pairs"], setting["read"]) == (LABELS, "once")
+
+
 GRIDS: dict[str, Grid] = {
     "pairs-needed": Grid(
         what=f"DPO on n pairs, read once, or repeated until {LABELS:,} labels are seen; the rate chosen for each",
-        settings=seeded(pairs=(50, 100, 200, 400, 800, 1600), read=READ),
+        settings=[s for s in seeded(pairs=SIZES, read=READ) if not _twice(s)],
         run=pairs_needed,
         asks="How many preference pairs are enough?",
         tells="Simulated labels on one task. Repeating few pairs and reading many once differ in steps as well as "
         "in pairs: both ways are run, so that either can be held equal.",
         answer=by_value("win_rate", "pairs", read="equally often"),
-        tries=candidates(pairs=(50, 100, 200, 400, 800, 1600), read=READ, lr=(5e-5, 1.5e-4, 4.5e-4)),
+        tries=[s for s in candidates(pairs=SIZES, read=READ, lr=(5e-5, 1.5e-4, 4e-4)) if not _twice(s)],
         trial=pairs_trial,
         by=("pairs", "read"),
         seconds=40,
@@ -174,6 +182,7 @@ GRIDS: dict[str, Grid] = {
             for seed in range(PROTOCOL.seeds)
             for budget in ("labels", "pairs")
             for n, rule in ((1, "majority"), (3, "majority"), (9, "majority"), (3, "unanimous"))
+            if (n, budget) != (1, "pairs")  # as many pairs as labels: the same run
         ],
         run=annotator_panel,
         asks="Several people on each pair, or one on several times as many pairs?",

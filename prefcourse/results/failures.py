@@ -27,7 +27,7 @@ from prefcourse.quality.findings import length_gaps
 from prefcourse.results.answers import by_value
 from prefcourse.results.look import Column, Look, Sample, ended, gold, kl, length, shown, whole_end
 from prefcourse.results.protocol import PROTOCOL
-from prefcourse.results.store import METRICS, Grid, Setting, metrics, rounded, turned
+from prefcourse.results.store import METRICS, Grid, Setting, metrics, reference_of, rounded, turned
 from prefcourse.train import train
 from prefcourse.training.history import History
 from prefcourse.worlds.world import World
@@ -101,7 +101,7 @@ def offset_loss(
 
 
 def failure(world: World, failure: str, arm: str, seed: int, split: str = "test") -> dict:
-    """One run of ARMS or CONTROLS: metrics on all prompts, the path on validation prompts, and texts at its end.
+    """One run of ARMS or CONTROLS: metrics on test prompts, the path on validation prompts, and texts at its end.
 
     path: what `look_at` finds, with the step. pairs: facts about the data. steps: taken, fewer if max_kl stopped it.
     """
@@ -126,9 +126,11 @@ def train_arm(
     if settings["loss"] == "offset":
         settings |= {"loss": offset_loss, "bias": length_bias(rows, world.tokenizer)}
     policy, look = copy.deepcopy(world.sft), look_at(world, probes, seed)
+    whole = len(rows) <= settings["steps"] * BATCH and isinstance(settings["loss"], str) and "max_kl" not in settings
     history = train(
-        policy, list(rows), world.tokenizer, reference=world.sft, batch_size=BATCH, seed=seed, progress=False,
+        policy, list(rows), world.tokenizer, batch_size=BATCH, seed=seed, progress=False,
         measure=look.point, prompts=look.prompts if "max_kl" in settings else (), **settings,
+        reference=reference_of(world, rows, settings["loss"]) if whole else world.sft,
     )  # fmt: skip
     return policy, look, history
 

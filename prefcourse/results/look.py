@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from prefcourse.evaluate import Evaluation, bootstrap, evaluate, sequence_kl
 from prefcourse.generate import Completion, generate
+from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import kept, rounded
 from prefcourse.worlds.world import World
 
@@ -76,16 +77,15 @@ def sft_sample(world: World, seed: int, split: str = "test", count: int | None =
 
 
 def at_end(world: World, policy: PreTrainedModel, seed: int, split: str = "test") -> Evaluation:
-    """`evaluate` on all prompts of `split`, and one more estimate, gain: gold reward over SFT's, prompt by prompt."""
-    before = sft_sample(world, seed, split).completions
-    found = evaluate(policy, world, seed=seed, split=split, baseline=before)
+    """`evaluate` on the protocol's prompts, and one more estimate, gain: gold reward over SFT's, prompt by prompt."""
+    before = sft_sample(world, seed, split, PROTOCOL.prompts)
+    found = evaluate(policy, world, seed=seed, split=split, prompts=before.prompts, baseline=before.completions)
     return replace(found, estimates=found.estimates | {"gain": bootstrap(found.rewards - found.baseline_rewards)})
 
 
-def per_prompt(seen: Sample) -> dict[str, list[float]]:
-    """KL, log π/π_SFT of the sample, and gain, its gold reward less that of SFT's, of each prompt in nats."""
-    before = sft_sample(seen.world, seen.seed, seen.split)
-    found = {"kl": seen.log_ratios, "gain": seen.gold - before.gold[: len(seen.gold)]}
+def per_prompt(log_ratios: Tensor, rewards: Tensor, before: Tensor) -> dict[str, list[float]]:
+    """KL, log π/π_SFT of a sample, and gain, its gold reward less that of SFT's `before`, of each prompt in nats."""
+    found = {"kl": log_ratios, "gain": rewards - before}
     return {name: [round(x, 3) for x in values.tolist()] for name, values in found.items()}
 
 
@@ -94,8 +94,8 @@ def whole_end(
 ) -> tuple[Evaluation, dict[str, list[list[float]]]]:
     """`at_end`, and KL and gain of each prompt as a run's `by_prompt`: one row each."""
     found = at_end(world, policy, seed, split)
-    seen = Sample(world, policy, seed, split, found.prompts, found.completions)
-    return found, {name: [values] for name, values in per_prompt(seen).items()}
+    values = per_prompt(found.log_ratios, found.rewards, found.baseline_rewards)
+    return found, {name: [row] for name, row in values.items()}
 
 
 def brief(world: World, policy: PreTrainedModel, seed: int, split: str = "validation") -> dict[str, float]:
@@ -171,15 +171,17 @@ class Look:
         """The columns of what `policy` writes now."""
         seen = sample(self.world, policy, self.seed, self.split, **self.sampling)
         self.texts.append(seen.texts)
-        self.keep(seen)
+        if self.found:
+            before = sft_sample(self.world, self.seed, self.split, len(seen.prompts))
+            self.keep(seen.log_ratios, seen.gold, before.gold)
         found = {name: value for column in self.columns for name, value in column(seen).items()}
         self.names = tuple(found)
         return found
 
-    def keep(self, seen: Sample) -> None:
-        """Add what `seen` says of every prompt to `found`, if this look keeps it."""
+    def keep(self, log_ratios: Tensor, rewards: Tensor, before: Tensor) -> None:
+        """Add a row to what was `found` by prompt, if this look keeps it."""
         if self.found:
-            for name, values in per_prompt(seen).items():
+            for name, values in per_prompt(log_ratios, rewards, before).items():
                 self.found[name].append(values)
 
     def __call__(self, policy: PreTrainedModel) -> dict[str, float]:

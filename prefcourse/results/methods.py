@@ -1,7 +1,7 @@
 """The grids of lesson 09 under the protocol: every loss, tuned, and label noise; and of lesson 08: β, rates, Adam.
 
     methods      24 ways to train and best-of-n by a learned and by the true reward, each with its own learning rate
-                 and main knob, chosen on validation; looks on all test prompts at a quarter, half, three quarters, end
+                 and main knob, chosen on validation; looks at a quarter, half and three quarters of a run
     noise        five losses at five shares of flipped labels, settings chosen at FLIPS_TRIED
     beta-sweep   DPO by β, with J = gain - β KL, and by learning rate
     optimiser    the same by Adam's second constant, and by pairs a step
@@ -25,18 +25,21 @@ from prefcourse.preferences import encode_prompts
 from prefcourse.results import variants
 from prefcourse.results.answers import at_equal_kl, by_value
 from prefcourse.results.look import Look, brief, ended, gain, gold, kl, length, prompts_of
-from prefcourse.results.protocol import candidates
-from prefcourse.results.store import Grid, Setting, kept, metrics, rounded, seeded, turned
+from prefcourse.results.protocol import PROTOCOL, cross
+from prefcourse.results.store import Grid, Setting, kept, metrics, rounded, seeded, shelved, turned
 from prefcourse.results.variants import BATCH, BETAS, CORRECTED, NOISY, PAIRS, STEPS, Method, draw_pairs, finish, learn
 from prefcourse.rlhf.best_of_n import expected_best
 from prefcourse.rlhf.rollouts import Reward
 from prefcourse.worlds.world import World
 
-RATES = (1e-4, 3e-4, 1e-3)
-RL_RATES = {"rloo": (1e-4, 3e-4, 6e-4), "ppo": (5e-5, 1e-4, 2e-4)}
+RATES = (5e-5, 1.5e-4, 4e-4)
+SLOW_RATES = (1.5e-4, 4e-4, 1e-3)  # of losses with a likelihood in them, which go less far at one rate
+OWN_RATES = dict.fromkeys(("sft", "orpo", "cpo", "dpo_nll", "dpop", "unlikelihood"), SLOW_RATES)
+OWN_RATES |= {"rloo": (1e-4, 3e-4, 6e-4), "ppo": (5e-5, 1e-4, 2e-4)}
 SUM, WIDE = (0.02, 0.05, 0.2), (0.02, 0.1, 0.5)  # β of losses on differences of sums, and on single sums
 N = 64  # completions of a prompt of which best-of-n takes the best: 3.2 nats at most
 FLIPS_TRIED = 0.2
+SHARED = ("sft", "dpo", "ppo")  # whose policies the grids of `paper` need, too
 JUDGES = {"best-of-n (learned)": "learned", "best-of-n (gold)": "gold"}
 
 
@@ -73,8 +76,8 @@ METHODS: dict[str, Method] = {
 
 
 def look_whole(world: World, seed: int, split: str = "test") -> Look:
-    """KL, gold reward, gain, length and share with EOS on all prompts of `split`; keeps KL and gain of each prompt."""
-    return Look(world, seed, (kl, gold, gain, length, ended), count=None, split=split, by_prompt=True)
+    """KL, gold reward, gain, length, share with EOS on the protocol's prompts; keeps KL and gain of each."""
+    return Look(world, seed, (kl, gold, gain, length, ended), count=PROTOCOL.prompts, split=split, by_prompt=True)
 
 
 def method_run(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
@@ -92,7 +95,14 @@ def method_run(world: World, method: str, seed: int, split: str = "test", **chos
     quarter = max(steps // 4, 1)
     looks = tuple(quarter * k for k in (1, 2, 3))
     policy, steps, logs = learn(world, found, rows, {**found.fixed, **chosen}, seed, look, looks)
+    if method in SHARED and split == "test":
+        shelved(policy_name(method, seed, chosen), policy, lambda: policy)
     return finish(look, policy, steps) | logs
+
+
+def policy_name(method: str, seed: int, chosen: Mapping) -> str:
+    """Under which name a policy trained by `method` on the pairs of a seed is kept for other grids."""
+    return "_".join([method, f"seed={seed}", *(f"{k}={v}" for k, v in sorted(chosen.items()))])
 
 
 def method_trial(world: World, method: str, seed: int, **candidate: float) -> dict[str, float]:
@@ -110,7 +120,7 @@ def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", 
     """
     n = n or N
     rows, logps, golds = kept(("pool", world.name, seed, split, n), lambda: pool(world, seed, split, n))
-    asked = [prompt for prompt in prompts_of(world, split) for _ in range(n)]
+    asked = [prompt for prompt in prompts_of(world, split, PROTOCOL.prompts) for _ in range(n)]
     judged = reward(asked, [text for row in rows for text in row]).double().view(-1, n)
     path, found = [], {"kl": [], "gain": []}
     for few in (2**i for i in range(n.bit_length())):
@@ -127,7 +137,7 @@ def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", 
 
 def pool(world: World, seed: int, split: str, n: int) -> tuple[list[list[str]], Tensor, Tensor]:
     """n texts by SFT for each of B prompts of `split`, log π_SFT of each, EOS included, and gold reward: (B, n)."""
-    asked = [prompt for prompt in prompts_of(world, split) for _ in range(n)]
+    asked = [prompt for prompt in prompts_of(world, split, PROTOCOL.prompts) for _ in range(n)]
     completions = generate(world.sft, world.tokenizer, asked, seed=2 * seed + 1)
     texts = [c.text for c in completions]
     sequences = [(ids, c.ids) for ids, c in zip(encode_prompts(asked, world.tokenizer), completions, strict=True)]
@@ -137,8 +147,8 @@ def pool(world: World, seed: int, split: str, n: int) -> tuple[list[list[str]], 
 
 
 def sweep(world: World, **setting: float) -> dict:
-    """`variants.beta_sweep` looked at on all test prompts, each kept."""
-    return variants.beta_sweep(world, **setting, by_prompt=True)
+    """`variants.beta_sweep` looked at on the protocol's test prompts, each kept; by Adam's constant at its end only."""
+    return variants.beta_sweep(world, **setting, by_prompt=True, on_the_way="beta2" not in setting)
 
 
 def noise_trial(world: World, method: str, seed: int, **candidate: float) -> dict[str, float]:
@@ -150,17 +160,17 @@ def noise_trial(world: World, method: str, seed: int, **candidate: float) -> dic
 
 
 def _tries(methods: Mapping[str, Method]) -> list[Setting]:
-    """Every learning rate with every value of the main knob, for each method."""
+    """A cross of learning rates and values of the main knob, for each method."""
     found = []
     for name, method in methods.items():
         knob = {method.knob: method.values} if method.knob else {}
-        found += candidates(method=[name], lr=RL_RATES.get(method.loss, RATES), **knob)
+        found += cross(method=[name], lr=OWN_RATES.get(method.loss, RATES), **knob)
     return found
 
 
 def _noisy_tries() -> list[Setting]:
     knobs = {name: "tau" if name == "ipo" else "beta" for name in NOISY}
-    return [s for name, knob in knobs.items() for s in candidates(method=[name], lr=RATES, **{knob: SUM})]
+    return [s for name, knob in knobs.items() for s in cross(method=[name], lr=RATES, **{knob: SUM})]
 
 
 GRIDS: dict[str, Grid] = {
@@ -177,7 +187,7 @@ GRIDS: dict[str, Grid] = {
     "optimiser": Grid(
         what="the runs of beta-sweep under other second constants of Adam, and with four times the pairs a step",
         settings=[
-            *seeded(beta=(0.1, 1.0, 5.0), lr=(2e-4,), beta2=(0.9, 0.999), batch=(BATCH,)),
+            *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.9, 0.999), batch=(BATCH,)),
             *seeded(beta=(0.1,), lr=(2e-4,), beta2=(0.99,), batch=(4 * BATCH,)),
         ],
         run=sweep,

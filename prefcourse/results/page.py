@@ -31,8 +31,8 @@ written by `python -m prefcourse results --page`; its numbers are computed from 
 - Families: {PROTOCOL.family}. "The same" means two one-sided tests, margin ± {PROTOCOL.margin:g} nats of gold reward.
 - At equal KL, {BUDGETS} nats: {PROTOCOL.equal_kl}.
 
-A row marked *older protocol* is from before: one learning rate for all methods, prompts held fixed, no correction for
-the number of comparisons.
+A row marked *older protocol* is from before, and of the course's earlier model, which wrote in pieces of words: one
+learning rate for all methods, prompts held fixed, no correction for the number of comparisons.
 
 | grid | asked | answer | can and cannot tell | protocol | runs | hours | command |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -5,13 +5,14 @@
     ood-prompts     Table 1: the same policies on prompts about other things than films, and on a type of prompt that
                     was left out of the training pairs
 
-Policies are trained as in the grid `methods`, with the settings that were chosen there.
+Policies are those of the grid `methods`, with the settings that were chosen there: on its shelf, or trained here.
 """
 
 import copy
 from collections.abc import Sequence
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from prefcourse.evaluate import bootstrap, points, sequence_kl
 from prefcourse.generate import generate
@@ -19,31 +20,40 @@ from prefcourse.preferences import Row
 from prefcourse.results import variants
 from prefcourse.results.answers import against, by_value
 from prefcourse.results.look import prompts_of, sft_sample
-from prefcourse.results.methods import METHODS, look_whole
-from prefcourse.results.store import Grid, kept, metrics, rounded, seeded
+from prefcourse.results.methods import METHODS, look_whole, policy_name
+from prefcourse.results.protocol import PROTOCOL
+from prefcourse.results.store import Grid, kept, metrics, rounded, seeded, shelved
 from prefcourse.results.variants import draw_pairs, learn
 from prefcourse.rlhf.best_of_n import expected_best
 from prefcourse.worlds.world import World
 
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
-BEST_OF, POOL_PROMPTS = 128, 100  # completions of a prompt; test pairs that best-of-n is measured on
+BEST_OF, POOL_PROMPTS = 128, 30  # completions of a prompt; test pairs that best-of-n is measured on
 TRAINED = ("none", "sft", "dpo", "ppo")  # "none": SFT as it is; "sft": trained on the chosen texts (Preferred-FT)
 LEFT_OUT = "question"  # a type of prompt
 SUBJECTS = ("food", "hotel", "city", "book", "teacher", "weather", "music", "car", "house", "dog", "school", "trip")
 OPENINGS = ("The {} was", "I think the {}", "My {} is", "We like the {}", "Is the {}", "This {} has")
 
 
-def policy_of(world: World, method: str, seed: int, rows: Sequence[Row], chosen: dict):
-    """SFT itself for "none", else a policy trained by `method` of `methods.METHODS` with its `chosen` settings."""
+def policy_of(world: World, method: str, seed: int, chosen: dict, rows: Sequence[Row] = ()) -> PreTrainedModel:
+    """SFT itself for "none", else a policy trained by `method` of `methods.METHODS` with its `chosen` settings.
+
+    rows: what it learns from instead of the pairs of the seed.
+    """
     if method == "none":
         return copy.deepcopy(world.sft)
-    found = METHODS[method]
-    return learn(world, found, list(rows), {**found.fixed, **chosen}, seed, look_whole(world, seed))[0]
+
+    def train() -> PreTrainedModel:
+        found, pairs = METHODS[method], list(rows) or draw_pairs(world, seed)
+        return learn(world, found, pairs, {**found.fixed, **chosen}, seed, look_whole(world, seed))[0]
+
+    return train() if rows else shelved(policy_name(method, seed, chosen), world.sft, train)
 
 
 def opponents(world: World, split: str = "test") -> list[Row]:
-    """One test pair a prompt, the first: its chosen text is what policies are compared with."""
-    return list({row["prompt"]: row for row in reversed(world.pairs[split])}.values())[::-1]
+    """The first pair of each of the protocol's prompts: its chosen text is what policies are compared with."""
+    rows = list({row["prompt"]: row for row in reversed(world.pairs[split])}.values())[::-1]
+    return rows[: PROTOCOL.prompts]
 
 
 def temperatures(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
@@ -55,7 +65,7 @@ def temperatures(world: World, method: str, seed: int, split: str = "test", **ch
     prompts = [row["prompt"] for row in rows]
     theirs = world.gold(prompts, [row["chosen"] for row in rows])
     if method != "best-of-n":
-        policy = policy_of(world, method, seed, draw_pairs(world, seed), chosen)
+        policy = policy_of(world, method, seed, chosen)
     path, wins = [], []
     for temperature in TEMPERATURES:
         if method == "best-of-n":
@@ -102,12 +112,12 @@ def out_of_distribution(world: World, method: str, trained: str, seed: int, **ch
     types = {row["prompt"]: row["type"] for split in ("train", "test") for row in world.prompts[split]}
     if LEFT_OUT not in types.values():
         raise ValueError(f"the world {world.name!r} has no prompts of the type {LEFT_OUT!r}; change paper.LEFT_OUT")
-    rows = draw_pairs(world, seed)
+    rows = []
     if trained == "left out":
         fine = [row for row in world.pairs["train"] if types.get(row["prompt"]) != LEFT_OUT]
-        rows = variants.draw_rows(fine, seed, len(rows))
-    policy = policy_of(world, method, seed, rows, chosen)
-    test = prompts_of(world, "test")
+        rows = variants.draw_rows(fine, seed, len(draw_pairs(world, seed)))
+    policy = policy_of(world, method, seed, chosen, rows)
+    test = prompts_of(world, "test", PROTOCOL.prompts)
     left = [prompt for prompt in test if types[prompt] == LEFT_OUT]
     found, by_prompt = {}, {}
     for suffix, prompts in (("", test), ("_other", other_prompts()), ("_left_out", left)):
@@ -122,7 +132,8 @@ def compared(world: World, policy, prompts: list[str], seed: int) -> tuple[Tenso
     written = generate(policy, world.tokenizer, prompts, seed=2 * seed + 1)
     before = kept(
         ("SFT on these", world.name, seed, *prompts[:1], len(prompts)),
-        lambda: sft_sample(world, seed).completions if prompts == prompts_of(world, "test")
+        lambda: sft_sample(world, seed, count=len(prompts)).completions
+        if prompts == prompts_of(world, "test", len(prompts))
         else generate(world.sft, world.tokenizer, prompts, seed=2 * seed),
     )  # fmt: skip
     ours, theirs = (world.gold(prompts, [c.text for c in side]) for side in (written, before))

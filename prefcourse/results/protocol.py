@@ -1,12 +1,18 @@
 """The protocol of all grids: how settings are chosen, on what they are reported, and what may then be said.
 
+    try in a cross            each setting varied alone, the others at the middle of their values: `cross`
     choose on validation      every candidate, two seeds: the highest gold reward at a KL of at most 6 nats
-    report on test            the one that was chosen, eight other seeds, all test prompts
+    report on test            the one that was chosen, eight other seeds, the first 400 test prompts, 80 of each type
     intervals                 over seeds and prompts, crossed; differences paired with the baseline's
     a family                  Holm over all that one figure or table shows; "the same" only by two one-sided tests
 
     choices = choose(tried, by=("method",))      # "method=ipo" → Choice(settings={"lr": …, "tau": …}, …)
     check_splits(world)                          # before hours of computing: does the world have all splits?
+
+A cross of a rate and a knob, three values each, is five candidates where the square is nine: it takes half the time,
+and misses a best pair of which both are away from the middle. `Choice.edges` says where a wider range might do better.
+Rates are such that a run of this length stays near the KL limit at one of them: at 1e-3 the losses on pairs go to 40
+nats and more, and nothing is left to choose.
 
 A stored file carries `described()`, every setting tried with what it got, and what was chosen. A file without one is of
 the older protocol: three seeds, one learning rate for all, prompts held fixed.
@@ -24,11 +30,13 @@ from prefcourse.worlds.world import World
 class Protocol:
     """What is fixed before a grid is run. KL, margins and budgets are in nats."""
 
-    version: int = 2
+    version: int = 3
     choose_on: str = "validation"
     choose_seeds: tuple[int, ...] = (90, 91)  # none of them reported on
+    tries: str = "in a cross, if no list is given: each setting varied alone, the others at the middle of their values"
     most_kl: float = 6.0  # the limit
     report_on: str = "test"
+    prompts: int = 400  # the first of them, on the way and at the end; the main job's evaluation takes all
     seeds: int = 8
     margin: float = 0.15  # of "the same", in gold reward
     budgets: tuple[float, ...] = (1.5, 3.0)  # KLs at which methods are compared
@@ -119,6 +127,17 @@ def candidates(seeds: Sequence[int] = PROTOCOL.choose_seeds, **values: Sequence)
     settings: list[dict[str, Any]] = [{}]
     for name, options in values.items():
         settings = [{**s, name: option} for s in settings for option in options]
+    return [{**s, "seed": seed} for s in settings for seed in seeds]
+
+
+def cross(seeds: Sequence[int] = PROTOCOL.choose_seeds, **values: Sequence) -> list[dict[str, Any]]:
+    """The middle of all `values`, then each of them varied alone, for each seed: what is tried on validation.
+
+    The middle of two values is the second.
+    """
+    middle = {name: options[len(options) // 2] for name, options in values.items()}
+    arms = [{**middle, name: option} for name, options in values.items() for option in options]
+    settings = [middle, *(arm for arm in arms if arm != middle)]
     return [{**s, "seed": seed} for s in settings for seed in seeds]
 
 

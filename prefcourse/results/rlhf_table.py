@@ -16,19 +16,20 @@ from prefcourse.comparison.frontier import curves, gain_at
 from prefcourse.evaluate import Estimate, over_seeds
 from prefcourse.finite import counted, number, numbers
 
-CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143)}  # 2.5 % and 97.5 % points
+CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143), 5: (0.8312, 12.833), 6: (1.2373, 14.449),
+        7: (1.6899, 16.013), 8: (2.1797, 17.535), 9: (2.7004, 19.023)}  # 2.5 % and 97.5 % points  # fmt: skip
 THIRD = 0.3333  # of a knob: how the grid writes ⅓
 
 
 def spread(values: Sequence[float]) -> Estimate:
-    """The standard deviation over 3 to 5 seeds, with the 95 % interval of a normal sample (by chi-squared).
+    """The standard deviation over 3 to 10 seeds, with the 95 % interval of a normal sample (by chi-squared).
 
     Raises ValueError for another number of values, and for one that is not finite.
     """
     values = numbers("values", values, least=0)
     free = len(values) - 1
     if free not in CHI2:
-        raise ValueError(f"got {counted(len(values), 'seed')}; allowed are 3 to 5")
+        raise ValueError(f"got {counted(len(values), 'seed')}; allowed are 3 to 10")
     (few, many), found = CHI2[free], float(np.std(values.numpy(), ddof=1))
     return Estimate(found, found * math.sqrt(free / many), found * math.sqrt(free / few))
 

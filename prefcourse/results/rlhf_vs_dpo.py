@@ -35,7 +35,10 @@ from prefcourse.worlds.world import World
 PAIRS = 768  # to learn from
 POOL = 16  # completions of each prompt that best-of-n chooses from
 COMPLETIONS = 64  # that a step of RLOO samples
-PROBE, RANKED = 200, 500  # prompts measured on the way (all of them at the end); pairs for the reward model's accuracy
+PROBE, RANKED = (
+    200,
+    500,
+)  # prompts measured on the way (all of the protocol's at the end); pairs for the reward model's accuracy
 BETA = 0.1  # the price of a nat: the same objective for all
 DPO = {"lr": 2e-4, "beta": BETA, "epochs": 1.0, "batch_size": 16}
 REWARD = {"lr": 4.5e-4, "epochs": 1.0, "batch_size": 16}
@@ -164,11 +167,11 @@ def measure(
     policy: PreTrainedModel, world: World, seed: int, split: str = "test", count: int | None = None,
     into: dict[str, list] | None = None,
 ) -> dict[str, Estimate]:  # fmt: skip
-    """Gold reward and KL of one sample for each of the first `count` prompts of `split` (None: all of them).
+    """Gold reward and KL of one sample for each of the first `count` prompts of `split` (None: the protocol's).
 
     into: gets KL and gain over SFT of the first PROBE prompts, a row each.
     """
-    seen = sample(world, policy, seed, split, count)
+    seen = sample(world, policy, seed, split, count or PROTOCOL.prompts)
     if into is not None:
         before = sft_here(world, seed, split)
         for name, values in (("kl", seen.log_ratios), ("gain", seen.gold - before.gold[: len(seen.gold)])):
@@ -178,7 +181,9 @@ def measure(
 
 def sft_here(world: World, seed: int, split: str) -> Sample:
     """SFT's sample with the random numbers that policies get here; drawn once for all runs of a seed."""
-    return kept(("SFT, sampled", world.name, split, seed), lambda: sample(world, world.sft, seed, split))
+    return kept(
+        ("SFT, sampled", world.name, split, seed), lambda: sample(world, world.sft, seed, split, PROTOCOL.prompts)
+    )
 
 
 def _point(found: dict[str, Estimate], start: dict[str, Estimate]) -> dict:
@@ -188,7 +193,7 @@ def _point(found: dict[str, Estimate], start: dict[str, Estimate]) -> dict:
 
 
 def memory_job(method: str, seed: int) -> Callable[[], None]:
-    """Two steps of `method` on 16 texts, with a GPT-2 of 27 million random parameters, ready to be watched."""
+    """Two steps of `method` on 16 texts, with a GPT-2 of 29 million random parameters, ready to be watched."""
     world = load_world()
     pairs, prompts = world.pairs["train"][:16], [row["prompt"] for row in world.prompts["train"]]
     size = {"steps": 2, "lr": 1e-5, "progress": False, "seed": seed}

@@ -2,9 +2,12 @@
 
     build/results/NAME/WORLD/tries/…json     what each candidate got on validation prompts
     build/results/NAME/WORLD/runs/…json      each finished run, under its setting and what was chosen for it
+    build/results/policies/WORLD/…           policies that several grids need: the first to come trains them
     data/results/NAME.json, .safetensors     the whole, once all runs are there
 
-WORLD is a fingerprint of the bundled files and the protocol: runs of another world or protocol are not taken over.
+WORLD is a fingerprint of the world's models and data: runs of another world are not taken over, and a card that is
+written anew makes no run void. A run is kept under its setting and what was chosen, so another protocol takes over what
+it asks for, too.
 """
 
 import hashlib
@@ -17,12 +20,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from prefcourse.preferences import write_whole
+from prefcourse.results import store as stored_as
 from prefcourse.results.protocol import PROTOCOL, Choice, check_splits, choose, described, group
-from prefcourse.results.store import Grid, Setting, provenance
+from prefcourse.results.store import Grid, Setting, in_steps, provenance
 from prefcourse.worlds.bundled import data_folder
 from prefcourse.worlds.world import World
 
@@ -30,10 +33,14 @@ Say = Callable[[str], None]
 Share = tuple[int, int]
 
 
+CARD = ("facts.json",)  # of the files that have a checksum, those that no run reads
+
+
 def fingerprint() -> str:
-    """Eight letters that name the bundled world and the protocol."""
-    world = (data_folder() / "checksums.json").read_bytes()
-    return hashlib.sha256(world + json.dumps(described()).encode()).hexdigest()[:8]
+    """Eight letters that name the models and data of the bundled world."""
+    sums = json.loads((data_folder() / "checksums.json").read_text(encoding="utf-8"))
+    read = {name: sums[name] for name in sorted(sums) if name not in CARD}
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:8]
 
 
 def place(work: Path, name: str) -> Path:
@@ -50,9 +57,19 @@ def complete(
     name: str, grids: Mapping[str, Grid], world: World, folder: Path, work: Path, say: Say, share: Share
 ) -> Path | None:
     """Run what is missing of grid `name` and write it to `folder`; see `prefcourse.results.write`."""
-    grid = grids[name]
     if world is not None:
         check_splits(world)
+    stored_as.shelf = work / "policies" / fingerprint()
+    try:
+        return _complete(name, grids, world, folder, work, say, share)
+    finally:
+        stored_as.shelf = None
+
+
+def _complete(
+    name: str, grids: Mapping[str, Grid], world: World, folder: Path, work: Path, say: Say, share: Share
+) -> Path | None:
+    grid = grids[name]
     tried, choices = settle(name, grids, world, work, say, share)
     all_kept = []
     for number, setting in enumerate(grid.settings, start=1):
@@ -122,7 +139,7 @@ def store(
     tensors = {}
     for number, run in enumerate(runs):
         for key, rows in run.pop("by_prompt", {}).items():
-            tensors[f"{number}/{key}"] = torch.tensor(rows).half()
+            tensors[f"{number}/{key}"], tensors[f"{number}/{key}/step"] = in_steps(rows)
     path, seconds = folder / f"{name}.json", sum(run["seconds"] for run in [*tried, *runs])
     record = {
         "what": grid.what,

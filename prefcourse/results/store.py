@@ -1,28 +1,39 @@
 """How stored results are read, and the small things that every grid needs. `prefcourse.results` writes them."""
 
+import copy
 import importlib.metadata
 import json
 import os
 import platform
 import random
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model, save_model
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from prefcourse.annotation.annotators import exchanged
 from prefcourse.evaluate import Estimate
+from prefcourse.losses import LOSSES
 from prefcourse.preferences import Row
 from prefcourse.results.protocol import PROTOCOL
+from prefcourse.training.reference import ReferenceLogps, reference_logps
 from prefcourse.worlds.bundled import data_folder
+from prefcourse.worlds.world import World
 
 Setting = dict[str, Any]
 METRICS = ("gold_reward", "win_rate", "kl", "typicality", "non_words", "distinct_2")
 Made = TypeVar("Made")
 
+STEPS = 126  # of a value that is stored by prompt: even, so that a tie, ½ of a win, is stored as it is
+
 _kept: dict[Hashable, Any] = {}
+shelf: Path | None = None  # where a grid that is being run keeps the policies that other grids need, too
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,9 @@ def by_prompt(name: str) -> list[dict[str, Any]]:
     """What each run of the stored result `name` found on each prompt: setting, and tensors (points, prompts).
 
     kl (log π/π_SFT of the sample, nats) and gain (its gold reward less that of SFT's) have a row for each point of the
-    run's path. For `comparison.equal_kl.measured`; the end of a run is run["gain"][-1]. Raises FileNotFoundError if the
-    grid is not stored by prompt: those of the older protocol are not.
+    run's path, and a column for each of the protocol's prompts. A value is right to half a step, 0.4 % of the largest
+    of its row. For `comparison.equal_kl.measured`; the end of a run is run["gain"][-1]. Raises
+    FileNotFoundError if the grid is not stored by prompt: those of the older protocol are not.
     """
     path = data_folder() / "results" / f"{name}.safetensors"
     if not path.is_file():
@@ -82,10 +94,26 @@ def by_prompt(name: str) -> list[dict[str, Any]]:
         )
     tensors, found = load_file(path), []
     for number, run in enumerate(load(name)["runs"]):
-        own = {key.split("/")[1]: t.float() for key, t in tensors.items() if key.startswith(f"{number}/")}
+        own = {
+            key.split("/")[1]: t.float() * tensors[f"{key}/step"]
+            for key, t in tensors.items()
+            if key.startswith(f"{number}/") and not key.endswith("/step")
+        }
         if own:
             found.append({"setting": run["setting"], "path": run.get("path", []), **own})
     return found
+
+
+def in_steps(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    """`rows` (K, P) in whole steps of each row, int8, and the step (K, 1): the largest of a row is STEPS steps.
+
+    Raises ValueError for numbers that are not finite.
+    """
+    values = torch.tensor(rows)
+    if not values.isfinite().all():
+        raise ValueError("what a run found by prompt is not finite: look at that run, its file is in build/results")
+    step = values.abs().amax(1, keepdim=True).clamp(min=1e-9) / STEPS
+    return (values / step).round().to(torch.int8), step
 
 
 def table(runs: Sequence[Mapping], what: str, **setting: Any) -> torch.Tensor:
@@ -149,6 +177,39 @@ def kept(key: Hashable, make: Callable[[], Made]) -> Made:
     if key not in _kept:
         _kept[key] = make()
     return _kept[key]
+
+
+def shelved(name: str, like: PreTrainedModel, learn: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """The policy `name`, which this or another grid has trained, with the shape of `like`; else what `learn` returns.
+
+    While a grid is run it is kept on the shelf; outside of one, as in a lesson, nothing is read or kept.
+    """
+    if shelf is None:
+        return learn()
+    path = shelf / f"{name.replace('/', '-')}.safetensors"
+    if path.is_file():
+        policy = copy.deepcopy(like)
+        load_model(policy, path)
+        return policy
+    policy = learn()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    save_model(policy, str(part))
+    part.replace(path)
+    return policy
+
+
+def reference_of(world: World, rows: Sequence[Row], loss: str) -> PreTrainedModel | ReferenceLogps:
+    """What `train` takes as the reference for `loss` on `rows`: SFT's log-probs, computed once for all runs on them.
+
+    SFT itself where a loss needs none, or draws pairs of its own as KTO does.
+    """
+    needs = LOSSES[loss].inputs()
+    sides = tuple(name for name in needs if name.startswith("reference"))
+    if not sides or "kl_policy" in needs:
+        return world.sft
+    key = ("reference", world.name, sides, *(tuple(map(str, row.values())) for row in rows))
+    return kept(key, lambda: reference_logps(world.sft, rows, world.tokenizer, loss=loss, progress=False))
 
 
 def turned(rows: Sequence[Row], share: float, rng: random.Random) -> tuple[list[Row], set[int]]:

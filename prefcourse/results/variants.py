@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from prefcourse.evaluate import METRICS, MORE
 from prefcourse.preferences import Row
-from prefcourse.results.look import Look, Sample, at_end, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.look import Look, at_end, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.rlhf_vs_dpo import POOL
-from prefcourse.results.store import kept, metrics, rounded, turned
+from prefcourse.results.store import kept, metrics, reference_of, rounded, turned
 from prefcourse.rlhf.best_of_n import best_of_n_path
 from prefcourse.rlhf.policy_gradient import ppo, rloo
 from prefcourse.rlhf.reward_model import train_reward_model
@@ -101,23 +102,24 @@ def unbalanced(rows: list[Row]) -> list[Row]:
 
 def beta_sweep(
     world: World, beta: float, lr: float, seed: int, split: str = "test", beta2: float = 0.99, batch: int = 0,
-    by_prompt: bool = False,
+    by_prompt: bool = False, on_the_way: bool = True,
 ) -> dict:  # fmt: skip
     """DPO for STEPS steps at a constant rate; path: a point at the steps EARLY and at the end.
 
     beta2: how long Adam remembers squared gradients, over about 1 / (1 - beta2) steps. batch: pairs of a step (0:
-    BATCH); there are as many pairs in all, so fewer steps. by_prompt: look at all prompts and keep what each says.
+    BATCH); there are as many pairs in all, so fewer steps. by_prompt: look at the protocol's prompts and keep each.
+    on_the_way: look at the steps EARLY, too.
     """
-    batch, count = batch or BATCH, None if by_prompt else PROBE
+    batch, count = batch or BATCH, PROTOCOL.prompts if by_prompt else PROBE
     fewer = batch // BATCH
     policy = copy.deepcopy(world.sft)
     look = Look(world, seed, (kl, gold, gain, length, ended), count=count, split=split, by_prompt=by_prompt)
     steps, every = STEPS // fewer, max(EARLY[0] // fewer, 1)
-    looks = [step for step in (max(early // fewer, 1) for early in EARLY) if step < steps]  # `finish` adds the end
+    looks = [step for step in (max(early // fewer, 1) for early in EARLY if on_the_way) if step < steps]
     with adam(beta2):
         history = train(
             policy, world.pairs["train"], world.tokenizer, loss="dpo", beta=beta, lr=lr, steps=steps, seed=seed,
-            batch_size=batch, schedule="constant", progress=False,
+            batch_size=batch, schedule="constant", progress=False, reference=getattr(world, "sft_logps", None),
             measure=look.at(looks, every), every=every,
         )  # fmt: skip
     logs = rounded({"train_accuracy": last(history["rewards/accuracies"])})
@@ -180,6 +182,7 @@ def learn(
         climb(policy, reward, prompts, world.tokenizer, measure=look.at(looks, every), every=every, **common)
         return policy, steps, {}
     data = unbalanced(rows) if method.data == "unbalanced" else rows
+    common["reference"] = reference_of(world, data, method.loss)
     steps, every = len(rows) // BATCH, looks[0] if looks else LOOKS[0]
     common = {"batch_size": BATCH, "steps": steps, "measure": look.at(looks, every), "every": every} | common
     history = train(policy, data, world.tokenizer, loss=method.loss, **common)
@@ -209,17 +212,18 @@ def best_of_n(world: World, judge: str, seed: int, split: str) -> dict:
 
 
 def look_at(world: World, seed: int, split: str = "test", by_prompt: bool = False) -> Look:
-    """KL, gold reward, its gain over SFT, length and share with EOS, on the first PROBE prompts."""
-    return Look(world, seed, (kl, gold, gain, length, ended), count=PROBE, split=split, by_prompt=by_prompt)
+    """KL, gold reward, its gain over SFT, length, share with EOS, on PROBE prompts or those of the protocol."""
+    count = PROTOCOL.prompts if by_prompt else PROBE
+    return Look(world, seed, (kl, gold, gain, length, ended), count=count, split=split, by_prompt=by_prompt)
 
 
 def finish(look: Look, policy: PreTrainedModel, steps: int) -> dict:
-    """metrics on all prompts, the gain over SFT on the same prompts among them; path: the look's, and its end.
+    """metrics on the protocol's prompts, the gain over SFT there among them; path: the look's, and its end.
 
     by_prompt: KL and gain of each prompt at each point of the path, if the look keeps them.
     """
     found = at_end(look.world, policy, look.seed, look.split)
-    look.keep(Sample(look.world, policy, look.seed, look.split, found.prompts, found.completions))
+    look.keep(found.log_ratios, found.rewards, found.baseline_rewards)
     names = {"kl": "kl", "gold": "gold_reward", "length": "length", "eos": "eos_rate", "gain": "gain"}
     end = {"step": steps} | rounded({name: found[metric].value for name, metric in names.items()})
     whole = {"by_prompt": look.found} if look.found else {}

@@ -13,7 +13,8 @@ from torch import nn
 from prefcourse.losses import LOSSES, Loss
 from prefcourse.training import lora
 
-SANE_LR, AT_WIDTH = 1.5e-4, 256  # the rate of the course's main job, and the width of its model
+MAIN_JOB = {"lr": 2e-4, "epochs": 0.25, "beta": 0.2}  # chosen on validation prompts by the grid "main-job"
+SANE_LR, AT_WIDTH = 1.5e-4, 256  # what `train` takes if not told, at β = 0.1, and the width of the course's model
 FAR = 10  # times the sane rate took the KL out of every healthy range in a few steps (lesson 07)
 SMALL = 50e6  # parameters; up to here our own measurements speak, above TRL's defaults
 ADAPTERS = 10  # times the rate of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret")
@@ -24,8 +25,8 @@ LARGE, LARGE_PREFERENCES = 3e9, 5e-7  # parameters, and the rate of Zephyr 7B (T
 def usual(policy: nn.Module, loss: str | Loss) -> float:
     """The learning rate to begin with, by the model's size, the loss, and whether adapters alone are trained.
 
-    Up to 50 million parameters it is the main job's, 1.5e-4 at width 256 and less for a wider model, ten times that for
-    supervised losses. Above, it is TRL's default. A loss of one's own counts as one on preferences.
+    Up to 50 million parameters it is the default of `train`, 1.5e-4 at width 256 and less for a wider model, ten times
+    that for supervised losses. Above, it is TRL's default. A loss of one's own counts as one on preferences.
     """
     spec = LOSSES.get(loss) if isinstance(loss, str) else loss if isinstance(loss, Loss) else None
     plain, imitation = lora.plain(policy), spec is not None and _supervised(spec)

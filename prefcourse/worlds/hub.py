@@ -38,7 +38,7 @@ HUB = {
     "prompts": "stanfordnlp/imdb@e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
 }  # name@revision
 POSITIVE = ("positive", "pos", "label_pos", "good")  # what a positive class is called, in lower case
-PER_TYPE = {"train": 320, "validation": 40, "test": 80}  # prompts of each type, as in the bundled world
+PER_TYPE = {"train": 320, "validation": 40, "test": 80}  # of each type; the bundled world has more
 
 
 @dataclass(frozen=True)

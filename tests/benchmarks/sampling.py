@@ -27,7 +27,7 @@ from prefcourse.worlds.world import World
 CASES = [  # prompts, new tokens at most, top_k
     (256, 40, 0),
     (256, 40, 50),  # top_k=50 is transformers' own default
-    (400, 48, 0),  # an evaluation of the course
+    (400, 48, 0),  # a lesson's evaluation
     (64, 40, 0),
     (8, 40, 0),
     (1, 40, 0),

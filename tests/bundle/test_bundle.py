@@ -5,15 +5,18 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcourse import bundle
-from prefcourse.bundle import card, corpus, gold, pretrain, samples
-from prefcourse.bundle import tokenizer as bpe
+from prefcourse.bundle import card, corpus, gold, muon, pretrain, samples, unwritten
+from prefcourse.bundle import tokenizer as closed
 from prefcourse.evaluate import typicality
 from prefcourse.rewards import GoldReward
 from prefcourse.world import load_world
@@ -128,7 +131,7 @@ def test_a_folder_without_parquet_files_is_named(tmp_path):
 
 
 def test_an_unknown_step_is_answered_with_the_steps_there_are(tmp_path):
-    with pytest.raises(ValueError, match="no step 'pair'; the steps are: corpus, tokenizer, base, sft"):
+    with pytest.raises(ValueError, match="no step 'pair'; the steps are: corpus, tokenizer, base, again, sft"):
         bundle.build("nowhere", tmp_path / "out", tmp_path / "work", redo="pair")
     assert not (tmp_path / "out").exists()
 
@@ -139,22 +142,61 @@ SENTENCES = [f"{a} {b} {c}." for a in ("This", "That", "The") for b in ("film", 
              for c in ("is good", "was bad", "isn't a waste of time")]  # fmt: skip
 
 
+WIDE = ["Maria saw a zebra.", "Maria saw a film.", "The zebra is seldom bad."]
+
+
 def test_the_tokenizer_is_a_function_of_the_texts_to_the_byte(tmp_path):
     for name in ("a", "b"):
-        bpe.build(SENTENCES, tmp_path / name)
+        closed.build(SENTENCES, WIDE, tmp_path / name)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    bpe.build(SENTENCES[:9] * 2, tmp_path / "c")
+    closed.build(SENTENCES[:9] * 2, WIDE, tmp_path / "c")
     assert (tmp_path / "c" / "tokenizer.json").read_bytes() != (tmp_path / "a" / "tokenizer.json").read_bytes()
 
 
+def test_forms_are_words_with_their_space_contractions_and_marks():
+    assert closed.forms("It isn't a well-made film, is it?") == [
+        "It", "Ġisn", "'t", "Ġa", "Ġwell-made", "Ġfilm", ",", "Ġis", "Ġit", "?",
+    ]  # fmt: skip
+    assert closed.forms("I've 12 - films") == ["I", "'ve", "Ġ12", "Ġ-", "Ġfilms"]
+    assert "".join(closed.forms("Ünknown\n  é-b")).replace("Ġ", "") == "ÃľnknownĊÃ©-b"
+
+
+def test_the_vocabulary_is_eos_placeholder_bytes_then_forms_by_frequency(monkeypatch):
+    found = closed.vocabulary(SENTENCES, WIDE)
+    assert found[:2] == ["<|endoftext|>", "<|rare|>"] and len(set(found)) == len(found)
+    assert all(len(token) == 1 for token in found[2:258]) and len(found[258]) > 1
+    assert {"This", "Ġmovie", "Ġisn", "'t", "Ġwaste"} < set(found)
+    assert found.index("Ġfilm") < found.index("Ġgood") < found.index("ĠMaria" if "ĠMaria" in found else "Maria")
+    monkeypatch.setattr(closed, "MIN_COUNT", 10)  # "The" has 9 of the sentences
+    monkeypatch.setattr(closed, "VOCAB_SIZE", 262)
+    assert "The" not in closed.vocabulary(SENTENCES, []) and len(closed.vocabulary(SENTENCES, WIDE)) == 262
+
+
 def test_the_tokenizer_loads_as_it_was_saved_and_gives_texts_back(tmp_path):
-    made = bpe.build(SENTENCES, tmp_path)
+    made = closed.build(SENTENCES, WIDE, tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    for text in (*SENTENCES, "Ünknown , 'words' ! 7  ", " leading"):
+    for text in (*SENTENCES, "Ünknown , 'words' ! 7  ", " leading", "<rare> |rare|", "tab\tand\n\nlines"):
         ids = loaded(text)["input_ids"]
-        assert ids == made(text)["input_ids"] and loaded.decode(ids) == text and 0 not in ids
+        assert ids == made(text)["input_ids"] and loaded.decode(ids) == text and not {0, 1} & set(ids)
     assert loaded.eos_token_id == loaded.bos_token_id == loaded.pad_token_id == 0 and loaded.model_max_length == 128
+
+
+@given(text=st.text())
+@settings(max_examples=300, deadline=None)
+def test_any_text_comes_back(tokenizer, text):
+    for special in (closed.EOS, closed.RARE):  # these two are tokens, not text
+        text = text.replace(special, "")
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_known_and_placeholder(tmp_path):
+    made = closed.build(SENTENCES, WIDE[:0], tmp_path)
+    assert closed.known("This story isn't bad.", made) and not closed.known("This zebra isn't bad.", made)
+    assert closed.share_known(["This zebra.", "The film."], made) == 5 / 6
+    assert made.convert_ids_to_tokens(closed.with_rare("This zebra isn't bad.", made)) == [
+        "This", "<|rare|>", "Ġisn", "'t", "Ġbad", ".",
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- gold
@@ -344,13 +386,31 @@ def small_rows(monkeypatch):
 
 
 def test_a_batch_is_a_function_of_its_step(small_rows):
-    simple, wide = torch.arange(1_000), torch.arange(5_000, 7_000)
-    batches = {step: pretrain.batch(step, simple, wide, 40, 10) for step in range(40)}
+    data = {"simple": torch.arange(1_000), "wide": torch.arange(5_000, 7_000), "spelt": torch.arange(9_000, 9_200)}
+    batches = {step: pretrain.batch(step, data, 40, 10) for step in range(40)}
     for step in (37, 3, 29, 30, 0):  # in any order
-        assert torch.equal(batches[step], pretrain.batch(step, simple, wide, 40, 10))
+        assert torch.equal(batches[step], pretrain.batch(step, data, 40, 10))
+        assert not torch.equal(batches[step], pretrain.batch(step, data, 40, 10, seed=1))
     for step, rows in batches.items():
         assert rows.shape == (4, 17) and (rows.diff(dim=1) == 1).all()
-        assert (rows[:, 0] >= 5_000).sum() == (2 if step < 30 else 0)
+        assert (rows[:, 0] >= 9_000).sum() == 1
+        assert ((rows[:, 0] >= 5_000) & (rows[:, 0] < 9_000)).sum() == (2 if step < 30 else 0)
+
+
+def test_no_simple_row_comes_twice_within_an_epoch_when_the_decay_begins(small_rows):
+    data = {"simple": torch.arange(3_000), "wide": torch.arange(5_000, 7_000), "spelt": torch.arange(9_000, 9_200)}
+    starts = [start for step in range(60) for start in pretrain.batch(step, data, 60, 30)[:, 0].tolist()]
+    simple = [start for start in starts if start < 5_000]
+    assert len(simple) == 30 * 1 + 30 * 3 and len(set(simple)) == len(simple)
+
+
+def test_streams_part_the_reviews_by_what_the_vocabulary_knows(tmp_path):
+    made = closed.build(SENTENCES, [], tmp_path)
+    texts = {"train": [*SENTENCES, "This zebra is good."], "wide": ["A zebra."], "valid": [], "test": []}
+    found = pretrain.streams(texts, made)
+    assert sorted(made.decode(found["simple"]).split(closed.EOS)[:-1]) == sorted(SENTENCES)
+    assert made.decode(found["spelt"]) == "This zebra is good." + closed.EOS
+    assert made.convert_ids_to_tokens(found["wide"].tolist()) == ["A", closed.RARE, ".", closed.EOS]
 
 
 def test_an_epoch_shows_each_row_once_and_the_next_cuts_elsewhere(small_rows):
@@ -374,7 +434,7 @@ def test_rows_of_another_stream_are_not_mixed_up_with_the_last_ones(small_rows):
 
 def test_packing_puts_an_eos_after_each_text(tokenizer):
     texts = ["This film is great fun.", "That cast was boring!", "The old story"]
-    stream = pretrain.pack(texts, tokenizer, seed=0)
+    stream = pretrain.pack(tokenizer(texts)["input_ids"], seed=0)
     pieces = tokenizer.decode(stream).split("<|endoftext|>")
     assert pieces[-1] == "" and sorted(pieces[:-1]) == sorted(texts)
 
@@ -394,31 +454,115 @@ def test_optimizers_share_the_parameters_out():
     assert id(model.transformer.wte.weight) in {id(p) for p in adam}
 
 
-def test_nats_per_token_of_a_uniform_model(tokenizer):
+def test_nats_of_a_uniform_model(tokenizer):
     model = pretrain.new_model(layers=1, width=64, vocab_size=len(tokenizer))
     for p in model.parameters():
         torch.nn.init.zeros_(p)
     texts = ["This film is great fun.", "That"]
-    assert pretrain.nats_per_token(model, texts, tokenizer) == pytest.approx(torch.tensor(float(len(tokenizer))).log())
+    tokens = sum(len(ids) + 1 for ids in tokenizer(texts)["input_ids"])
+    each = torch.tensor(float(len(tokenizer))).log().item()
+    assert pretrain.held_out_nats(model, texts, tokenizer) == {
+        "nats_per_token": pytest.approx(each, abs=1e-4),
+        "nats_per_character": pytest.approx(each * tokens / 27, abs=1e-4),
+    }
 
 
-def test_nats_per_token_equals_a_loop(tiny_gpt2, tokenizer):
+def test_nats_equal_a_loop(tiny_gpt2, tokenizer):
     model, texts, total, count = tiny_gpt2(), ["This film is great fun.", "That", "The old cast was boring!"], 0.0, 0
     for text in texts:
         ids = torch.tensor([[0, *tokenizer(text)["input_ids"], 0]])
         logps = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
         total, count = total - logps.sum().item(), count + len(logps)
-    assert pretrain.nats_per_token(model, texts, tokenizer) == pytest.approx(total / count, rel=1e-5)
+    found = pretrain.held_out_nats(model, texts, tokenizer)
+    assert found["nats_per_token"] == pytest.approx(total / count, abs=1e-4)
+    assert found["nats_per_character"] == pytest.approx(total / len("".join(texts)), abs=1e-4)
+
+
+def test_muon_steps_are_orthogonal_and_as_long_as_adams():
+    weight = torch.nn.Parameter(torch.randn(6, 9, generator=torch.Generator().manual_seed(0)))
+    before = weight.detach().clone()
+    weight.grad = torch.randn(6, 9, generator=torch.Generator().manual_seed(1))
+    muon.Muon([weight], lr=0.01, weight_decay=0.0).step()
+    scales = torch.linalg.svdvals((before - weight.detach()) / (0.01 * 0.2 * 3))
+    assert scales.min() > 0.6 and scales.max() < 1.3
+    u, _, v = torch.linalg.svd(weight.grad, full_matrices=False)
+    cosine = torch.nn.functional.cosine_similarity((u @ v).flatten(), (before - weight.detach()).flatten(), dim=0)
+    assert cosine > 0.95
+
+
+def test_muon_is_torchs_own_in_float32():
+    """On matrices of ours torch's bfloat16 iteration and ours take nearly the same steps."""
+    generator = torch.Generator().manual_seed(0)
+    start, grads = torch.randn(16, 8, generator=generator), torch.randn(5, 16, 8, generator=generator)
+    found = []
+    for make in (
+        lambda p: muon.Muon([p], lr=0.01, weight_decay=0.1),
+        lambda p: torch.optim.Muon([p], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ):
+        p = torch.nn.Parameter(start.clone())
+        optim = make(p)
+        for grad in grads:
+            p.grad = grad.clone()
+            optim.step()
+        found.append(p.detach() - start)
+    assert (found[0] - found[1]).norm() < 0.05 * found[1].norm()
+
+
+# ------------------------------------------------------------------------------------------- never written
+
+
+def test_tokens_that_stand_inside_no_text(tokenizer):
+    texts = ["This film is great.", "The film was This."]
+    found = unwritten.unwritten(texts, tokenizer)
+    ids = tokenizer.convert_tokens_to_ids
+    assert not found[ids(["Ġfilm", "Ġis", "Ġgreat", ".", "ĠThis", "<|endoftext|>"])].any()
+    assert found[ids(["This", "The", "Ġboring", "<|rare|>"])].all()
+
+
+def test_log_share_is_the_log_of_a_sum():
+    logits, tokens = torch.randn(3, 5), torch.tensor([True, False, False, True, False])
+    expected = logits.softmax(-1)[:, tokens].sum(-1).log()
+    torch.testing.assert_close(unwritten.log_share(logits, tokens), expected)
+
+
+def test_silence_takes_nats_inside_a_text_and_not_at_its_beginning(tiny_gpt2, tokenizer):
+    model = tiny_gpt2()
+    rows = [
+        {"prompt": "This", "completion": " film is great."},
+        {"prompt": "<|endoftext|>", "completion": "This film."},
+    ]
+    never = unwritten.unwritten([row["prompt"] + row["completion"] for row in rows[:1]], tokenizer)
+
+    states, begin = unwritten.hidden(model, rows, tokenizer)
+    old, share = model.lm_head.weight.detach().clone(), unwritten.mean_share(model, rows, tokenizer, never)
+    unwritten.silence(model, rows, tokenizer, never, nats=6.0)
+    taken = (old - model.lm_head.weight).detach()  # (V, H)
+    assert not taken[~never].any()
+    assert ((states @ taken[never].T) - 6).abs().max() < 1 and (begin @ taken[never].T).abs().max() < 0.3
+    after = unwritten.mean_share(model, rows, tokenizer, never)  # they are nearly all tokens there are: by their odds
+    odds = [log - math.log(-math.expm1(log)) for log in (share, after)]
+    assert odds[1] < odds[0] - 2
+
+
+def test_the_direction_is_one_inside_and_zero_at_the_beginning():
+    torch.manual_seed(0)
+    inside, begin = torch.randn(500, 16) + 1.0, torch.randn(16) + 1.0
+    u = unwritten.direction(inside, begin)
+    assert abs(u @ begin) < 0.02 and abs((inside @ u).mean() - 1) < 0.2
+    other = unwritten.direction(inside, torch.zeros(16) + 1e-3 * torch.randn(16))
+    assert ((inside @ u - 1) ** 2).mean() < 1.5 * ((inside @ other - 1) ** 2).mean() + 0.1  # the equation costs little
 
 
 @pytest.fixture
-def small_pretraining(small_rows, monkeypatch, tmp_path, tokenizer):
+def small_pretraining(small_rows, monkeypatch, tmp_path):
     """Pre-training of a small model on a small corpus: call it with the names of the output and work folders."""
-    monkeypatch.setattr(pretrain, "new_model", functools.partial(pretrain.new_model, 1, 64, len(tokenizer)))
+    tokenizer = closed.build(SENTENCES, WIDE, tmp_path / "tokenizer")
+    monkeypatch.setattr(pretrain, "new_model", functools.partial(pretrain.new_model, 1, 64))
     monkeypatch.setattr(torch, "compile", lambda function: function)
     (tmp_path / "corpus").mkdir()
-    for name in ("train", "wide", "valid"):
-        (tmp_path / "corpus" / f"{name}.json").write_text(json.dumps(SENTENCES * 5), encoding="utf-8")
+    for name in ("train", "wide", "valid", "test"):
+        rows = [*SENTENCES, "This zqx is good."] * 5  # one in 28 is spelt
+        (tmp_path / "corpus" / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     return lambda out, work, steps: pretrain.build(
         tmp_path / "corpus", tokenizer, tmp_path / out, tmp_path / work, steps=steps, decay_steps=10
     )
@@ -446,6 +590,15 @@ def test_a_killed_pretraining_goes_on_as_if_nothing_had_been(small_pretraining, 
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
+
+
+def test_texts_of_another_tokenizer_are_refused_and_a_short_stream_is_repeated(tmp_path, small_rows):
+    tokenizer = closed.build(SENTENCES, WIDE, tmp_path)
+    with pytest.raises(ValueError, match="none of 1 training texts is made of the tokenizer's words"):
+        pretrain.streams({"train": ["Qwx zqx."], "wide": WIDE}, tokenizer)
+    found = pretrain.streams({"train": SENTENCES[:1], "wide": WIDE}, tokenizer)
+    assert found["spelt"].tolist() == found["simple"].tolist()  # one text: nothing to shuffle
+    assert pretrain.batch(0, found, 4, 2).shape == (4, 17)
 
 
 def test_a_loss_that_is_not_finite_stops_the_pretraining(small_pretraining, monkeypatch):
@@ -488,7 +641,7 @@ def miniature(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for place, changes in (
             (corpus, {"MIN_COUNT_WIDE": 2, "HELD_OUT": 40}),
-            (bpe, {"VOCAB_SIZE": 400}),
+            (closed, {"VOCAB_SIZE": 400}),
             (gold, {"MIN_WINDOWS": 5, "L2": 1.0}),
             (pretrain, {"ROWS": 16, "LENGTH": 32, "WARMUP": 10}),
             (samples, {"PER_TYPE": {"train": 4, "validation": 1, "test": 2}}),
@@ -496,8 +649,10 @@ def miniature(tmp_path_factory):
         ):
             for name, value in changes.items():
                 patch.setattr(place, name, value)
-        patch.setattr(pretrain, "new_model", functools.partial(pretrain.new_model, 1, 64, 400))
-        patch.setattr(pretrain, "build", functools.partial(pretrain.build, steps=120, decay_steps=40))
+        patch.setattr(pretrain, "new_model", functools.partial(pretrain.new_model, 1, 64))
+        for name in ("build", "again"):
+            patch.setattr(pretrain, name, functools.partial(getattr(pretrain, name), steps=120, decay_steps=40))
+        patch.setattr(unwritten, "silence", functools.partial(unwritten.silence, nats=1.0))  # of 64 dimensions
         patch.setattr(samples, "prompts", functools.partial(samples.prompts, batch=200))
         count = samples.count_crude
         patch.setattr(samples, "count_crude", lambda sft, words, rows, _: count(sft, words, rows, 50))
@@ -521,7 +676,7 @@ def test_the_bundle_loads_as_a_world(miniature):
     assert all(world.pairs[split] and world.unpaired[split] for split in SPLITS)
     assert world.gold.score("That film was wonderful.") > 1 + world.gold.score("That film was boring.")
     model = AutoModelForCausalLM.from_pretrained(miniature[1] / "sft")
-    assert model.config.vocab_size == 400 and model.dtype == torch.float16
+    assert model.config.vocab_size == len(world.tokenizer) < 400 and model.dtype == torch.float16
     base, sft = (next(m.parameters()) for m in (world.base, world.sft))
     assert not torch.equal(base, sft)
 
@@ -556,12 +711,13 @@ def test_a_second_call_runs_nothing(miniature, monkeypatch, capsys):
     def forbidden(*_, **__):
         raise AssertionError("this step has been done")
 
-    for place, name in ((corpus, "build"), (bpe, "build"), (pretrain, "build"), (bundle, "_sft"), (gold, "build"),
+    for place, name in ((corpus, "build"), (closed, "build"), (pretrain, "build"), (pretrain, "again"),
+                        (bundle, "_sft"), (gold, "build"),
                         (bundle, "_prompts"), (bundle, "_pairs")):  # fmt: skip
         monkeypatch.setattr(place, name, forbidden)
     files = {path: path.read_bytes() for path in miniature[1].rglob("*") if path.is_file()}
     bundle.build(*miniature)
-    assert capsys.readouterr().out.count("done before") == 7
+    assert capsys.readouterr().out.count("done before") == 8
     assert {path: path.read_bytes() for path in miniature[1].rglob("*") if path.is_file()} == files
     steps = {path: path.read_bytes() for path in (miniature[2] / "steps").iterdir()}
     with pytest.raises(AssertionError, match="has been done"):
@@ -579,7 +735,7 @@ def test_an_interrupted_build_goes_on_at_its_step(miniature, monkeypatch, capsys
     for path in paths:
         path.unlink()
     bundle.build(*miniature)
-    assert capsys.readouterr().out.count("done before") == 6
+    assert capsys.readouterr().out.count("done before") == 7
     assert [path.read_bytes() for path in paths] == before
 
 
@@ -593,11 +749,14 @@ def test_the_card_states_what_the_steps_found(miniature):
     _, out, work = miniature
     facts, text = facts_of(work), (out / "README.md").read_text(encoding="utf-8")
     assert f"SHA-256 `{facts['corpus']['sha256']}`" in text and facts["tokenizer"]["sha256"][:16] in text
-    assert f"{facts['gold']['accuracy_test_reviews']:.1%}" in text and f"{facts['base']['nats_per_token']:.3f}" in text
+    assert (
+        f"{facts['gold']['accuracy_test_reviews']:.1%}" in text
+        and f"{facts['base']['valid']['nats_per_character']:.3f}" in text
+    )
     assert "Maas et al. (2011)" in text and "wonderful (+" in text
     for sentence in card.NEGATIONS:
         assert f"| {sentence} | {GoldReward.load(out / 'gold.json').score(sentence):+.2f} |" in text
-    assert facts["base"]["nats_per_token"] < 3  # of log 400 = 6 for a model that has learnt nothing
+    assert facts["base"]["valid"]["nats_per_token"] < 3  # of 5.8 for a model that has learnt nothing
     sums = json.loads((out / "checksums.json").read_text(encoding="utf-8"))
     assert sums["gold.json"] == hashlib.sha256((out / "gold.json").read_bytes()).hexdigest()
     for name in sums:

@@ -81,3 +81,5 @@ def test_averages_stand_beside_the_methods_and_dpos_own_runs():
     x, y = np.array(lines(left)["DPO at every β: runs, and a curve"]).T
     np.testing.assert_allclose(y, 0.5 * np.sqrt(x), atol=1e-9)  # points beyond the axis do not bend it
     assert left.get_ylim()[1] == pytest.approx(1.15 * 1.0) and right.get_ylim()[1] == pytest.approx(1.15 * 0.3)
+    bare = plots.averages_at_kl(ends, sweep, {}, kl=6, title="Found")
+    assert [text.get_text() for text in bare.legends[0].get_texts()] == ["DPO at every β: runs, and a curve", *ends]

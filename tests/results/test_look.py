@@ -57,3 +57,23 @@ def test_turned_labels_are_an_exact_share():
     rows = [{"prompt": f"{i}", "chosen": "good", "rejected": "bad"} for i in range(40)]
     found, which = store.turned(rows, 0.3, random.Random(1))
     assert {i for i, row in enumerate(found) if row["chosen"] == "bad"} == which and len(which) == 12
+
+
+def test_the_end_is_on_the_prompts_of_the_protocol_and_kept_by_prompt(world, tiny_gpt2, monkeypatch):
+    monkeypatch.setattr(look, "PROTOCOL", SimpleNamespace(prompts=50))
+    found, by_prompt = look.whole_end(world, tiny_gpt2(1), 3)
+    assert found.prompts == look.prompts_of(world, "test", 50) and len(world.prompts["test"]) == 72
+    for name in ("kl", "gain"):
+        (row,) = by_prompt[name]
+        assert len(row) == 50 and sum(row) / 50 == pytest.approx(found[name].value, abs=1e-3)
+    seen = Look(world, 3, (kl,), count=50, by_prompt=True)
+    seen.point(tiny_gpt2(1))
+    assert seen.found["kl"] == [pytest.approx(by_prompt["kl"][0], abs=2e-3)]
+    assert seen.found["gain"] == by_prompt["gain"]
+
+
+def test_the_reference_scores_rows_once_for_all_runs_on_them(world, pairs):
+    one = store.reference_of(world, pairs, "dpo")
+    assert store.reference_of(world, list(pairs), "ipo") is one and one.logps.shape == (36, 2)
+    assert store.reference_of(world, pairs[:5], "dpo") is not one
+    assert store.reference_of(world, pairs, "simpo") is world.sft is store.reference_of(world, pairs, "kto")

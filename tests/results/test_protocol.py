@@ -43,6 +43,13 @@ def test_a_candidate_without_its_seed_is_refused():
         p.choose(tried((1e-4, 0.1, 90, 1.0, 1.0), (1e-4, 0.1, 91, 1.0, 1.0), (3e-4, 0.1, 90, 1.0, 1.0)))
 
 
+def test_a_cross_varies_each_setting_alone():
+    found = p.cross(seeds=(90,), method=["ipo"], lr=(1, 2, 3), tau=(0.1, 0.2, 0.3))
+    pairs = [(s["lr"], s["tau"]) for s in found]
+    assert pairs == [(2, 0.2), (1, 0.2), (3, 0.2), (2, 0.1), (2, 0.3)] and {s["method"] for s in found} == {"ipo"}
+    assert [s["seed"] for s in p.cross(lr=(1, 2))] == [90, 91, 90, 91] and p.cross(lr=(1, 2))[0]["lr"] == 2
+
+
 def test_a_world_without_validation_is_refused_before_anything_is_run():
     rows = {"train": [1], "test": [1]}
     with pytest.raises(ValueError, match="no prompts of the split 'validation'; it has train, test"):
@@ -84,6 +91,6 @@ def test_all_losses_that_train_are_compared_at_tuned_settings():
     tries = GRIDS["methods"].tries
     for name, method in methods.METHODS.items():
         own = [s for s in tries if s["method"] == name]
-        assert len(own) == 2 * 3 * max(len(method.values), 1) and len({s["lr"] for s in own}) == 3
+        assert len(own) == 2 * (3 + max(len(method.values) - 1, 0)) and len({s["lr"] for s in own}) == 3
     assert {s["flips"] for s in GRIDS["noise"].settings} == {0.0, 0.1, 0.2, 0.3, 0.4}
     assert {s["beta2"] for s in GRIDS["optimiser"].settings} == {0.9, 0.99, 0.999}

@@ -81,9 +81,12 @@ def test_a_coin_prefers_nothing(world):
     assert beyond.judge_of(world, "coin")(["a", "b"], ["c", "d"]).tolist() == [0, 0]
 
 
-def test_an_arm_at_its_own_settings_is_looked_at_by_prompt(world):
+def test_an_arm_at_its_own_settings_is_looked_at_by_prompt(world, monkeypatch):
     found = beyond.online(world, "offline", 0.1, seed=0, lr=2e-3, at="tuned")
     assert [len(row) for row in found["by_prompt"]["kl"]] == [40, 40]
+    with monkeypatch.context() as patched:
+        patched.setattr(beyond, "climb", None)  # what is tuned to the common settings is the common run
+        assert beyond.online(world, "offline", 0.1, seed=0, lr=2e-3, at="common") == found
     other = beyond.online(world, "offline", 0.1, seed=0, lr=1e-5, at="tuned")
     assert abs(found["metrics"]["kl"]["value"]) > abs(other["metrics"]["kl"]["value"])
 

@@ -101,7 +101,7 @@ def test_a_grid_from_tries_to_a_difference_at_one_kl(world, monkeypatch, tmp_pat
     path = results.write("methods", tmp_path / "results", tmp_path / "work", say=lambda _: None)
     monkeypatch.setattr(store, "data_folder", lambda: tmp_path)
     stored, runs = results.load("methods"), results.by_prompt("methods")
-    assert path.is_file() and len(stored["tried"]) == 16 and len(stored["runs"]) == len(runs) == 9
+    assert path.is_file() and len(stored["tried"]) == 12 and len(stored["runs"]) == len(runs) == 9
     for run in stored["runs"]:
         method = run["setting"]["method"]
         chosen = stored["chosen"].get(f"method={method}", {"settings": {}})["settings"]
@@ -112,9 +112,27 @@ def test_a_grid_from_tries_to_a_difference_at_one_kl(world, monkeypatch, tmp_pat
     found = equal_kl.gain_at_kl(sides["ipo"], 0.9 * far, less=sides["dpo"], reach=math.inf).square_root
     assert found.seeds == 3 and found.prompts == 40 and found.half > 0
     j = objective(results.table(runs, "gain", method="dpo"), results.table(runs, "kl", method="dpo"), beta=0.1)
-    ends = [run["metrics"] for run in stored["runs"] if run["setting"]["method"] == "dpo"]
-    values = [m["gain"]["value"] - 0.1 * m["kl"]["value"] for m in ends]
-    assert j.value == pytest.approx(sum(values) / 3, abs=0.02), "J from prompts is J from the means of runs"
+    gains, kls = (
+        [sum(run[what][-1].tolist()) / 40 for run in runs if run["setting"]["method"] == "dpo"]
+        for what in ("gain", "kl")
+    )
+    mean = sum(g - 0.1 * k for g, k in zip(gains, kls, strict=True)) / 3
+    assert j.value == pytest.approx(mean, abs=1e-4), "J is that of the stored prompts"
+
+
+@pytest.mark.parametrize("method", methods.SHARED)
+def test_a_policy_that_two_grids_need_is_trained_once(world, monkeypatch, tmp_path, method):
+    """The grid `methods` leaves it on the shelf, where `paper` takes it up: the one that it would have trained."""
+    chosen = {"lr": 1e-3} | ({"beta": 0.1} if method != "sft" else {})
+    alone = paper.policy_of(world, method, 0, chosen)
+    monkeypatch.setattr(store, "shelf", tmp_path / "policies")
+    methods.method_run(world, method, seed=0, **chosen)
+    assert len(list(store.shelf.iterdir())) == 1
+    monkeypatch.setattr(paper, "learn", None)
+    taken = paper.policy_of(world, method, 0, chosen)
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), taken.parameters(), strict=True))
+    with pytest.raises(TypeError):
+        paper.policy_of(world, method, 1, chosen)  # another seed has to be trained
 
 
 # ------------------------------------------------------------------------------------------- the DPO paper's
@@ -147,7 +165,8 @@ def test_other_prompts_are_about_other_things():
 
 def test_a_type_that_is_left_out_is_not_trained_on(world, monkeypatch):
     seen = []
-    monkeypatch.setattr(paper, "policy_of", lambda world, method, seed, rows, chosen: seen.append(rows) or world.sft)
+    train = lambda world, method, rows, *_: (seen.append(rows) or world.sft, 1, {})  # noqa: E731
+    monkeypatch.setattr(paper, "learn", train)
     monkeypatch.setattr(paper, "OPENINGS", paper.OPENINGS[:1])
     world.pairs["train"] = world.pairs["train"][:30] + [
         row | {"prompt": "Is the film"} for row in world.pairs["train"][30:]

@@ -61,6 +61,7 @@ def test_the_settings_reach_the_loss(world, monkeypatch):
     variants.methods(world, "kto (unbalanced)", "beta", 0.1, seed=1)
     (pairs, simpo), (same, sft), (single, kto) = seen
     assert simpo["loss"] == "simpo" and simpo["beta"] == 5 and simpo["gamma_over_beta"] == 0.5 and simpo["seed"] == 1
+    assert simpo["reference"] is world.sft is kto["reference"], "the first needs none, the second draws pairs"
     assert simpo["lr"] == variants.LR and sft["lr"] == 1e-3 and same == pairs and len(pairs) == 32
     assert kto["loss"] == "kto" and kto["desirable_weight"] == 4
     assert sum(row["label"] for row in single) / len(single) == pytest.approx(0.2, abs=0.05) and len(single) == 32
@@ -102,6 +103,8 @@ def test_a_sweep_by_prompt_has_all_prompts_at_every_point(world):
     ends = [sum(found[name][-1]) / 40 for name in ("kl", "gain")]
     assert ends == pytest.approx([run["metrics"][name]["value"] for name in ("kl", "gain")], abs=2e-3)
     assert [point["gain"] for point in run["path"]] == pytest.approx([sum(r) / 40 for r in found["gain"]], abs=2e-3)
+    (end,) = variants.beta_sweep(world, beta=0.1, lr=1e-3, seed=0, by_prompt=True, on_the_way=False)["path"]
+    assert end == run["path"][-1]
 
 
 def test_more_pairs_a_step_are_fewer_steps_on_as_many_pairs(world):

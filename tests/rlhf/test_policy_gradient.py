@@ -48,11 +48,11 @@ def world(seed, X=3, Y=8, spread=2.0):
 def stopping(tiny_gpt2):
     """Makes a tiny GPT-2 that often ends: its completions have EOS, and different lengths."""
 
-    def make(seed=0):
+    def make(seed=0, by=2):
         model = tiny_gpt2(seed)
         with torch.no_grad():
             model.transformer.ln_f.bias[0] += 1
-            model.transformer.wte.weight[0, 0] += 4  # the row of EOS
+            model.transformer.wte.weight[0, 0] += by  # the row of EOS
         return model
 
     return make
@@ -377,7 +377,7 @@ def test_the_first_ratios_are_exactly_1(tiny_gpt2, tokenizer):
 @both
 def test_both_raise_the_reward_and_beta_holds_them_back(tiny_gpt2, tokenizer, train, settings):
     ends = {}
-    for beta in (0.0, 5.0):
+    for beta in (0.0, 10.0):
         policy, reference = tiny_gpt2(), tiny_gpt2()
         before = weights(reference)
         history = train(
@@ -387,7 +387,7 @@ def test_both_raise_the_reward_and_beta_holds_them_back(tiny_gpt2, tokenizer, tr
         assert torch.equal(before, weights(reference)) and all(p.grad is None for p in reference.parameters())
     first = history["reward"][0]
     assert ends[0.0][0] > first + 0.5, ends
-    assert ends[5.0][1] < 0.25 * ends[0.0][1], ends
+    assert ends[10.0][1] < 0.25 * ends[0.0][1], ends
 
 
 @both
@@ -495,14 +495,19 @@ def test_every_step_and_every_seed_draws_afresh(tiny_gpt2, tokenizer, train, set
 
 
 def test_a_missing_eos_costs_and_the_reward_sees_the_text_as_it_is(stopping, tokenizer):
-    seen = rollout(stopping(), letters, PROMPTS * 8, tokenizer, max_new_tokens=3)
+    seen = rollout(stopping(by=1), letters, PROMPTS * 8, tokenizer, max_new_tokens=3)
     cut = (~seen.finished).nonzero()[:, 0].tolist()
     assert 0 < len(cut) < 32 and all(seen.batch.lengths[i] == 3 for i in cut)
     assert seen.rewards.equal(letters(None, seen.texts))
     for train, settings in LOOPS:
         runs = [
             train(
-                stopping(), letters, PROMPTS, tokenizer, missing_eos_penalty=p, **settings | {"steps": 30, "lr": 3e-3}
+                stopping(by=1),
+                letters,
+                PROMPTS,
+                tokenizer,
+                missing_eos_penalty=p,
+                **settings | {"steps": 30, "lr": 3e-3},
             )
             for p in (0.0, 20.0)
         ]

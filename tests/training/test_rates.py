@@ -1,11 +1,14 @@
-"""The rate to begin with: the main job's for the bundled model, TRL's for real ones, ten times that for adapters."""
+"""The rate to begin with: 1.5e-4 for the bundled model, TRL's for real ones, ten times that for adapters."""
 
+import argparse
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from prefcourse.commands import arguments
 from prefcourse.losses import LOSSES
 from prefcourse.training import rates
 from prefcourse.training.lora import add_lora
@@ -40,3 +43,9 @@ def test_they_are_trls_defaults():
     assert trl.DPOConfig.learning_rate == trl.KTOConfig.learning_rate == rates.PREFERENCES
     assert trl.SFTConfig.learning_rate == rates.IMITATION
     assert set(LOSSES) >= {"dpo", "kto", "sft"}
+
+
+def test_the_help_names_the_rate_of_the_main_job():
+    text = " ".join(arguments.add(argparse.ArgumentParser().add_subparsers()).format_help().split())
+    (rate,) = re.findall(r"(\d\S*e-\d) for the main job", text)
+    assert float(rate) == rates.MAIN_JOB["lr"]

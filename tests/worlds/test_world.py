@@ -53,7 +53,7 @@ def test_a_checkpoint_loads_with_the_auto_classes_and_is_stored_in_fp16(name):
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
     model = AutoModelForCausalLM.from_pretrained(DATA / name)
     tokenizer = AutoTokenizer.from_pretrained(DATA / name)
-    assert type(model).__name__ == "GPT2LMHeadModel" and model.config.vocab_size == len(tokenizer) == 4_096
+    assert type(model).__name__ == "GPT2LMHeadModel" and model.config.vocab_size == len(tokenizer) == 8_192
     for config in (model.config, model.generation_config):
         assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 0, 0)
     assert tokenizer.bos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == 0
@@ -98,7 +98,7 @@ def test_sft_and_base_are_different_models_that_know_the_language(world):
             total -= logps.gather(-1, ids[0, 1:, None])[len(prompt) - 1 :].sum().item()
             count += len(completion)
         per_token[name] = total / count
-    assert per_token["sft"] < per_token["base"] < math.log(4_096) - 3 and per_token["sft"] < 4
+    assert per_token["sft"] < per_token["base"] < math.log(8_192) - 3 and per_token["sft"] < 4
 
 
 # ------------------------------------------------------------------------------------------- prompts and pairs
