@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from prefcourse.training.saving import into_place, require_writable
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
 VERSION = 2
 MANIFEST = "manifest.json"
+GOING = ".going"  # ends the name of a checkpoint that is being deleted
 NAME = re.compile(r"step-\d{6,}")
 ASIDE = "Move that folder away; the run then goes on from the checkpoint before it."
 
@@ -90,7 +92,10 @@ def save(folder: str | Path, state: State, policy: nn.Module, tokenizer: PreTrai
     into_place(place, write, there, "go on with resume=True (--resume)")
     for old in complete(folder)[:-KEEP]:
         if (old / MANIFEST).is_file():  # else it is not one of ours
-            shutil.rmtree(old, ignore_errors=True)
+            with suppress(OSError):
+                old.rename(old.with_name(old.name + GOING))  # so that a kill on the way leaves none that looks whole
+    for going in Path(folder).glob(f"step-*{GOING}"):
+        shutil.rmtree(going, ignore_errors=True)
     return place
 
 

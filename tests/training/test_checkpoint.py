@@ -81,6 +81,28 @@ def test_a_run_killed_in_its_reference_pass_goes_on_bit_for_bit(tiny_gpt2, token
     torch.testing.assert_close(parts[0].logps, parts[1].logps, atol=0, rtol=0, equal_nan=True)
 
 
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_that_looks_whole(
+    tiny_gpt2, tokenizer, pairs, tmp_path, monkeypatch
+):
+    settings = QUICK | {"loss": "dpo", "progress": False}
+
+    rmtree = shutil.rmtree
+
+    def stopped(folder, **settings):
+        if not Path(folder).name.endswith(checkpoint.GOING):
+            return rmtree(folder, **settings)
+        (Path(folder) / checkpoint.MANIFEST).unlink(missing_ok=True)  # the first file goes, then the kill comes
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_gpt2(), pairs, tokenizer, **settings, checkpoint=tmp_path)
+    assert [place.name for place in tmp_path.glob(f"*{checkpoint.GOING}")] == ["step-000003.going"]
+    train(tiny_gpt2(), pairs, tokenizer, **settings, checkpoint=tmp_path, resume=True)
+    assert sorted(place.name for place in tmp_path.glob("step-*")) == ["step-000012", "step-000014"]
+
+
 @pytest.mark.posix
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_bit_for_bit(tiny_gpt2, tokenizer, pairs, tmp_path, kind):
