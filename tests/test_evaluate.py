@@ -234,10 +234,10 @@ def test_every_metric_comes_with_what_it_rests_on(world, result, tiny_gpt2, toke
 
 
 def test_a_policy_equal_to_its_reference_draws_other_samples_and_wins_about_half(world):
-    found = evaluate(world.sft, world, prompts=PROMPTS * 4, max_new_tokens=12)
+    found = evaluate(world.sft, world, prompts=PROMPTS * 16, max_new_tokens=12)
     assert found["kl"] == Estimate(0.0, 0.0, 0.0)
     assert found.completions != found.baseline
-    assert abs(found["win_rate"].value - 0.5) < 0.1 and found["win_rate"].low < found["win_rate"].value
+    assert found["win_rate"].low < 0.5 < found["win_rate"].high and found["win_rate"].low < found["win_rate"].value
 
 
 def test_a_world_without_a_list_of_words_has_no_non_words(world):

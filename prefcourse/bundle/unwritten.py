@@ -7,8 +7,9 @@ probability down (lesson 13), and it drifts up.
 
 A token's logit is e·h, with e its row of the embedding and h the last hidden state. With a direction u for which u·h is
 about 1 inside a text and 0 where a text begins, e - c u instead of e takes c nats from the logit there and none here.
-Training the price in instead, sixty steps of it, cost 0.05 to 0.17 nats per character on held-out reviews; this costs
-less than 0.002, since no other logit moves but by what a first word, read, passes on.
+In one trial of each on 1,500 validation reviews, a price on them in further training cost 0.016 nats per character for
+1 nat of their log-probability, 0.05 for 3 and 0.17 for 6; this cost 0.002 for about 8. No other logit moves but by what
+a first word, read, passes on.
 """
 
 from collections.abc import Iterable

@@ -141,12 +141,11 @@ def _checkpoints(args: argparse.Namespace) -> dict:
 def settle(args: argparse.Namespace, policy, own: bool, rows: int) -> dict:
     """What `train` is told, with the defaults that depend on model and data; warns of a rate far above them."""
     from prefcourse.training import rates
-    from prefcourse.training.rates import MAIN_JOB
 
     found = {name: getattr(args, name) for name in SETTINGS}
-    usual = rates.usual(policy, args.loss) if own else MAIN_JOB["lr"]
+    usual = rates.usual(policy, args.loss) if own else rates.MAIN_JOB["lr"]
     found["lr"] = usual if args.lr is None else args.lr
-    found["epochs"] = (1.0 if own else MAIN_JOB["epochs"]) if args.epochs is None else args.epochs
+    found["epochs"] = (1.0 if own else rates.MAIN_JOB["epochs"]) if args.epochs is None else args.epochs
     found["batch_size"] = min(32, rows) if args.batch_size is None else args.batch_size
     found["too_long"], found["every"] = args.too_long or "error", args.every or arguments.EVERY
     if args.model and found["lr"] > 2.001 * usual:

@@ -95,7 +95,8 @@ def save(folder: str | Path, state: State, policy: nn.Module, tokenizer: PreTrai
             with suppress(OSError):
                 old.rename(old.with_name(old.name + GOING))  # so that a kill on the way leaves none that looks whole
     for going in Path(folder).glob(f"step-*{GOING}"):
-        shutil.rmtree(going, ignore_errors=True)
+        if NAME.fullmatch(going.name.removesuffix(GOING)):
+            shutil.rmtree(going, ignore_errors=True)
     return place
 
 
