@@ -31,6 +31,7 @@ from prefcourse.plots.style import (
     _spread,
     _write_labels,
 )
+from prefcourse.training.history import TIED
 
 
 def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | None = None) -> Figure:
@@ -99,7 +100,7 @@ def _margin_panel(axes, step, margins) -> float:
 
 def _margin_panels(margin, accuracy, step, history) -> None:
     margins, ranked = _column(history, "rewards/margins"), _column(history, "rewards/accuracies")
-    ties = np.abs(margins) < 1e-5  # before the first update a pair is ranked neither right nor wrong
+    ties = np.abs(margins) < TIED
     ranked = ranked if ties.all() else np.where(ties, np.nan, ranked)
     _margin_panel(margin, step, margins)
     margin.tick_params(labelbottom=False)
