@@ -142,8 +142,7 @@ def _logps_panel(axes, step, history, beta) -> None:
 
 def _known(step, values):
     """Without the steps that have no number: a batch of single completions may have none of one label."""
-    known = np.isfinite(values)
-    return step[known], values[known]
+    return step[known := np.isfinite(values)], values[known]
 
 
 def _kl_panel(axes, step, values) -> None:
