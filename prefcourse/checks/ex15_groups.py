@@ -152,6 +152,12 @@ def flat_ones(rates, k):
     return _diet(rates**k + (1 - rates) ** k)
 
 
+@diet.mutant("one over the chance is what a kept group weighs; how *often* it is kept goes with the chance itself.")
+def turned_over(rates, k):
+    c = _contrast(rates, k)
+    return _diet(c, share=(1 / c) / (1 / c).sum())
+
+
 @diet.mutant("the shares do not sum to 1: divide by their sum.")
 def not_normalised(rates, k):
     c = _contrast(rates, k)
