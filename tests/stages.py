@@ -121,9 +121,9 @@ def unit_tests() -> list[Stage]:
             "lint", 5, f"{TESTS}/ruff check .", f"{TESTS}/ruff format --check .", f"{TESTS}/lint-imports --no-cache",
             needs="test packages",
         ),
-        stage("pytest", 240, f"{PYTEST} --durations=5 tests", needs="test packages"),
+        stage("pytest", 700, f"{PYTEST} --durations=5 tests", needs="test packages"),
         stage(
-            "pytest on Colab's versions", 80, f"{PYTEST} -W ignore::DeprecationWarning tests/checks tests/plots "
+            "pytest on Colab's versions", 220, f"{PYTEST} -W ignore::DeprecationWarning tests/checks tests/plots "
             "tests/annotation/test_app.py tests/test_lesson.py",
             needs="test packages, environments beside it", environment=ON_COLAB,
         ),

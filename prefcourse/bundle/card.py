@@ -35,6 +35,7 @@ def text(facts: dict, gold: GoldReward, files: dict[str, int]) -> str:
         _gold(facts["gold"], gold),
         _data(facts["prompts"], facts["pairs"]),
         LIMITS,
+        _steps(facts),
         _files(files, facts["made_with"]),
     ]
     return "".join(parts)
@@ -172,6 +173,21 @@ a word counter: it is the truth of this small world by definition, and no measur
 
 Licence: the files here CC BY 4.0, the code that makes them MIT. The IMDb reviews belong to their authors; the data set
 asks that Maas et al. (2011) be cited.
+
+"""
+
+
+def _steps(facts: dict) -> str:
+    took = {step: found["seconds"] for step, found in facts.items() if "seconds" in found}
+    rows = "\n".join(f"| `{step}` | {seconds / 60:,.1f} |" for step, seconds in took.items())
+    return f"""## The steps
+
+`python -m prefcourse bundle` runs these, in this order; a run that is interrupted goes on where it stopped. The minutes
+are those of the run that made these files, on two cores; it may have had more than one machine.
+
+| step | minutes |
+|---|---|
+{rows}
 
 """
 

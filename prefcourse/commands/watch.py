@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefcourse.terminal import Bar, watched
 from prefcourse.training import optional
+from prefcourse.training.history import TIED
 
 SHOWN = {  # column → how a line shows it
     "loss": "loss {:.3f}", "rewards/margins": "margin {:+.2f}", "rewards/accuracies": "ranked right {:.0%}",
@@ -62,7 +63,10 @@ class Watch:
         return Bar.seconds is not None and not watched() and time.monotonic() - self.said >= Bar.seconds
 
     def _told(self, step: int, row: dict[str, float], steps: int) -> str:
-        shown = [form.format(row[name]) for name, form in SHOWN.items() if row.get(name, float("nan")) == row.get(name)]
+        known = {name: value for name, value in row.items() if value == value}  # no nan
+        if abs(known.get("rewards/margins", 1.0)) < TIED:
+            known.pop("rewards/accuracies", None)
+        shown = [form.format(known[name]) for name, form in SHOWN.items() if name in known]
         done = step - self.first
         if done and step + 1 < steps:
             left = (time.monotonic() - self.began) / done * (steps - step)

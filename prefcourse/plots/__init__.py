@@ -68,3 +68,4 @@ from prefcourse.plots.theory import (
 )
 from prefcourse.plots.tokens import batch_tokens, coloured_tokens, next_token_bars
 from prefcourse.plots.variants import family_of_losses, loss_shapes, noise_robustness
+from prefcourse.plots.verifiable import labels_of, pass_curves

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from prefcourse.comparison.ab_tests import power, sample_size
 from prefcourse.evaluate import Estimate
@@ -80,6 +81,8 @@ def forest(
             axes.set_title(heading)
             axes.set_xlabel(label)
             axes.tick_params(axis="y", length=0)
+            if len(panels) > 2:  # narrow ones
+                axes.xaxis.set_major_locator(MaxNLocator(4))
         row[0][0].set_yticks(range(len(rows)), rows)
         row[0][0].set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
         if len(runs) > 1:

@@ -31,6 +31,7 @@ from prefcourse.plots.style import (
     _spread,
     _write_labels,
 )
+from prefcourse.training.history import TIED
 
 
 def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | None = None) -> Figure:
@@ -99,7 +100,7 @@ def _margin_panel(axes, step, margins) -> float:
 
 def _margin_panels(margin, accuracy, step, history) -> None:
     margins, ranked = _column(history, "rewards/margins"), _column(history, "rewards/accuracies")
-    ties = np.abs(margins) < 1e-5  # before the first update a pair is ranked neither right nor wrong
+    ties = np.abs(margins) < TIED
     ranked = ranked if ties.all() else np.where(ties, np.nan, ranked)
     _margin_panel(margin, step, margins)
     margin.tick_params(labelbottom=False)
@@ -141,8 +142,7 @@ def _logps_panel(axes, step, history, beta) -> None:
 
 def _known(step, values):
     """Without the steps that have no number: a batch of single completions may have none of one label."""
-    known = np.isfinite(values)
-    return step[known], values[known]
+    return step[known := np.isfinite(values)], values[known]
 
 
 def _kl_panel(axes, step, values) -> None:

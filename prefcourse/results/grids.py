@@ -7,7 +7,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from prefcourse.results import beyond_grids, coverage, data, failures, methods, paper, reward_models, rlhf, rlhf_vs_dpo
+from prefcourse.results import (
+    beyond_grids,
+    coverage,
+    data,
+    failures,
+    methods,
+    paper,
+    reward_models,
+    rlhf,
+    rlhf_vs_dpo,
+    verifiable,
+)
 from prefcourse.results.look import brief
 from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import Grid, seeded
@@ -61,5 +72,6 @@ GRIDS: dict[str, Grid] = {
     **failures.GRIDS,
     **beyond_grids.GRIDS,
     **coverage.GRIDS,
+    **verifiable.GRIDS,
     **paper.GRIDS,
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """The grids of lesson 09 under the protocol: every loss, tuned, and label noise; and of lesson 08: β, rates, Adam.
 
-    methods      24 ways to train and best-of-n by a learned and by the true reward, each with its own learning rate
-                 and main knob, chosen on validation; looks at a quarter, half and three quarters of a run
+    methods      24 ways to train, each with its own learning rate and main knob, chosen on validation; looks at a
+                 quarter, half and three quarters of a run
+    best-of-n    no training: the best of n samples of SFT by a learned and by the true reward
     noise        five losses at five shares of flipped labels, settings chosen at FLIPS_TRIED
     beta-sweep   DPO by β, with J = gain - β KL, and by learning rate
     optimiser    the same by Adam's second constant, and by pairs a step
@@ -40,7 +41,7 @@ SUM, WIDE = (0.02, 0.05, 0.2), (0.02, 0.1, 0.5)  # β of losses on differences o
 N = 64  # completions of a prompt of which best-of-n takes the best: 3.2 nats at most
 FLIPS_TRIED = 0.2
 SHARED = ("sft", "dpo", "ppo")  # whose policies the grids of `paper` need, too
-JUDGES = {"best-of-n (learned)": "learned", "best-of-n (gold)": "gold"}
+JUDGES = ("learned", "gold")
 
 
 def _pair(loss: str, values: tuple[float, ...] = SUM, knob: str = "beta", **fixed: Any) -> Method:
@@ -81,14 +82,7 @@ def look_whole(world: World, seed: int, split: str = "test") -> Look:
 
 
 def method_run(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
-    """Train by `method` of METHODS with the settings `chosen`; metrics, path, and KL and gain by prompt.
-
-    Best-of-n has a point for each n up to N, with its KL as measured, and as bounded by n alone.
-    """
-    if method in JUDGES:
-        judge = JUDGES[method]
-        reward = world.gold if judge == "gold" else variants.reward_model(world, draw_pairs(world, seed), seed)
-        return best_of_n_run(world, reward, seed, split)
+    """Train by `method` of METHODS with the settings `chosen`; metrics, path, and KL and gain by prompt."""
     found, look = METHODS[method], look_whole(world, seed, split)
     rows = draw_pairs(world, seed)
     steps = found.fixed.get("steps", len(rows) // BATCH)
@@ -113,12 +107,14 @@ def method_trial(world: World, method: str, seed: int, **candidate: float) -> di
     return brief(world, policy, seed)
 
 
-def best_of_n_run(world: World, reward: Reward, seed: int, split: str = "test", n: int = 0) -> dict:
-    """Best of 1, 2, 4 … n samples of SFT by `reward` (0: N): metrics at n; path with kl, bound, gold and gain.
+def best_of_n(world: World, judge: str, seed: int, split: str = "test") -> dict:
+    """Best of 1, 2, 4 … N samples of SFT by the true reward, "gold", or by one "learned" from the pairs of the seed.
 
-    The gain is over the mean of the pool, which is what one sample has on average.
+    metrics at N; path: a point for each n with kl as measured, bound (by n alone), gold, and gain over the mean of the
+    pool, which is what one sample has on average; by_prompt: KL and gain.
     """
-    n = n or N
+    reward: Reward = world.gold if judge == "gold" else variants.reward_model(world, draw_pairs(world, seed), seed)
+    n = N
     rows, logps, golds = kept(("pool", world.name, seed, split, n), lambda: pool(world, seed, split, n))
     asked = [prompt for prompt in prompts_of(world, split, PROTOCOL.prompts) for _ in range(n)]
     judged = reward(asked, [text for row in rows for text in row]).double().view(-1, n)
@@ -199,7 +195,7 @@ GRIDS: dict[str, Grid] = {
     ),
     "methods": Grid(
         what=f"every method on the same {PAIRS:,} pairs, its learning rate and main knob chosen on validation",
-        settings=seeded(method=(*METHODS, *JUDGES)),
+        settings=seeded(method=tuple(METHODS)),
         run=method_run,
         asks="Which method gains most at the same KL, each at its best settings?",
         tells="One task, one small model, one budget of pairs. It tells differences at equal KL for seeds and "
@@ -211,6 +207,15 @@ GRIDS: dict[str, Grid] = {
         by=("method",),
         seconds=100,
         trial_seconds=40,
+    ),
+    "best-of-n": Grid(
+        what=f"the best of 1 to {N} samples of SFT, by the true reward and by one learned from {PAIRS:,} pairs",
+        settings=seeded(judge=JUDGES),
+        run=best_of_n,
+        asks="What does choosing among n samples gain, and at which KL?",
+        tells="A yardstick without training. By the true reward it is told what no trained policy is told.",
+        answer=by_value("gain", "judge"),
+        seconds=60,
     ),
     "noise": Grid(
         what=f"losses on {PAIRS:,} pairs with a share of the labels flipped, settings chosen at {FLIPS_TRIED:.0%} "

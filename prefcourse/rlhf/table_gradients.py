@@ -29,9 +29,11 @@ MOST_TUPLES = 300_000
 def penalised_reward(policy: Tensor, reference: Tensor, reward: Tensor, beta: float) -> Tensor:
     """u(x, y) = r(x, y) - β log π(y|x)/π_ref(y|x), (X, Y): its mean under π is J(π). 0 log-ratio where both give 0.
 
+    β = 0 leaves the reward alone.
     Raises ValueError for a policy that gives what the reference never gives: its KL is infinite, and J has no gradient.
     """
-    _check(reference, reward=reward, policy=policy, beta=beta)
+    beta = number("beta", beta, least=0)
+    _check(reference, reward=reward, policy=policy, beta=beta or 1.0)  # at 0 nothing is divided by it
     if bool(((policy > 0) & (reference == 0)).any()):
         raise ValueError("policy gives a response that the reference never gives; allowed are policies of finite KL")
     return reward - beta * torch.where(policy > 0, policy.log() - reference.log(), 0.0)
@@ -51,11 +53,13 @@ def gradient_moments(
     *,
     k: int,
     advantages: Callable[[Tensor], Tensor] = rloo_advantages,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean (X, Y) and total variance (X,) of the gradient estimated from k responses, exactly: all Y**k draws.
 
     The estimate is the mean of A_i ∇log π(y_i|x) over i = 1..k, with A = advantages(u of the k responses);
-    `advantages=lambda u: u` is plain REINFORCE. The variance is summed over the Y logits.
+    `advantages=lambda u: u` is plain REINFORCE. The variance is summed over the Y logits. weights: (Y,), a number that
+    multiplies A of each response, such as GRPO's 1/|y|.
     Raises ValueError for more than 300,000 draws.
     """
     u = penalised_reward(policy, reference, reward, beta)
@@ -66,6 +70,7 @@ def gradient_moments(
     draws = torch.cartesian_prod(*[torch.arange(Y)] * k).reshape(-1, k)  # (M, k), M = Y**k
     chance = policy[:, draws].prod(-1)  # (X, M)
     A = advantages(u[:, draws])  # (X, M, k)
+    A = A if weights is None else A * weights[draws]
     score = torch.eye(Y, dtype=policy.dtype) - policy[:, None, :]  # (X, Y, Y): ∇ log π(y) for each y
     mean, square = torch.zeros_like(policy), policy.new_zeros(X)
     for x in range(X):

@@ -756,6 +756,8 @@ def test_the_card_states_what_the_steps_found(miniature):
     assert "Maas et al. (2011)" in text and "wonderful (+" in text
     for sentence in card.NEGATIONS:
         assert f"| {sentence} | {GoldReward.load(out / 'gold.json').score(sentence):+.2f} |" in text
+    for step in bundle.STEPS:
+        assert f"| `{step}` | {facts[step]['seconds'] / 60:,.1f} |" in text
     assert facts["base"]["valid"]["nats_per_token"] < 3  # of 5.8 for a model that has learnt nothing
     sums = json.loads((out / "checksums.json").read_text(encoding="utf-8"))
     assert sums["gold.json"] == hashlib.sha256((out / "gold.json").read_bytes()).hexdigest()

@@ -108,3 +108,7 @@ wrong("14.lora_plan", of("14.lora_plan", lambda v, s, r, n: v | {"lora": v["lora
 wrong("14.ai_labels", lambda a, b, w, r, c: ref("14.ai_labels")(a, b, w, r * r, c), "square of `reliability`")
 wrong("14.price", of("14.price", lambda v, *a: {k: x.abs() for k, x in v.items()}), "absolute")
 wrong("14.judgement", of("14.judgement", lambda v, *a: v | {"bias": v["bias"] / 2}), "2 times smaller")
+wrong("15.token_weights", of("15.token_weights", lambda v, *a: v / 2), "2 times smaller")
+wrong("15.pass_at_k", of("15.pass_at_k", lambda v, *a: 1 - v), "none|1 minus")
+wrong("15.group_advantages", of("15.group_advantages", lambda v, *a: v**2), "square")
+wrong("15.diet", of("15.diet", lambda v, *a: v | {"draws": v["draws"] * 2}), "2 times")

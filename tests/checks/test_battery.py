@@ -7,6 +7,7 @@ from functools import cache
 import battery_00_04
 import battery_05_09
 import battery_10_14
+import battery_15
 import battery_16
 import battery_holdout
 import pytest
@@ -25,7 +26,8 @@ EXERCISES = {
     if isinstance(check, checks.Exercise)
 }
 UNSEEN = battery_holdout.B.answers
-OWN = [answer for part in (battery_00_04, battery_05_09, battery_10_14, battery_16) for answer in part.B.answers]
+PARTS = (battery_00_04, battery_05_09, battery_10_14, battery_15, battery_16)
+OWN = [answer for part in PARTS for answer in part.B.answers]
 MADE = [
     answer
     for name, check in EXERCISES.items()

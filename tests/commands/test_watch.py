@@ -29,6 +29,14 @@ def test_lines_come_every_so_many_steps_with_what_is_known(tmp_path):
     assert "s left" not in said[0] and "s left" not in said[3] and "KL" not in said[1]
 
 
+def test_before_the_first_update_nothing_is_ranked(tmp_path):
+    said = []
+    watch = Watch(1, tmp_path, say=said.append)
+    for step, margin in enumerate((1e-7, 0.2)):
+        watch({"step": step, "loss": 0.69, "rewards/margins": margin, "rewards/accuracies": 0.75}, 3)
+    assert "ranked right" not in said[0] and "ranked right 75%" in said[1], said
+
+
 @pytest.mark.parametrize(("looks", "want"), [(False, [0, 2, 4, 5]), (True, [0, 5])])
 def test_a_log_hears_of_slow_steps_in_between_and_a_terminal_has_its_bar(tmp_path, monkeypatch, looks, want):
     """Steps of 40 s, a line a minute: two steps on from the last line, whatever it came from."""

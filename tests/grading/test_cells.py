@@ -36,7 +36,7 @@ def test_every_automatic_check_is_a_task_with_its_points():
         assert {t.check for t in assignment.tasks if t.seed is not None} == {
             name for name, c in of.items() if isinstance(c, checks.Choice)
         }
-    assert sum(a.points for a in ASSIGNMENTS.values()) == 198
+    assert sum(a.points for a in ASSIGNMENTS.values()) == 212
 
 
 def test_names_at_the_top_and_names_that_are_needed():

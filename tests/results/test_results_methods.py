@@ -76,24 +76,24 @@ def test_a_noise_trial_is_told_the_rate_if_the_loss_is(world, monkeypatch):
     assert turned == 6 and "eps" not in dpo and rdpo["eps"] == methods.FLIPS_TRIED and dpo["beta"] == 0.05
 
 
-@pytest.mark.parametrize("method", list(methods.JUDGES))
-def test_best_of_n_has_a_measured_kl_at_most_the_bound(world, method):
-    run = methods.method_run(world, method, seed=0)
+@pytest.mark.parametrize("judge", methods.JUDGES)
+def test_best_of_n_has_a_measured_kl_at_most_the_bound(world, judge):
+    run = methods.best_of_n(world, judge, seed=0)
     assert [point["n"] for point in run["path"]] == [1, 2, 4] and run["path"][0]["kl"] == 0 == run["path"][0]["gain"]
     for point in run["path"]:
         assert point["bound"] == pytest.approx(best_of_n_kl(point["n"]), abs=1e-4)
         assert point["kl"] <= point["bound"] + 1e-3
-    if "gold" in method:
+    if judge == "gold":
         assert run["path"][2]["gain"] > run["path"][1]["gain"] > 0
     assert [len(row) for row in run["by_prompt"]["gain"]] == [40] * 3
 
 
 def test_a_grid_from_tries_to_a_difference_at_one_kl(world, monkeypatch, tmp_path):
-    """Two losses and best-of-n: chosen on validation, run on test with other seeds, stored, and compared at one KL."""
+    """Two losses: chosen on validation, run on test with other seeds, stored, and compared at one KL."""
     small = {name: variants.Method(name, knob, (0.1, 0.2)) for name, knob in (("dpo", "beta"), ("ipo", "tau"))}
     monkeypatch.setattr(methods, "RATES", (1e-2, 2e-2))
     grid = replace(
-        results.GRIDS["methods"], settings=results.grid(3, method=("dpo", "ipo", "best-of-n (gold)")),
+        results.GRIDS["methods"], settings=results.grid(3, method=("dpo", "ipo")),
         tries=methods._tries(small),
     )  # fmt: skip
     monkeypatch.setattr(results, "GRIDS", {"methods": grid})
@@ -101,11 +101,10 @@ def test_a_grid_from_tries_to_a_difference_at_one_kl(world, monkeypatch, tmp_pat
     path = results.write("methods", tmp_path / "results", tmp_path / "work", say=lambda _: None)
     monkeypatch.setattr(store, "data_folder", lambda: tmp_path)
     stored, runs = results.load("methods"), results.by_prompt("methods")
-    assert path.is_file() and len(stored["tried"]) == 12 and len(stored["runs"]) == len(runs) == 9
+    assert path.is_file() and len(stored["tried"]) == 12 and len(stored["runs"]) == len(runs) == 6
     for run in stored["runs"]:
-        method = run["setting"]["method"]
-        chosen = stored["chosen"].get(f"method={method}", {"settings": {}})["settings"]
-        assert run["chosen"] == chosen and len(chosen) == (0 if "best" in method else 2)
+        chosen = stored["chosen"][f"method={run['setting']['method']}"]["settings"]
+        assert run["chosen"] == chosen and len(chosen) == 2
     sides = {name: equal_kl.measured(runs, method=name) for name in ("dpo", "ipo")}
     far = min(kl.mean(1).max().item() for side in sides.values() for kl, _ in side.values())
     assert far > 0
