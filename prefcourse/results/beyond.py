@@ -238,8 +238,8 @@ def taxes(world: World, policy: PreTrainedModel, split: str = "test", unchanged:
 
     Above 0, the policy finds the texts less likely than SFT does. For negative texts that is what the labels ask for:
     the optimum loses log Z - r/β. tax_unchanged: of texts whose gold reward is within SAME nats of what SFT's texts
-    after the same prompt have on average, so that nobody asked to change them; only if `unchanged`, and if
-    there are 20 of them.
+    after the same prompt have on average. The optimum takes log Z from these: what is above that is drift. Only if
+    `unchanged`, and if there are 20 of them.
     """
     rows = held_out_texts(world, split)
     before = kept(("held out logps", world.name, split), lambda: text_logps(world, world.sft, rows))
