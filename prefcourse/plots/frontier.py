@@ -61,7 +61,7 @@ def beta_paths(
         several = max(map(len, paths.values())) > 1
         left.set_title("What a nat of KL buys" + (" (pale: seeds, bold: means)" if several else ""))
         right.set_xlabel("training step")
-        right.set_ylabel(KL_LABEL + ", by its root")
+        right.set_ylabel(KL_LABEL.replace(" (nats", "\n(nats") + ", by its root")
         right.set_title("How far a run goes")
         fig.legend(
             *left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(paths) + len(yardsticks), 5)

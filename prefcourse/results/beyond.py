@@ -47,7 +47,7 @@ TAX = {  # what each run is told besides the pairs that its seed draws; 64 steps
     "SFT on chosen": {"loss": "sft"},
     "DPO": {"loss": "dpo", "beta": 0.05},
     "DPO, β = 0.5": {"loss": "dpo", "beta": 0.5},
-    "DPO + SFT loss": {"loss": "dpo_nll", "beta": 0.05, "alpha": 0.3},
+    "DPO + NLL": {"loss": "dpo_nll", "beta": 0.05, "alpha": 0.3},
     "DPO, averaged": {"of": "DPO", "share": 0.5},
     "DPO, LoRA": {"loss": "dpo", "beta": 0.05, "rank": 8, "lr": 1e-3},
 }
