@@ -37,7 +37,7 @@ def names(source: str) -> tuple[set[str], set[str]]:
 
 
 def missing(notebook) -> list[str]:
-    """Names that a core cell uses and that up to there only a folded part has defined."""
+    """Names that a core cell uses as a folded part has left them."""
     unfolded, here, folded, found = {id(cell) for cell in core(notebook)}, set(), {}, []
     for i, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
@@ -47,6 +47,7 @@ def missing(notebook) -> list[str]:
             found += [f"cell {i} takes {name} from cell {folded[name]}" for name in sorted(used & set(folded) - here)]
             here |= defined
         else:
+            here -= defined
             folded |= dict.fromkeys(defined, i)
     return found
 
@@ -66,7 +67,8 @@ FOLD, OPEN = new_markdown_cell("### Optional · More"), new_markdown_cell("### C
         ([FOLD, "a = 1", OPEN, "print(a)"], ["cell 3 takes a from cell 1"]),
         ([FOLD, "import math", OPEN, "def f():\n    return [math.pi for _ in f]"], ["cell 3 takes math from cell 1"]),
         ([FOLD, "def f():\n    pass", new_markdown_cell("## Core"), "x = f()"], ["cell 3 takes f from cell 1"]),
-        (["a = 0", FOLD, "a = 1", OPEN, "print(a)"], []),  # the core has one of its own
+        (["a = 0", FOLD, "a = 1", OPEN, "print(a)"], ["cell 4 takes a from cell 2"]),  # and not the core's own
+        (["a = 0", FOLD, "a = 1", OPEN, "a = 2", "print(a)"], []),
         ([FOLD, "a = 1", OPEN, "b = [a for a in 'xy']\ndef f(a):\n    return a"], []),  # another a
         ([FOLD, "a = 1", "print(a)", new_markdown_cell("#### Still more"), "print(a)"], []),  # folded as well
         ([FOLD, "a = 1", OPEN, "if True:\n    %pip install a\na = 2\nprint(a)"], []),
