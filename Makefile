@@ -43,7 +43,11 @@ $(VENV)/.ready: requirements.txt constraints.txt pyproject.toml
 setup: $(VENV)/.ready
 
 # In a container one is root as a rule, and JupyterLab wants to be told that this is meant.
+# Long lines of code are wrapped, so that none is cut on a small screen.
 lab: setup
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}}' \
+	    > $(VENV)/share/jupyter/lab/settings/overrides.json
 	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 run: setup

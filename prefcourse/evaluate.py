@@ -102,13 +102,21 @@ def percentiles(value: float, resampled: torch.Tensor) -> Estimate:
     return Estimate(number("value", value), low, high)
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
+def over_seeds(values: Sequence[float], factors: bool = False) -> Estimate:
     """The mean of one number per seed with its 95 % interval by Student's t.
 
+    factors: for numbers above 0 that differ by factors, such as KLs. All is computed on logarithms: the mean is the
+    geometric one, and the interval stays above 0.
+
     All seeds together are one small sample. Raises ValueError for fewer than 2 or more than 10 values, or one that is
-    not finite.
+    not finite, or with `factors` not above 0.
     """
     values = numbers("values", values, least=0).numpy()
+    if factors:
+        if not (values > 0).all():
+            raise ValueError(f"got {values.min():g} among the values; with factors=True allowed are numbers above 0")
+        found = over_seeds(np.log(values))
+        return Estimate(*(math.exp(x) for x in (found.value, found.low, found.high)))
     free = len(values) - 1
     if free not in T975:
         raise ValueError(f"got {counted(len(values), 'seed')}; allowed are 2 to 10")

@@ -171,7 +171,8 @@ def progress() -> ipywidgets.VBox:
             look = {"width": "16em", "flex": "0 0 16em"}  # all bars are of one length, and a long text takes lines
             bar = ipywidgets.IntProgress(value=points, min=0, max=worth, description=number, layout=look)
             open_ = f"still open: {', '.join(left)}" if left else "done"
-            text = f"{points} of {counted(worth, 'point')}, {have} of {counted(all_, 'check')}; {open_}"
+            sums = f"{points} of {counted(worth, 'point')}, {have} of {counted(all_, 'check')}"
+            text = f"{kept.TITLES[number]}: {sums}; {open_}"
             text = f'<div style="white-space: normal; line-height: 1.5;">{html.escape(text)}</div>'
             lines.append(ipywidgets.HBox([bar, ipywidgets.HTML(text, layout={"flex": "1 1 16em", "min_width": "0"})]))
         rows.children = lines

@@ -69,6 +69,14 @@ def test_intervals_over_seeds_are_students():
     assert np.mean([one.low <= 0 <= one.high for one in few]) == pytest.approx(0.95, abs=0.015)
 
 
+def test_numbers_that_differ_by_factors_have_an_interval_above_0():
+    found = over_seeds([1.0, 10.0, 100.0], factors=True)
+    logs = over_seeds([math.log(x) for x in (1.0, 10.0, 100.0)])
+    assert found.value == pytest.approx(10) and found.low == pytest.approx(math.exp(logs.low)) and found.low > 0
+    with pytest.raises(ValueError, match=r"got 0 among the values; .*allowed are numbers above 0"):
+        over_seeds([0.0, 1.0], factors=True)
+
+
 def test_equal_values_have_an_interval_of_width_0():
     assert bootstrap([2.0, 2.0, 2.0]) == Estimate(2.0, 2.0, 2.0)
 

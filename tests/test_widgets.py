@@ -3,14 +3,17 @@
 import base64
 import html
 import io
+import json
 import re
+from pathlib import Path
 
 import ipywidgets
 import matplotlib.image
 import pytest
 from matplotlib import pyplot as plt
 
-from prefcourse import plots, widgets
+from prefcourse import checks, plots, widgets
+from prefcourse.checks import progress as kept
 from prefcourse.widgets import _plain, explore, log_slider, progress, slider, step_through
 
 
@@ -106,3 +109,11 @@ def test_the_bars_of_progress_are_of_one_length(monkeypatch, tmp_path):
     for row in rows:
         bar, text = row.children
         assert bar.layout.flex == "0 0 16em" and "white-space: normal" in text.value
+        assert f">{kept.TITLES[bar.description]}: 0 of" in text.value
+
+
+def test_progress_has_the_lessons_titles():
+    assert [*kept.TITLES] == checks.NUMBERS
+    for path in (Path(__file__).parents[1] / "notebooks").glob("*.ipynb"):
+        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]).splitlines()[0]
+        assert first.startswith(f"# {path.name[:2]} · {kept.TITLES[path.name[:2]]}")

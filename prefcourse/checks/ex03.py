@@ -112,6 +112,10 @@ def _unfinished(found, wins, prior) -> str:
     if gradient.abs().max() < 0.5 and r.mean().abs() < 1e-6:
         size = gradient.abs().max().item()
         return f"you stop on the way, or swing around the top: at your rewards the gradient is still {size:.1g}."
+    after = r + torch.logspace(-2, 1, 1001, dtype=torch.float64)[:, None] * gradient  # one more step, of any size
+    back = (wins - games * (after[:, :, None] - after[:, None]).sigmoid()).sum(2) - prior * after
+    if (back + gradient).abs().amax(1).min() < 0.05 * gradient.abs().max():  # and the next one leads to where we are
+        return "your climb swings to and fro about the maximum: the step is too long. Try a tenth of it."
     return ""
 
 

@@ -43,7 +43,7 @@ def _spread(rate: float, ties: float) -> float:
     cases=_plans,
     points=2,
     where="Step 2 · Power",
-    hint="with ties the standard deviation of a point is √(p - t/4 - p²). Put it into both places of step 3: at p = ½ "
+    hint="with ties the standard deviation of a point is √(p - t/4 - p²). Put it into both places of step 2: at p = ½ "
     "for the limit of the test, at `rate` for the spread of what is measured. Then solve for n and round up.",
 )
 def sample_size(rate, ties):

@@ -51,8 +51,8 @@ def gain(a, b):
 
 
 @gain.mutant(
-    "you draw reviews, not prompts: the interval forgets that the gain differs between prompts (τ² of step 2). Average "
-    "over the K reviews first, then draw from N prompts."
+    "you draw reviews, not prompts: the interval forgets that the gain differs between prompts (τ² of *More prompts or "
+    "more reviews?*). Average over the K reviews first, then draw from N prompts."
 )
 def reviews_as_prompts(a, b):
     d = (a - b).flatten()

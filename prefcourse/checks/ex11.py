@@ -36,7 +36,7 @@ def _break_even(epochs, reward_epochs, reuse, scored=2, scored_dpo=1, both=1, pp
     cases=_plans,
     points=3,
     where="The maths",
-    hint="write both works with N, K, L and E, set them equal and solve for K/N. Of the lesson's numbers only the 6 of "
+    hint="write both works with N, M, L and E, set them equal and solve for M/N. Of the lesson's numbers only the 6 of "
     "the reward model, the 6 of DPO's policy and PPO's 2 passes over a sample change.",
 )
 def break_even(epochs, reward_epochs, reuse):
@@ -89,7 +89,7 @@ def drawn_for_nothing(epochs, reward_epochs, reuse):
     }
 
 
-@break_even.mutant("you round: K/N is a number of completions for each pair, and need not be whole.")
+@break_even.mutant("you round: M/N is a number of completions for each pair, and need not be whole.")
 def rounded(epochs, reward_epochs, reuse):
     return {name: float(round(value)) for name, value in _break_even(epochs, reward_epochs, reuse).items()}
 

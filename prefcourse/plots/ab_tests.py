@@ -64,7 +64,11 @@ def forest(
         raise ValueError(f"got {len(runs)} runs; at most {len(LOOKS)} can be told apart in a forest plot")
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
         fig, row = plt.subplots(
-            1, len(panels), figsize=(4.2 + 3.3 * len(panels), 1.7 + 0.46 * len(rows)), sharey=True, squeeze=False
+            1,
+            len(panels),
+            figsize=(min(10.8, 4.2 + 3.3 * len(panels)), 1.7 + 0.46 * len(rows)),
+            sharey=True,
+            squeeze=False,
         )
         for axes, (heading, (label, null, groups)) in zip(row[0], panels.items(), strict=True):
             axes.axvline(null, **REFERENCE)

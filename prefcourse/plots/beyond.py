@@ -18,6 +18,7 @@ from prefcourse.plots.style import (
     INK,
     KL_LABEL,
     LINES,
+    LOOKS,
     METHODS,
     ORANGE,
     REFERENCE,
@@ -28,6 +29,7 @@ from prefcourse.plots.style import (
     _interval,
     _percent,
     _root_axis,
+    title_of,
 )
 
 PRICE = "price on held-out text (nats per token)"
@@ -35,9 +37,11 @@ SHOWN = [*METHODS[1:], (SKY, "X"), (ORANGE, "h")]  # of what is shown beside DPO
 
 
 def _looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method; DPO has its own in the whole course."""
-    others = iter(SHOWN)
-    return {name: METHODS[0] if name.lower() == "dpo" else next(others) for name in methods}
+    """Colour and marker of each method; DPO and DPO + NLL have their own in the whole course."""
+    methods = list(methods)
+    own = {title_of(name): look[:2] for name, look in LOOKS.items() if title_of(name) in methods}
+    others = (look for look in SHOWN if look[0] not in {colour for colour, _ in own.values()})
+    return {name: own.get(name) or next(others) for name in methods}
 
 
 def sampler_regret(

@@ -109,8 +109,10 @@ def paths_by_step(panels: Sequence[tuple[str, str, str, Paths]], *, logarithmic:
             _lines(axes, paths, name)
             axes.set_ylabel(label)
             if name in logarithmic:
+                most = 1.3 * max(p[name] for seeds in paths.values() for path in seeds for p in path)
                 axes.set_yscale("symlog", linthresh=1)
-                _plain_ticks(axes.yaxis, [0, 1, 10, 100, 1000])
+                _plain_ticks(axes.yaxis, [t for t in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= most])
+                axes.set_ylim(top=most)
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.1)  # off the data
             axes.set_title(title, pad=44 if len(paths) > 2 else 28)
         for axes in grid.flat[len(panels) :]:

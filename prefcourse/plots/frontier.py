@@ -48,7 +48,8 @@ def beta_paths(
             for axes, across, up in ((left, x, y), (right, step, x)):
                 axes.plot(across.T, up.T, color=colour, linewidth=0.9, alpha=0.4)
                 axes.plot(across.mean(0), up.mean(0), color=colour, marker=marker, markersize=7, linewidth=1.8,
-                          markeredgecolor="white", label=f"{name} {value:g}", zorder=3)  # fmt: skip
+                          markeredgecolor="white", label=f"{name} {value:g}", zorder=3,
+                          clip_on=bool((x.mean(0) > far).any()))  # a marker at the edge is not cut  # fmt: skip
         for (label, points), (colour, line) in zip(yardsticks.items(), ((ORANGE, "--"), (INK, ":")), strict=False):
             left.plot([p["kl"] for p in points], [p["gain"] for p in points], color=colour, linestyle=line,
                       linewidth=2, label=label, zorder=2)  # fmt: skip
@@ -60,7 +61,7 @@ def beta_paths(
         several = max(map(len, paths.values())) > 1
         left.set_title("What a nat of KL buys" + (" (pale: seeds, bold: means)" if several else ""))
         right.set_xlabel("training step")
-        right.set_ylabel(KL_LABEL + ", by its root")
+        right.set_ylabel(KL_LABEL.replace(" (nats", "\n(nats") + ", by its root")
         right.set_title("How far a run goes")
         fig.legend(
             *left.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(paths) + len(yardsticks), 5)
@@ -139,7 +140,10 @@ def gains_at_kl(table: Mapping[float, Mapping[str, Ends]], *, title: str, label:
             axes.set_title(f"at {kl:g} nats")
         panels[0][0].set_yticks(range(len(order)), [title_of(name) for name in order])
         panels[0][0].invert_yaxis()
-        fig.supxlabel(f"{label}; bars: 95 % intervals over seeds; none: too few seeds go so far", fontsize=10.5)
+        fig.supxlabel(
+            f"{label}; bars: 95 % intervals over seeds; none: too few seeds go so far, or an interval too wide to draw",
+            fontsize=10.5,
+        )
         _headline(fig, title)
     return fig
 

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from prefcourse.plots.style import BLUE, GREEN, LINES, ORANGE, PURPLE, STYLE
+from prefcourse.plots.style import BLUE, GREEN, LINES, LOOKS, ORANGE, PURPLE, STYLE
 
 Line = tuple[Sequence[float], Sequence[float]]  # x and y
 
@@ -19,10 +19,11 @@ def exact_curves(panels: Sequence[tuple[str, str, str, Mapping[str, Line]]]) -> 
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         fig, grid = plt.subplots(1, len(panels), figsize=(10.8, 4.4), squeeze=False)
         names = list(dict.fromkeys(name for *_, lines in panels for name in lines))
-        looks = {name: ((BLUE, ORANGE, GREEN, PURPLE)[k % 4], LINES[k % 4]) for k, name in enumerate(names)}
+        turns = [((BLUE, ORANGE, GREEN, PURPLE)[k % 4], "o", LINES[k % 4]) for k in range(len(names))]
+        looks = {name: LOOKS.get(name.lower(), turn) for name, turn in zip(names, turns, strict=True)}
         for axes, (title, across, up, lines) in zip(grid[0], panels, strict=True):
             for name, (x, y) in lines.items():
-                colour, dashes = looks[name]
+                colour, _, dashes = looks[name]
                 axes.plot(x, y, color=colour, linestyle=dashes, linewidth=1.8, label=name)
                 axes.plot(x[-1], y[-1], "o", color=colour, markersize=8, markeredgecolor="white", zorder=3)
             axes.set_title(title)

@@ -85,7 +85,7 @@ def _margins(axes, report) -> None:
         axes.bar(middle[side], shares[side], width=bins[1] - bins[0], color=look["color"])
     both = shares + shares[::-1]  # how many pairs lie so far apart: a coin would deal them to the two sides by σ
     axes.plot(middle, both / (1 + np.exp(-middle)), color=INK, linewidth=1.6, label="expected of a coin")
-    axes.set_title(f"Label against score: {(margin < 0).mean():.0%}")
+    axes.set_title(f"Label against score: {((margin < 0) + 0.5 * (margin == 0)).mean():.0%}")
     axes.set_xlabel("score of chosen − of rejected (nats)")
     axes.set_ylabel("share of pairs")
     axes.set_ylim(top=1.25 * max(shares.max(), (both / (1 + np.exp(-middle))).max()))

@@ -63,7 +63,8 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
         _logps_panel(logps, step[known], trained, beta)
         for axes, name in ((loss, "held_loss"), (margin, "held_margin")):
             if name in history:
-                axes.plot(*_known(step, _column(history, name)), "D", color=AMBER, label="held-out pairs", zorder=4)
+                look = dict(color=AMBER, label="held-out pairs", zorder=4, clip_on=False)  # the last stands at the edge
+                axes.plot(*_known(step, _column(history, name)), "D", **look)
                 axes.legend(loc="lower left" if axes is loss else "upper left")
         if np.isfinite(_column(history, "kl")).any():
             _kl_panel(kl, step, _column(history, "kl"))
@@ -72,14 +73,13 @@ def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | Non
         for axes in fig.axes:
             axes.set_xlim(step[0], step[-1] if len(step) > 1 else step[0] + 1)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        for axes in [axes for axes in fig.axes if not (ranked and axes is margin)]:
-            axes.set_xlabel("optimiser step")
+            axes.set_xlabel("" if ranked and axes is margin else "optimiser step")
         fig.align_ylabels()
     return fig
 
 
 def _loss_panel(axes, step, values) -> None:
-    smooth = _curve(axes, step, values, color=INK)
+    _curve(axes, step, values, color=INK)
     logistic = abs(values[0] - math.log(2)) < 0.01  # other losses begin elsewhere, and are not in nats
     if logistic:
         axes.axhline(math.log(2), **REFERENCE)
@@ -87,7 +87,7 @@ def _loss_panel(axes, step, values) -> None:
             "ln 2: no preference", (1, math.log(2)), xycoords=("axes fraction", "data"), xytext=(0, 4),
             textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
         )  # fmt: skip
-    axes.set_title(f"The loss {_moves(smooth, 2)}")
+    axes.set_title(f"The loss {_moves(np.array([values[0], np.nanmean(values[-20:])]), 2)}")
     axes.set_ylabel("loss (nats per pair)" if logistic else "loss")
 
 

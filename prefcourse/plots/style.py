@@ -41,6 +41,10 @@ LOOKS = {  # colour, marker and dash of a method, the same in every lesson
     "ppo": (PURPLE, "^", "-."),
     "best-of-n": (INK, "D", ":"),
     "rloo on the true reward": (GREY, "P", (0, (6, 2))),
+    "dr. grpo": (BLUE, "s", "-"),
+    "with 1/|o|": (AMBER, "o", "--"),
+    "with /std": (GREEN, "D", "-."),
+    "grpo, both": (PURPLE, "o", (0, (5, 1))),
 }
 NAMES = {"cdpo": "cDPO", "rdpo": "rDPO", "simpo": "SimPO", "dpo_nll": "DPO + NLL", "dpo_norm": "DPO-norm"}
 CAPITALS = {"dpo", "ipo", "kto", "orpo", "sft", "cpo", "dpop", "rloo", "ppo", "bco", "nca", "exo", "apo", "sppo"}

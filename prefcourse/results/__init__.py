@@ -24,11 +24,11 @@ from prefcourse.results.answers import forest
 from prefcourse.results.data import label_noise
 from prefcourse.results.grids import GRIDS
 from prefcourse.results.protocol import PROTOCOL
-from prefcourse.results.store import by_prompt, column, estimate, grid, load, metrics, table
+from prefcourse.results.store import band, by_prompt, column, estimate, grid, load, metrics, table
 from prefcourse.world import load_world
 
 __all__ = [
-    "GRIDS", "PROTOCOL", "by_prompt", "column", "estimate", "forest", "grid", "label_noise", "list_grids",
+    "GRIDS", "PROTOCOL", "band", "by_prompt", "column", "estimate", "forest", "grid", "label_noise", "list_grids",
     "load", "metrics", "page", "table", "write",
 ]  # fmt: skip
 

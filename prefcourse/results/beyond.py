@@ -47,7 +47,7 @@ TAX = {  # what each run is told besides the pairs that its seed draws; 64 steps
     "SFT on chosen": {"loss": "sft"},
     "DPO": {"loss": "dpo", "beta": 0.05},
     "DPO, β = 0.5": {"loss": "dpo", "beta": 0.5},
-    "DPO + SFT loss": {"loss": "dpo_nll", "beta": 0.05, "alpha": 0.3},
+    "DPO + NLL": {"loss": "dpo_nll", "beta": 0.05, "alpha": 0.3},
     "DPO, averaged": {"of": "DPO", "share": 0.5},
     "DPO, LoRA": {"loss": "dpo", "beta": 0.05, "rank": 8, "lr": 1e-3},
 }
@@ -238,8 +238,8 @@ def taxes(world: World, policy: PreTrainedModel, split: str = "test", unchanged:
 
     Above 0, the policy finds the texts less likely than SFT does. For negative texts that is what the labels ask for:
     the optimum loses log Z - r/β. tax_unchanged: of texts whose gold reward is within SAME nats of what SFT's texts
-    after the same prompt have on average, so that nobody asked to change them; only if `unchanged`, and if
-    there are 20 of them.
+    after the same prompt have on average. The optimum takes log Z from these: what is above that is drift. Only if
+    `unchanged`, and if there are 20 of them.
     """
     rows = held_out_texts(world, split)
     before = kept(("held out logps", world.name, split), lambda: text_logps(world, world.sft, rows))

@@ -93,7 +93,7 @@ GRIDS: dict[str, Grid] = {
         what=f"log-probability lost on held-out text, by how the model was aligned, {BATCH} pairs a step",
         settings=seeded(method=tuple(TAX)),
         run=beyond.alignment_tax,
-        asks="What does alignment cost on text that nobody asked to change, and what makes it cheaper?",
+        asks="What does alignment cost on held-out text, by its kind, and what makes it cheaper?",
         tells="A benchmark of held-out texts, negative, neutral and positive, and those whose gold reward is SFT's "
         "usual one. It is a forward KL by parts, not the loss of skills that larger models are examined for.",
         answer=against("tax_neutral", "method", "DPO"),

@@ -65,8 +65,7 @@ def effect(stored: Mapping, method: str, knob: str, times: float, metric: str, r
         return over_seeds([value - usual for value, usual in pairs])
     if not all(number(metric, value) > 0 for pair in pairs for value in pair):
         raise ValueError(f"{metric} is 0 or less in some run; allowed are numbers above 0, or there is no ratio")
-    found = over_seeds([math.log(value / usual) for value, usual in pairs])
-    return Estimate(*(math.exp(x) for x in (found.value, found.low, found.high)))
+    return over_seeds([value / usual for value, usual in pairs], factors=True)
 
 
 def gain_at_kl(stored: Mapping, method: str, kl: float, less: str | None = None) -> Estimate:

@@ -141,6 +141,12 @@ def column(stored: Mapping, metric: str, by: str, **setting: Any) -> dict[Any, l
     return found
 
 
+def band(values: Sequence[float]) -> tuple[float, float]:
+    """Where another run of a setting should land: the range of its stored seeds, and half of it more on each side."""
+    room = (max(values) - min(values)) / 2
+    return min(values) - room, max(values) + room
+
+
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
     """Numbers as they are stored: to four decimals."""
     return {name: round(value, 4) for name, value in values.items()}

@@ -46,7 +46,7 @@ def warn(policy: nn.Module, lr: float, loss: Loss) -> None:
     if lr > 1.001 * FAR * sane:
         warnings.warn(
             f"lr={lr:g} is {lr / sane:.0f} times what a model of width {width} takes in this kind of training (about "
-            f"{sane:.1g}): Adam moves every weight by about lr a step, so expect a KL out of bounds, repetition, or "
+            f"{sane:.2g}): Adam moves every weight by about lr a step, so expect a KL out of bounds, repetition, or "
             "nan within a few steps.",
             stacklevel=3,
         )

@@ -399,6 +399,8 @@ wrong(
     "03.fit_with_prior", lambda w, p: climb(w, p, lr=5.0, steps=50), "step is too long|runs away|swing|on the way|large"
 )
 wrong("03.fit_with_prior", lambda w, p: climb(w, p, steps=40), "on the way")
+for step in (0.5, 1.0):
+    wrong("03.fit_with_prior", lambda w, p, step=step: climb(w, p, lr=step, steps=400), "swings to and fro")
 wrong("03.fit_with_prior", lambda w, p: -climb(w, p), "sign|exchanged")
 wrong("03.fit_with_prior", lambda w, p: climb(w, p / 2), "prior that is 0.5 times")
 wrong("03.fit_with_prior", lambda w, p: climb(w, 1 / p), "prior that is")

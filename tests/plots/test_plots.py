@@ -51,7 +51,7 @@ def fits(fig):
 def test_training_curves_have_four_panels_with_findings_and_units():
     fig = plots.training_curves(run(kl=[math.nan if i % 20 else 0.1 * i for i in range(60)]), beta=0.1)
     assert titles(fig) == [
-        "The loss falls from 0.69 to 0.49",
+        "The loss falls from 0.69 to 0.50",
         "log π falls for both, most for rejected",
         "The policy ends 4.0 nats from the reference",
         "Last 20 steps: 78.9% ranked right, margin 1.2",
@@ -124,7 +124,9 @@ POINTS = [
 def test_pairs_that_were_held_out_are_diamonds_beside_the_curves():
     gaps = [math.nan if i % 20 else 0.01 * i for i in range(60)]
     fig = plots.training_curves(run(held_loss=gaps, held_margin=gaps), beta=0.1)
-    found = [line.get_xydata().tolist() for axes in fig.axes for line in axes.get_lines() if line.get_marker() == "D"]
+    diamonds = [line for axes in fig.axes for line in axes.get_lines() if line.get_marker() == "D"]
+    assert not any(line.get_clip_on() for line in diamonds)  # the last stands at the edge
+    found = [line.get_xydata().tolist() for line in diamonds]
     assert found == [[[1, 0.0], [21, 0.2], [41, 0.4]]] * 2
     assert not [
         line for axes in plots.training_curves(run()).axes for line in axes.get_lines() if line.get_marker() == "D"

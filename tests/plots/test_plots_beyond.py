@@ -5,7 +5,7 @@ import pytest
 from figures import titles
 
 from prefcourse import plots
-from prefcourse.plots.style import AMBER, BLUE, INK, ORANGE
+from prefcourse.plots.style import BLUE, GREY, INK, ORANGE
 
 PATH = [{"step": 16, "kl": 1.0, "gain": 0.2}, {"step": 32, "kl": 3.0, "gain": 0.6}]
 FARTHER = [{"step": 16, "kl": 3.0, "gain": 0.4}, {"step": 32, "kl": 5.0, "gain": 1.0}]
@@ -64,7 +64,7 @@ def test_the_price_is_drawn_by_run_and_by_third():
     assert big == [[pytest.approx([0.6, 5.0])], [pytest.approx([0.2, -0.3])]]
     assert lines(right)["SFT"] == [[0, -0.4], [1, -0.3], [2, -0.2]]
     colours = {line.get_label(): line.get_color() for line in right.get_lines() if line.get_label()[0] != "_"}
-    assert colours == {"DPO": BLUE, "SFT": AMBER}  # DPO's colour, whatever stands beside it
+    assert colours == {"DPO": BLUE, "SFT": GREY}  # those that they have in the whole course
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["DPO", "SFT"]
 
 

@@ -1,6 +1,7 @@
 """Figures of reward against KL: they draw what they are given."""
 
 import numpy as np
+import pytest
 from figures import titles
 
 from prefcourse import plots
@@ -55,6 +56,14 @@ def test_kl_against_beta_draws_curves_in_the_order_of_beta_with_their_intervals(
     assert [line.get_label() for line in right.get_lines()] == ["10 steps", "120 steps"]
     band = right.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(("kl", "cut"), [(None, False), (30, False), (9, True)])
+def test_a_marker_at_the_edge_is_whole_and_a_path_beyond_it_is_cut(kl, cut):
+    path = [[{"step": 1, "kl": 0.0, "gain": 0.0}, {"step": 2, "kl": 25.0, "gain": 0.2}]]
+    for axes in plots.beta_paths({0.1: path}, title="Found", kl=kl).axes:
+        [bold] = [line for line in axes.get_lines() if line.get_marker() == "o"]
+        assert bold.get_clip_on() == cut
 
 
 def test_axes_of_kl_go_by_its_root_and_their_ticks_do_not_collide():

@@ -110,3 +110,7 @@ def test_stored_results_say_how_they_were_made(path):
         assert stored["protocol"] == described() and stored["tells"] and stored["asks"]
         assert [run["setting"] for run in stored["runs"]] == results.GRIDS[path.stem].settings
         assert [run["setting"] for run in stored["tried"]] == list(results.GRIDS[path.stem].tries)
+
+
+def test_a_band_is_the_range_and_half_of_it_more_on_each_side():
+    assert results.band([3.0, 1.0, 2.0]) == (0.0, 4.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prefcourse.comparison.frontier import curves
-from prefcourse.results import load, look, variants
+from prefcourse.results import forest, load, look, variants
 from prefcourse.rlhf import best_of_n
 
 
@@ -134,9 +134,16 @@ def test_the_stored_sweep_goes_less_far_with_a_larger_beta():
     ends = {}
     for run in runs:
         ends.setdefault(run["setting"]["beta"], []).append(run["metrics"]["kl"]["value"])
-    assert all(len(found) == 3 for found in ends.values())
-    means = [sum(ends[beta]) / 3 for beta in variants.BETAS]
+    assert all(len(found) == 8 for found in ends.values())
+    means = [sum(ends[beta]) / 8 for beta in variants.BETAS]
     assert means == sorted(means, reverse=True) and means[0] > 15
+
+
+def test_up_to_three_nats_beta_up_to_one_gains_the_same_and_no_interval_is_wider_than_the_margin():
+    rows = forest("beta-sweep", "beta", 0.1, lr=2e-4)
+    assert {row.says for (beta, _), row in rows.items() if beta <= 1} == {"the same"} and len(rows) == 10
+    assert rows[5.0, 1.5].says == "differs" and rows[5.0, 1.5].at.square_root.high < -0.05
+    assert max(row.at.square_root.half for row in rows.values()) < 0.15
 
 
 def test_the_stored_frontier_is_wide_and_every_method_is_there():
