@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prefcourse.terminal import Bar, watched
+from prefcourse.terminal import TIED, Bar, watched
 from prefcourse.training import optional
-from prefcourse.training.history import TIED
 
 SHOWN = {  # column → how a line shows it
     "loss": "loss {:.3f}", "rewards/margins": "margin {:+.2f}", "rewards/accuracies": "ranked right {:.0%}",

@@ -31,7 +31,7 @@ from prefcourse.plots.style import (
     _spread,
     _write_labels,
 )
-from prefcourse.training.history import TIED
+from prefcourse.terminal import TIED
 
 
 def training_curves(history: Mapping[str, Sequence[float]], *, beta: float | None = None) -> Figure:

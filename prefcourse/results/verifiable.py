@@ -165,7 +165,7 @@ def drift(
         if number in at:
             tokens, sequence = (ratios(now, old, mask, ratio) for ratio in RATIOS)
             product = ((now - old) * mask).sum(-1).exp()
-            found[number] = {"token": tokens[mask], "sequence": sequence[:, 0], "product": product}
+            found[number] = {"token": tokens[mask].cpu(), "sequence": sequence[:, 0].cpu(), "product": product.cpu()}
         loss = grpo_loss(logps, old, A[kept], mask, torch.full_like(A[kept], 48.0), clip=(0.9, 99.0)).mean()
         update(optimizer, loss, 1.0, number)
     return found

@@ -23,8 +23,6 @@ from prefcourse.generate import Completion
 
 History = dict[str, list[float]]
 
-TIED = 1e-5  # nats of reward: closer than that, a pair is ranked neither right nor wrong, as before the first update
-
 
 def append(history: History, row: dict[str, float]) -> None:
     """Add one step to the columns; a column that this step does not have gets nan."""
