@@ -139,9 +139,10 @@ def test_the_stored_sweep_goes_less_far_with_a_larger_beta():
     assert means == sorted(means, reverse=True) and means[0] > 15
 
 
-def test_up_to_three_nats_beta_up_to_one_gains_the_same_and_no_interval_is_wider_than_the_margin():
+def test_at_one_kl_beta_up_to_one_gains_what_a_tenth_does_and_no_interval_is_wider_than_the_margin():
     rows = forest("beta-sweep", "beta", 0.1, lr=2e-4)
     assert {row.says for (beta, _), row in rows.items() if beta <= 1} == {"the same"} and len(rows) == 10
+    assert {beta for beta, kl in rows if kl == 3.0} == {0.02, 0.05, 0.2, 0.5}, "larger ones do not go so far"
     assert rows[5.0, 1.5].says == "differs" and rows[5.0, 1.5].at.square_root.high < -0.05
     assert max(row.at.square_root.half for row in rows.values()) < 0.15
 
