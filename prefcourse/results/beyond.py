@@ -25,7 +25,6 @@ from prefcourse.generate import generate, usable
 from prefcourse.logprobs import score_all
 from prefcourse.preferences import Row, encode
 from prefcourse.results.look import SHOWN, Look, Sample, gold, prompts_of, sample, shown, whole_end
-from prefcourse.results.methods import look_whole
 from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import kept, metrics, reference_of, rounded
 from prefcourse.results.variants import PROBE, draw_pairs, finish, look_at
@@ -73,7 +72,7 @@ def online(
 
 
 def _online(world: World, arm: str, beta: float, seed: int, split: str, lr: float | None, by_prompt: bool) -> dict:
-    policy, look = copy.deepcopy(world.sft), (look_whole if by_prompt else look_at)(world, seed, split)
+    policy, look = copy.deepcopy(world.sft), look_at(world, seed, split, by_prompt)
     stopped = False
     try:
         climb(world, policy, arm, world.gold, seed, measure=look.point, path=look.path, beta=beta, lr=lr)

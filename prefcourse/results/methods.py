@@ -25,10 +25,22 @@ from prefcourse.logprobs import score_all
 from prefcourse.preferences import encode_prompts
 from prefcourse.results import variants
 from prefcourse.results.answers import at_equal_kl, by_value
-from prefcourse.results.look import Look, brief, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.look import brief, prompts_of
 from prefcourse.results.protocol import PROTOCOL, cross
 from prefcourse.results.store import Grid, Setting, kept, metrics, rounded, seeded, shelved, turned
-from prefcourse.results.variants import BATCH, BETAS, CORRECTED, NOISY, PAIRS, STEPS, Method, draw_pairs, finish, learn
+from prefcourse.results.variants import (
+    BATCH,
+    BETAS,
+    CORRECTED,
+    NOISY,
+    PAIRS,
+    STEPS,
+    Method,
+    draw_pairs,
+    finish,
+    learn,
+    look_at,
+)
 from prefcourse.rlhf.best_of_n import expected_best
 from prefcourse.rlhf.rollouts import Reward
 from prefcourse.worlds.world import World
@@ -76,14 +88,9 @@ METHODS: dict[str, Method] = {
 }
 
 
-def look_whole(world: World, seed: int, split: str = "test") -> Look:
-    """KL, gold reward, gain, length, share with EOS on the protocol's prompts; keeps KL and gain of each."""
-    return Look(world, seed, (kl, gold, gain, length, ended), count=PROTOCOL.prompts, split=split, by_prompt=True)
-
-
 def method_run(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
     """Train by `method` of METHODS with the settings `chosen`; metrics, path, and KL and gain by prompt."""
-    found, look = METHODS[method], look_whole(world, seed, split)
+    found, look = METHODS[method], look_at(world, seed, split, by_prompt=True)
     rows = draw_pairs(world, seed)
     steps = found.fixed.get("steps", len(rows) // BATCH)
     quarter = max(steps // 4, 1)
@@ -102,7 +109,7 @@ def policy_name(method: str, seed: int, chosen: Mapping) -> str:
 def method_trial(world: World, method: str, seed: int, **candidate: float) -> dict[str, float]:
     """Gold reward and KL on validation prompts after a run of `method` with the settings `candidate`."""
     found, rows = METHODS[method], draw_pairs(world, seed)
-    look = look_whole(world, seed, "validation")
+    look = look_at(world, seed, "validation")
     policy, _, _ = learn(world, found, rows, {**found.fixed, **candidate}, seed, look)
     return brief(world, policy, seed)
 
@@ -151,7 +158,7 @@ def noise_trial(world: World, method: str, seed: int, **candidate: float) -> dic
     """Gold reward and KL on validation prompts of a loss on pairs of which FLIPS_TRIED have their label turned."""
     rows, _ = turned(draw_pairs(world, seed), FLIPS_TRIED, random.Random(seed))
     settings = NOISY[method] | candidate | ({"eps": FLIPS_TRIED} if method in CORRECTED else {})
-    look = look_whole(world, seed, "validation")
+    look = look_at(world, seed, "validation")
     return brief(world, learn(world, Method(method), rows, settings, seed, look)[0], seed)
 
 

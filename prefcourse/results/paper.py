@@ -20,10 +20,10 @@ from prefcourse.preferences import Row
 from prefcourse.results import variants
 from prefcourse.results.answers import against, by_value
 from prefcourse.results.look import prompts_of, sft_sample
-from prefcourse.results.methods import METHODS, look_whole, policy_name
+from prefcourse.results.methods import METHODS, policy_name
 from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import Grid, kept, metrics, rounded, seeded, shelved
-from prefcourse.results.variants import draw_pairs, learn
+from prefcourse.results.variants import draw_pairs, learn, look_at
 from prefcourse.rlhf.best_of_n import expected_best
 from prefcourse.worlds.world import World
 
@@ -45,7 +45,7 @@ def policy_of(world: World, method: str, seed: int, chosen: dict, rows: Sequence
 
     def train() -> PreTrainedModel:
         found, pairs = METHODS[method], list(rows) or draw_pairs(world, seed)
-        return learn(world, found, pairs, {**found.fixed, **chosen}, seed, look_whole(world, seed))[0]
+        return learn(world, found, pairs, {**found.fixed, **chosen}, seed, look_at(world, seed))[0]
 
     return train() if rows else shelved(policy_name(method, seed, chosen), world.sft, train)
 

@@ -1,7 +1,7 @@
-"""The grids of lessons 08 and 09: DPO's β against KL and reward, every method with its main knob, and label noise.
+"""How a run of the grids of lessons 08 and 09 is trained: DPO by β, any method on a seed's pairs, and label noise.
 
-All methods learn from the same pairs: those that the seed draws. RLOO, PPO and best-of-n get a reward model trained on
-them. The seed also draws batches and samples, the same for every method, so two methods are compared seed by seed.
+All methods learn from the same pairs: those that the seed draws. RLOO and PPO get a reward model trained on them. The
+seed also draws batches and samples, the same for every method, so two methods are compared seed by seed.
 """
 
 import copy
@@ -15,11 +15,9 @@ from transformers import PreTrainedModel
 
 from prefcourse.evaluate import METRICS, MORE
 from prefcourse.preferences import Row
-from prefcourse.results.look import Look, at_end, ended, gain, gold, kl, length, prompts_of
+from prefcourse.results.look import Look, at_end, ended, gain, gold, kl, length
 from prefcourse.results.protocol import PROTOCOL
-from prefcourse.results.rlhf_vs_dpo import POOL
 from prefcourse.results.store import kept, metrics, reference_of, rounded, turned
-from prefcourse.rlhf.best_of_n import best_of_n_path
 from prefcourse.rlhf.policy_gradient import ppo, rloo
 from prefcourse.rlhf.reward_model import train_reward_model
 from prefcourse.rlhf.rollouts import Reward
@@ -30,7 +28,6 @@ from prefcourse.worlds.world import World
 PAIRS, BATCH = 1_024, 16  # of a run of `methods` and `noise`: 64 steps of 16 pairs
 LR = 3e-4
 PROBE = 200  # prompts measured on the way; at the end it is all of them
-LOOKS = (16, 32)  # steps of a run of `methods` that are measured besides its end
 STEPS = 120  # of a run of `beta-sweep`, at a constant rate: each step is where a shorter run would have ended
 EARLY = (5, 10, 20, 40, 80)  # those of them that are measured besides the end
 BETAS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -41,7 +38,7 @@ REWARD = {"lr": 4.5e-4, "batch_size": BATCH}
 
 @dataclass(frozen=True)
 class Method:
-    """How a method is trained: its loss, and the one setting that `methods` varies, with its values."""
+    """How a method is trained: its loss, and its main setting, with the values that `methods` tries."""
 
     loss: str
     knob: str = ""
@@ -51,24 +48,6 @@ class Method:
     start: str = "sft"  # or "base"
 
 
-METHODS: dict[str, Method] = {
-    "dpo": Method("dpo", "beta", (0.02, 0.05, 0.2)),
-    "cdpo": Method("cdpo", "beta", (0.02, 0.1)),
-    "ipo": Method("ipo", "tau", (0.02, 0.05, 0.2)),
-    "ipo (mean)": Method("ipo", "tau", (0.1, 0.3), {"reduce": "mean"}),
-    "kto": Method("kto", "beta", (0.02, 0.1), {"batch_size": 2 * BATCH}),
-    "kto (unbalanced)": Method("kto", "beta", (0.02, 0.1), {"desirable_weight": 4.0}, data="unbalanced"),
-    "apo_zero": Method("apo_zero", "beta", (0.02, 0.1)),
-    "simpo": Method("simpo", "beta", (2.0, 5.0, 10.0), {"gamma_over_beta": 0.5}),
-    "orpo (from base)": Method("orpo", "lam", (0.1, 1.0, 5.0), start="base"),
-    "cpo": Method("cpo", "beta", (0.05, 0.2), {"reduce": "mean"}),
-    "dpo_nll": Method("dpo_nll", "alpha", (0.1, 1.0), {"beta": 0.05}),
-    "dpop": Method("dpop", "lam", (0.5, 5.0), {"beta": 0.05}),
-    "unlikelihood": Method("unlikelihood", "alpha", (0.1, 0.5)),
-    "sft": Method("sft", "lr", (3e-4, 1e-3)),
-    "rloo": Method("rloo", "beta", (0.03, 0.1), {"steps": 20, "batch_size": 16, "k": 4}),
-    "ppo": Method("ppo", "beta", (0.03, 0.1), {"lr": 1e-4, "steps": 16, "batch_size": 64}),
-}
 NOISY = {  # settings of the runs on noisy labels; ε is the true rate of flips
     "dpo": {"beta": 0.1},
     "cdpo": {"beta": 0.1},
@@ -137,31 +116,14 @@ def adam(beta2: float) -> Iterator[None]:
         stepping.BETAS = usual
 
 
-def methods(world: World, method: str, knob: str, value: float, seed: int, split: str = "test") -> dict:
-    """Train by `method` of METHODS with its `knob` at `value`, and measure it on the way (path) and at the end."""
-    if method == "best-of-n":
-        return best_of_n(world, knob, seed, split)
-    found = METHODS[method]
-    return fit(world, found, draw_pairs(world, seed), {**found.fixed, knob: value}, seed, split)
-
-
 def noise(world: World, method: str, flips: float, seed: int, split: str = "test", **chosen: float) -> dict:
     """Train by `method` with the settings NOISY, `chosen` applied, on pairs of which the share `flips` is turned."""
     rows, _ = turned(draw_pairs(world, seed), flips, random.Random(seed))
     settings = NOISY[method] | chosen
     if method in CORRECTED:
         settings["eps"] = flips
-    return fit(world, Method(method), rows, settings, seed, split, on_the_way=False)
-
-
-def fit(
-    world: World, method: Method, rows: list[Row], settings: Mapping, seed: int, split: str = "test",
-    on_the_way: bool = True,
-) -> dict:  # fmt: skip
-    """Train a copy of the model that `method` starts from; return metrics and path: its end, and points at LOOKS."""
-    look = look_at(world, seed, split, by_prompt=not on_the_way)
-    looks = (settings["steps"] // 2,) if method.loss in LEARNERS else LOOKS if on_the_way else ()
-    policy, steps, logs = learn(world, method, rows, settings, seed, look, looks)
+    look = look_at(world, seed, split, by_prompt=True)
+    policy, steps, logs = learn(world, Method(method), rows, settings, seed, look)
     return finish(look, policy, steps) | logs
 
 
@@ -183,7 +145,8 @@ def learn(
         return policy, steps, {}
     data = unbalanced(rows) if method.data == "unbalanced" else rows
     common["reference"] = reference_of(world, data, method.loss)
-    steps, every = len(rows) // BATCH, looks[0] if looks else LOOKS[0]
+    steps = len(rows) // BATCH
+    every = looks[0] if looks else steps
     common = {"batch_size": BATCH, "steps": steps, "measure": look.at(looks, every), "every": every} | common
     history = train(policy, data, world.tokenizer, loss=method.loss, **common)
     columns = ("loss", "logps/chosen", "logps/rejected", "rewards/accuracies")
@@ -202,13 +165,6 @@ def reward_model(world: World, rows: list[Row], seed: int) -> Reward:
     settings = REWARD | {"seed": seed, "progress": False}
     key = ("reward model", world.name, seed)
     return kept(key, lambda: train_reward_model(world.sft, rows, world.tokenizer, **settings)[0])
-
-
-def best_of_n(world: World, judge: str, seed: int, split: str) -> dict:
-    """Best-of-n by the "learned" reward or by the true one, "gold"; path: a point for each n."""
-    reward = world.gold if judge == "gold" else reward_model(world, draw_pairs(world, seed), seed)
-    found, path = best_of_n_path(world, reward, prompts_of(world, split, PROBE), n=POOL, seed=2 * seed + 1)
-    return {"metrics": metrics(found, tuple(found)), "path": path}
 
 
 def look_at(world: World, seed: int, split: str = "test", by_prompt: bool = False) -> Look:

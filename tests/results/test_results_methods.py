@@ -1,5 +1,6 @@
 """Every method of the tuned grid trains and is measured on all prompts; best-of-n is charged what it really spends."""
 
+import copy
 import math
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ STARTS = [f"{a} {b}" for a in ("This", "That", "The old", "Is the")
 @pytest.fixture
 def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
     """A world of 36 pairs in which the true reward counts the letter o, and runs of a few steps."""
-    for name, value in {"PAIRS": 32, "BATCH": 8, "LOOKS": (2,), "STEPS": 4}.items():
+    for name, value in {"PAIRS": 32, "BATCH": 8, "STEPS": 4}.items():
         monkeypatch.setattr(variants, name, value)
     for name, value in {"PAIRS": 32, "BATCH": 8, "N": 4}.items():
         monkeypatch.setattr(methods, name, value)
@@ -45,12 +46,35 @@ def world(tiny_gpt2, tokenizer, pairs, monkeypatch):
 
 
 @pytest.mark.parametrize("method", list(methods.METHODS))
-def test_every_method_trains_with_the_settings_that_are_tried_for_it(world, method):
+def test_every_method_trains_a_copy_with_the_settings_that_are_tried_for_it(world, method):
     found = methods.METHODS[method]
+    before = copy.deepcopy([world.sft.state_dict(), world.base.state_dict()])
     knobs = {found.knob: found.values[0]} if found.knob else {}
     run = methods.method_run(world, method, seed=0, lr=1e-3, **knobs)
+    for states, model in zip(before, (world.sft, world.base), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(states.values(), model.state_dict().values(), strict=True))
+    assert {"gold_reward", "kl", "gain", "forward_kl", "repetition"} <= set(run["metrics"])
     assert [point["step"] for point in run["path"]] == [1, 2, 3, 4]
     assert [len(row) for row in run["by_prompt"]["kl"]] == [40] * 4 and run["path"][-1]["kl"] != 0
+
+
+def test_the_settings_reach_the_loss(world, monkeypatch):
+    seen = []
+
+    def train(policy, data, tokenizer, **settings):
+        seen.append((data, settings))
+        return {"loss": [0.5]}
+
+    monkeypatch.setattr(variants, "train", train)
+    methods.method_run(world, "simpo", seed=1, lr=1e-4, beta=5.0)
+    methods.method_run(world, "sft", seed=1, lr=1e-3)
+    methods.method_run(world, "kto (unbalanced)", seed=1, lr=2e-4, beta=0.1)
+    (pairs, simpo), (same, sft), (single, kto) = seen
+    assert simpo["loss"] == "simpo" and simpo["beta"] == 5 and simpo["gamma_over_beta"] == 0.5 and simpo["seed"] == 1
+    assert simpo["reference"] is world.sft is kto["reference"], "the first needs none, the second draws pairs"
+    assert simpo["lr"] == 1e-4 and sft["lr"] == 1e-3 and same == pairs and len(pairs) == 32
+    assert kto["loss"] == "kto" and kto["desirable_weight"] == 4
+    assert sum(row["label"] for row in single) / len(single) == pytest.approx(0.2, abs=0.05) and len(single) == 32
 
 
 def test_a_trial_is_the_end_of_such_a_run_on_validation(world):
