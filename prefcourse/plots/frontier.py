@@ -8,9 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from prefcourse.comparison.equal_kl import Row
 from prefcourse.comparison.frontier import fit_gain
 from prefcourse.plots.style import (
     BLUE,
+    FAINT,
     GAIN,
     GREY,
     INK,
@@ -20,7 +22,6 @@ from prefcourse.plots.style import (
     STYLE,
     Ends,
     _headline,
-    _interval,
     _root_axis,
     title_of,
 )
@@ -113,39 +114,49 @@ def frontier_panels(
     return fig
 
 
-def gains_at_kl(table: Mapping[float, Mapping[str, Ends]], *, title: str, label: str) -> Figure:
-    """What each method gains at the same KL, with intervals over seeds: one panel for each KL, methods in one order.
+def gains_at_kl(rows: Mapping[tuple[str, float], Row], *, margin: float, title: str, label: str) -> Figure:
+    """What each method gains over another at the same KL, and what may be said: a panel a KL, methods in one order.
 
-    table: kl → method → value, low, high; a method whose runs do not go so far is left out there. Methods stand in the
-    order of the first panel, then of the next ones. An interval that misses 0 is blue where above and orange below.
-    Where a panel has no number for a method it says so.
+    rows: (method, kl) → a row of `equal_kl.forest`; a method whose runs do not go so far is left out there, and the
+    panel says so. margin: within which two are called the same; it is shaded. Methods stand in the order of the first
+    panel, then of the next ones. Blue is above and orange below by Holm's rule, black the same, grey not told apart.
     """
-    order: list[str] = []
-    for found in table.values():
-        order += [name for name in sorted(found, key=lambda n: -found[n][0]) if name not in order]
+    kls, order = sorted({kl for _, kl in rows}), []
+    for kl in kls:
+        found = sorted((-row.at.square_root.value, name) for (name, at), row in rows.items() if at == kl)
+        order += [name for _, name in found if name not in order]
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
         fig, panels = plt.subplots(
-            1, len(table), figsize=(10.8, 1.5 + 0.29 * len(order)), sharey=True, sharex=True, squeeze=False
+            1, len(kls), figsize=(10.8, 1.5 + 0.27 * len(order)), sharey=True, sharex=True, squeeze=False
         )
-        for axes, (kl, found) in zip(panels[0], table.items(), strict=True):
+        for axes, kl in zip(panels[0], kls, strict=True):
+            axes.axvspan(-margin, margin, color=FAINT, alpha=0.35, linewidth=0, zorder=0)
             axes.axvline(0, **REFERENCE)
             for y, name in enumerate(order):
-                if name not in found:
+                if (name, kl) in rows:
+                    _verdict(axes, y, rows[name, kl])
+                else:
                     axes.annotate(
                         "none", (0, y), (4, 0), textcoords="offset points", va="center", color=GREY, fontsize=8.5
                     )
-                    continue
-                value, low, high = found[name]
-                _interval(axes, y, value, low, high)
             axes.set_title(f"at {kl:g} nats")
         panels[0][0].set_yticks(range(len(order)), [title_of(name) for name in order])
         panels[0][0].invert_yaxis()
-        fig.supxlabel(
-            f"{label}; bars: 95 % intervals over seeds; none: too few seeds go so far, or an interval too wide to draw",
-            fontsize=10.5,
+        reading = (
+            "95 % intervals · blue, orange: differs · black: the same, to within the shaded margin · grey: unclear"
         )
+        fig.supxlabel(f"{label}\n{reading}", fontsize=10)
         _headline(fig, title)
     return fig
+
+
+def _verdict(axes, y: float, row: Row) -> None:
+    """A row of a forest at height `y`; colour and marker say what may be said of it."""
+    at = row.at.square_root
+    looks = {"differs": (BLUE, "o") if at.value > 0 else (ORANGE, "X"), "the same": (INK, "D")}
+    colour, marker = looks.get(row.says, (GREY, "o"))
+    axes.plot(at.value, y, color=colour, marker=marker, markersize=6.5, markeredgecolor="white")
+    axes.plot([at.low, at.high], [y, y], color=colour, linewidth=1.4, marker="|", markersize=8)
 
 
 def kl_against_beta(panels: Mapping[str, Mapping[str, Mapping[float, Ends]]], *, title: str) -> Figure:

@@ -46,7 +46,8 @@ LOOKS = {  # colour, marker and dash of a method, the same in every lesson
     "with /std": (GREEN, "D", "-."),
     "grpo, both": (PURPLE, "o", (0, (5, 1))),
 }
-NAMES = {"cdpo": "cDPO", "rdpo": "rDPO", "simpo": "SimPO", "dpo_nll": "DPO + NLL", "dpo_norm": "DPO-norm"}
+NAMES = {"cdpo": "cDPO", "rdpo": "rDPO", "simpo": "SimPO", "sppo_hard": "SPPO"}
+NAMES |= {"dpo_nll": "DPO + NLL", "dpo_norm": "DPO-norm"}
 CAPITALS = {"dpo", "ipo", "kto", "orpo", "sft", "cpo", "dpop", "rloo", "ppo", "bco", "nca", "exo", "apo", "sppo"}
 
 Ends = tuple[float, float, float]  # value, low, high
