@@ -1,10 +1,13 @@
 """Figures of reward against KL: they draw what they are given."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from figures import titles
 
 from prefcourse import plots
+from prefcourse.plots import style
 
 
 def test_beta_paths_draw_seeds_and_their_mean_twice():
@@ -31,14 +34,21 @@ def test_frontier_panels_draw_every_run_and_mark_what_is_outside():
     assert (1.0, "o") in marks and (10, ">") in marks
 
 
-def test_gains_at_kl_say_by_colour_and_marker_what_the_interval_allows():
-    table = {2: {"a": (0.1, 0.05, 0.2), "b": (-0.2, -0.3, -0.1)}, 5: {"a": (0.1, -0.1, 0.3), "c": (0.0, -1, 1)}}
-    fig = plots.gains_at_kl(table, title="Found", label="gain")
+def test_gains_at_kl_say_by_colour_and_marker_what_holm_allows():
+    found = {("a", 2): ("differs", 0.2), ("b", 2): ("differs", -0.2), ("a", 5): ("the same", 0.1),
+             ("c", 5): ("the forms disagree", 0.3)}  # fmt: skip
+    rows = {
+        key: SimpleNamespace(
+            says=says, at=SimpleNamespace(square_root=SimpleNamespace(value=x, low=x - 0.1, high=x + 0.1))
+        )
+        for key, (says, x) in found.items()
+    }
+    fig = plots.gains_at_kl(rows, margin=0.15, title="Found", label="gain")
     assert titles(fig) == ["at 2 nats", "at 5 nats"]
     assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()] == ["a", "b", "c"]
-    points = [[line.get_marker() for line in axes.get_lines() if line.get_marker() not in ("None", "|")]
+    points = [[(line.get_marker(), line.get_color()) for line in axes.get_lines() if line.get_marker() in "oXD"]
               for axes in fig.axes]  # fmt: skip
-    assert points == [["o", "X"], ["D", "D"]]
+    assert points == [[("o", style.BLUE), ("X", style.ORANGE)], [("D", style.INK), ("o", style.GREY)]]
     assert [[text.get_text() for text in axes.texts] for axes in fig.axes] == [["none"], ["none"]]  # c, then b
 
 
