@@ -142,7 +142,10 @@ def gains_at_kl(rows: Mapping[tuple[str, float], Row], *, margin: float, title: 
             axes.set_title(f"at {kl:g} nats")
         panels[0][0].set_yticks(range(len(order)), [title_of(name) for name in order])
         panels[0][0].invert_yaxis()
-        reading = "95 % intervals · blue, orange: differs · black: the same, to within the shading · grey: unclear · none: goes less far"
+        reading = (
+            "95 % intervals · blue, orange: differs · black: the same, to within the shading · grey: unclear · "
+            "none: goes less far"
+        )
         fig.supxlabel(f"{label}\n{reading}", fontsize=10)
         _headline(fig, title)
     return fig
