@@ -12,7 +12,6 @@ from prefcourse.results import beyond
 from prefcourse.results.answers import against, at_equal_kl
 from prefcourse.results.beyond import ARMS, BATCH, LABELS, ROUNDS, TAX
 from prefcourse.results.look import brief
-from prefcourse.results.methods import OWN_RATES, RATES, SLOW_RATES
 from prefcourse.results.protocol import PROTOCOL, cross
 from prefcourse.results.store import Grid, Setting, seeded
 from prefcourse.worlds.world import World
@@ -53,8 +52,8 @@ def _online() -> list[Setting]:
 def _tax_tries() -> list[Setting]:
     found = []
     for method, settings in TAX.items():
-        slow = "loss" in settings and settings["loss"] in OWN_RATES
-        rates = (3e-4, 1e-3, 3e-3) if "rank" in settings else SLOW_RATES if slow else RATES
+        slow = settings.get("loss") in ("sft", "dpo_nll")  # with a likelihood in them, which go less far at one rate
+        rates = (3e-4, 1e-3, 3e-3) if "rank" in settings else (1.5e-4, 4e-4, 1e-3) if slow else (5e-5, 1.5e-4, 4e-4)
         knob = {"alpha": (0.1, 0.3, 1.0)} if "alpha" in settings else {}
         found += cross(method=[method], lr=rates, **knob)
     return found
