@@ -1,10 +1,14 @@
-"""Checks of exercise notebook 03: reward models. Exercise 5, the reply shown first, stands in `ex03_places`."""
+"""Checks of exercise notebook 03: reward models.
+
+Exercise 5, the reply shown first, stands in `ex03_places`; what a climb with too long a step is told, in `ex03_climb`.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from prefcourse.checks.core import Case, Limit, exercise
+from prefcourse.checks.ex03_climb import cycle
 from prefcourse.checks.ex03_places import fit_with_place
 from prefcourse.checks.questions import choice
 
@@ -104,7 +108,11 @@ def _unfinished(found, wins, prior) -> str:
     if not r.isfinite().all() or r.abs().max() > 15:
         return "your climb runs away: the step is too long, or the prior pulls the wrong way."
     games = wins + wins.T
-    surplus = (wins - games * (r[:, None] - r[None, :]).sigmoid()).sum(1)
+
+    def uphill(r: Tensor, prior: float = prior) -> Tensor:
+        return (wins - games * (r[..., :, None] - r[..., None, :]).sigmoid()).sum(-1) - prior * r
+
+    surplus = uphill(r, prior=0.0)
     strength = (surplus @ r / (r @ r)).item()
     if (surplus - strength * r).abs().max() < 1e-3:
         return f"your rewards are the maximum for a prior that is {strength / prior:.3g} times as strong."
@@ -112,9 +120,13 @@ def _unfinished(found, wins, prior) -> str:
     if gradient.abs().max() < 0.5 and r.mean().abs() < 1e-6:
         size = gradient.abs().max().item()
         return f"you stop on the way, or swing around the top: at your rewards the gradient is still {size:.1g}."
+    if r.mean().abs() > 1e-3:  # a climb from 0 keeps the mean at 0
+        return ""
+    if round_trip := cycle(r, uphill):
+        return round_trip
     after = r + torch.logspace(-2, 1, 1001, dtype=torch.float64)[:, None] * gradient  # one more step, of any size
-    back = (wins - games * (after[:, :, None] - after[:, None]).sigmoid()).sum(2) - prior * after
-    if (back + gradient).abs().amax(1).min() < 0.05 * gradient.abs().max():  # and the next one leads to where we are
+    missed = (uphill(after) + gradient).abs().amax(1).min()  # where it is 0, the step after that one leads to r again
+    if missed < 0.05 * gradient.abs().max():  # not there yet, but on its way to a cycle of two points
         return "your climb swings to and fro about the maximum: the step is too long. Try a tenth of it."
     return ""
 

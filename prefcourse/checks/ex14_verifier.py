@@ -36,6 +36,7 @@ def _orders(draw: torch.Generator) -> list[Case]:
         Limit("there are spaces after the last sign", fixed(" art.  ", " art .\n", " art  ", " art!,")),
         Limit("a text is empty", fixed("", " ", ".", " art.", words=("art",))),
         Limit("a word has an apostrophe", fixed(" It isn't art.", " It isn t.", " isn't!", words=("isn't",))),
+        Limit("a text holds digits, which are no words", fixed(" Art in 10 of 10.", " 9/10 art!", " 10.", most=3)),
         Limit("nothing is asked for but length and an end", fixed(" Fine.", " Fine", "", words=(), most=2)),
         case(6),
         case(4),
@@ -81,6 +82,11 @@ def capitals_count(texts, words, most):
 @verifier.mutant("your words keep the sign that touches them: `art.` is not `art` in yours. Take the signs off first.")
 def split_by_spaces(texts, words, most):
     return _scored(texts, lambda t: _verdict(t, words, most, t.lower().split()))
+
+
+@verifier.mutant("digits make words in yours: `10` holds no letter, so it counts as no word.")
+def digits_count(texts, words, most):
+    return _scored(texts, lambda t: _verdict(t, words, most, re.findall(r"[\w']+", t.lower())))
 
 
 @verifier.mutant("one of the words is enough in yours: all of `words` must be there.")

@@ -31,14 +31,17 @@ def _conversations(draw: torch.Generator) -> list[Case]:
     def drawn() -> int:
         return int(torch.randint(1, 12, (), generator=draw))
 
-    lines = [*_turn(USER, [7, 8]), *_turn(ASSISTANT, [9, BREAK, BREAK, 10])]
+    def written(asked: list[int], answer: list[int]) -> Case:
+        return case((USER, 1)) | {"ids": torch.tensor([*_turn(USER, asked), *_turn(ASSISTANT, answer)])}
+
     several = (SYSTEM, 3), (USER, 4), (ASSISTANT, 6), (USER, 2), (ASSISTANT, 5)
     return [
         case((USER, 5), (ASSISTANT, 4)),
         case(*several),
         Limit("the answer is nothing but its end", case((USER, 3), (ASSISTANT, 0))),
         Limit("no line break stands behind the last end", case((USER, 3), (ASSISTANT, 4), cut=1)),
-        Limit("the answer has line breaks of its own", case((USER, 1)) | {"ids": torch.tensor(lines)}),
+        Limit("the answer has line breaks of its own", written([7, 8], [9, BREAK, BREAK, 10])),
+        Limit("the answer says the word of a role", written([7, ASSISTANT, 8], [9, ASSISTANT, BREAK, USER, BREAK, 10])),
         case(*((role, drawn()) for role in (USER, ASSISTANT, USER, ASSISTANT))),
     ]
 
@@ -107,6 +110,13 @@ def all_answers(ids, start, end, assistant):
             mask[i] = 1.0
             inside = bool(ids[i] != end)
     return mask
+
+
+@answer_mask.mutant(
+    "you look for the role's word, and the answer may say it, too. A turn begins at `start`: count from the last one."
+)
+def from_the_word(ids, start, end, assistant):
+    return _between(ids, _last(ids, assistant) + 2, _last(ids, end))
 
 
 @answer_mask.mutant("nothing is masked in yours: prompt and roles are read, and not scored.")

@@ -457,6 +457,8 @@ wrong("03.fit_with_place", lambda *a: climb_with_place(*a)[0], "2 things|two|thi
 wrong("03.fit_with_place", lambda *a: climb_with_place(*a)[::-1], "number|order|shape|part|exchanged")
 wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, steps=30), "on the way")
 wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, lr=3.0, steps=60), "runs away|swing|on the way")
+wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, lr=0.3, steps=600), "fro between two points")
+wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, lr=0.62, steps=600), "a cycle of 4 points")
 wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w, s, p, place=0.0), "place is missing")
 wrong("03.fit_with_place", lambda w, s, p: climb_with_place(w.T, s.T, p), "second place|sign|exchanged")
 wrong(

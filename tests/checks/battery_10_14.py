@@ -405,7 +405,7 @@ def verified(texts, words, most, split=lambda t: re.split(r"[^a-z']+", t.lower()
 
 def by_stripping(texts, words, most):
     cleaned = [[w.strip(".,!?()").lower() for w in t.split()] for t in texts]
-    cleaned = [[w for w in there if w] for there in cleaned]
+    cleaned = [[w for w in there if any(sign.isalpha() for sign in w)] for there in cleaned]
     return torch.tensor(
         [
             set(words) <= set(there) and len(there) <= most and t.strip()[-1:] in tuple(".!?")
@@ -419,6 +419,8 @@ right("14.verifier", by_stripping)
 wrong("14.verifier", lambda t, w, m: verified(t, w, m, end=r"\.\s*$"), "case|too|wrong|sign|end|rows|agree|numbers?")
 wrong("14.verifier", lambda t, w, m: verified(t, w, m, end=r"[.!?]$"), "spaces after")
 wrong("14.verifier", lambda t, w, m: verified(t, w, m, split=lambda t: re.findall(r"[a-z]+", t.lower())), "apostrophe")
+wrong("14.verifier", lambda t, w, m: verified(t, w, m, split=lambda t: re.split(r"[^\w']+", t.lower())), "digits")
+wrong("14.verifier", lambda t, w, m: verified(t, w, m, split=lambda t: re.split(r"[^a-z0-9']+", t.lower())), "digits")
 wrong("14.verifier", lambda t, w, m: verified(t, w[:1], m), "one of the words|all|rows")
 wrong("14.verifier", lambda t, w, m: verified(t, w, m + 1), "`most`|largest|allowed")
 wrong("14.verifier", lambda t, w, m: verified(t, w or ["nothing"], m), "nothing is asked")

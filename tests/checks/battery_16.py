@@ -18,9 +18,26 @@ def mask(ids, start, end, skip=3, more=0, back=0):
     return [float(first <= i <= last) for i in range(len(ids))]
 
 
+def after_the_word(ids, end, word, of):
+    """From two behind the place of the role's word that `of` picks."""
+    ids = ids.tolist()
+    first = of([i for i, token in enumerate(ids[:-1]) if word(token, ids[i + 1])]) + 2
+    return [float(first <= i <= len(ids) - 1 - ids[::-1].index(end)) for i in range(len(ids))]
+
+
+def by_role(ids, start, end, assistant):
+    """The last turn that begins with `start` and the role."""
+    ids = ids.tolist()
+    first = max(i for i in range(len(ids) - 1) if ids[i : i + 2] == [start, assistant]) + 3
+    return [float(first <= i <= len(ids) - 1 - ids[::-1].index(end)) for i in range(len(ids))]
+
+
+right("16.answer_mask", by_role)
 right("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e))
 right("16.answer_mask", lambda ids, s, e, a: np.array(mask(ids, s, e)))
 right("16.answer_mask", lambda ids, s, e, a: torch.tensor(mask(ids, s, e)))
+wrong("16.answer_mask", lambda ids, s, e, a: after_the_word(ids, e, lambda t, _: t == a, max), "word")
+wrong("16.answer_mask", lambda ids, s, e, a: after_the_word(ids, e, lambda t, n: (t, n) == (a, 2), max), "word")
 wrong("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e)[1:], "shape|column|place")
 wrong("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e, skip=4), "nothing but its end|case|agree|place|rows?")
 wrong("16.answer_mask", lambda ids, s, e, a: mask(ids, s, e, back=1), "question|case|agree|place|rows?|too large|start")

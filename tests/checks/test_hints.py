@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from battery_00_04 import climb
 
 from prefcourse import checks
 from prefcourse.checks import hints
@@ -155,3 +156,23 @@ def test_the_first_place_that_differs_is_shown():
     assert "the first that differs is [2, 7]: 1 instead of 0; 1 of 40 differ" in difference(found, right, 1e-5)
     near = difference(torch.tensor([1.0, 1.00004]), torch.ones(2), 1e-5)
     assert re.search(r"\[1\]: 1\.00004\d* instead of 1;", near)  # five digits would show twice the same
+
+
+@pytest.mark.parametrize(
+    ("seed", "case", "step", "points"), [(9, 2, 0.7, 3), (0, 3, 0.4, 4), (4, 2, 0.63, 6), (3, 2, 0.58, 8)]
+)
+def test_a_climb_that_goes_round_is_told_its_cycle_and_its_step(seed, case, step, points):
+    check = checks.ex03.fit_with_prior
+    table = check.cases(torch.Generator().manual_seed(seed))[case]
+    said = check.explain(climb(**table, lr=step, steps=2000), **table)
+    assert f"goes round a cycle of {points} points about the maximum" in said
+    assert f"steps of {step:.2g} times the gradient" in said and f"Try a tenth of that, {step / 10:.2g}" in said
+
+
+def test_a_cycle_of_four_reaches_the_learner_and_a_constant_is_not_taken_for_one():
+    check = checks.ex03.fit_with_prior
+    assert "a cycle of 4 points" in check.judge(lambda wins, prior: climb(wins, prior, lr=0.4, steps=2000), 0).hint
+    assert (
+        check.judge(lambda wins, prior: climb(wins, prior) + 1, 0).hint
+        == "your numbers are 1 too large, in every case."
+    )

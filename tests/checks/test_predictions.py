@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -171,3 +172,10 @@ def test_no_heading_holds_the_right_option(question):
             break
         above.append(cell.source)
     assert question.right.lower() not in "\n".join(above).lower()
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_the_code_of_a_result_computes_it_and_holds_no_shares(path):
+    """The cell is read before it is run: a share such as 2 / 6 in it, or in a label, tells what comes out."""
+    code = [c.source for c in cells(path) if c.cell_type == "code" and ".predicted()" in c.source]
+    assert code and not re.findall(r"\d ?/ ?\d+", "\n".join(code))
