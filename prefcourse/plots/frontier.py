@@ -119,7 +119,8 @@ def gains_at_kl(rows: Mapping[tuple[str, float], Row], *, margin: float, title: 
 
     rows: (method, kl) → a row of `equal_kl.forest`; a method whose runs do not go so far is left out there, and the
     panel says so. margin: within which two are called the same; it is shaded. Methods stand in the order of the first
-    panel, then of the next ones. Blue is above and orange below by Holm's rule, black the same, grey not told apart.
+    panel, then of the next ones. Blue is above and orange below by Holm's rule, black the same, grey not told apart. A
+    wide interval runs out of its panel.
     """
     kls, order = sorted({kl for _, kl in rows}), []
     for kl in kls:
@@ -142,6 +143,8 @@ def gains_at_kl(rows: Mapping[tuple[str, float], Row], *, margin: float, title: 
             axes.set_title(f"at {kl:g} nats")
         panels[0][0].set_yticks(range(len(order)), [title_of(name) for name in order])
         panels[0][0].invert_yaxis()
+        values = [row.at.square_root.value for row in rows.values()]
+        panels[0][0].set_xlim(min(*values, -margin) - 0.2, max(*values, margin) + 0.2)
         reading = (
             "95 % intervals · blue, orange: differs · black: the same, to within the shading · grey: unclear · "
             "none: goes less far"

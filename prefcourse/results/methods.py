@@ -91,13 +91,18 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method_run(world: World, method: str, seed: int, split: str = "test", **chosen: float) -> dict:
-    """Train by `method` of METHODS with the settings `chosen`; metrics, path, and KL and gain by prompt."""
+def method_run(
+    world: World, method: str, seed: int, split: str = "test", on_the_way: bool = True, **chosen: float
+) -> dict:
+    """Train by `method` of METHODS with the settings `chosen`; metrics, path, and KL and gain by prompt.
+
+    on_the_way: look at the run at a quarter, half and three quarters of it, too.
+    """
     found, look = METHODS[method], look_at(world, seed, split, by_prompt=True)
     rows = draw_pairs(world, seed)
     steps = found.fixed.get("steps", len(rows) // BATCH)
     quarter = max(steps // 4, 1)
-    looks = tuple(quarter * k for k in (1, 2, 3))
+    looks = tuple(quarter * k for k in (1, 2, 3)) if on_the_way else ()
     policy, steps, logs = learn(world, found, rows, {**found.fixed, **chosen}, seed, look, looks)
     if method in SHARED and split == "test":
         shelved(policy_name(method, seed, chosen), policy, lambda: policy)

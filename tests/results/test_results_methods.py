@@ -58,6 +58,13 @@ def test_every_method_trains_a_copy_with_the_settings_that_are_tried_for_it(worl
     assert [len(row) for row in run["by_prompt"]["kl"]] == [40] * 4 and run["path"][-1]["kl"] != 0
 
 
+def test_a_run_looked_at_on_its_way_ends_as_one_that_is_not(world):
+    looked, alone = (
+        methods.method_run(world, "ipo", seed=0, lr=1e-3, tau=0.1, on_the_way=way) for way in (True, False)
+    )
+    assert len(looked["path"]) == 4 and alone["path"] == looked["path"][-1:]
+
+
 def test_the_settings_reach_the_loss(world, monkeypatch):
     seen = []
 

@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prefcourse.comparison.frontier import curves
-from prefcourse.results import forest, load, look, variants
+from prefcourse.comparison import equal_kl
+from prefcourse.comparison.crossed import crossed, paired
+from prefcourse.comparison.equal_kl import measured
+from prefcourse.results import PROTOCOL, by_prompt, forest, load, look, table, variants
+from prefcourse.results.methods import METHODS
 
 
 @pytest.fixture
@@ -105,22 +108,54 @@ def test_at_one_kl_beta_up_to_one_gains_what_a_tenth_does_and_no_interval_is_wid
     assert max(row.at.square_root.half for row in rows.values()) < 0.15
 
 
-def test_the_stored_frontier_is_wide_and_every_method_is_there():
-    stored = load("methods")
-    found = curves(stored)
-    assert len(found) >= 16 and all(set(seeds) >= {0, 1, 2} for seeds in found.values())
-    assert max(kl for seeds in found.values() for points in seeds.values() for kl, _ in points) > 15
-    assert all(run["metrics"]["gain"]["low"] <= run["metrics"]["gain"]["value"] <= run["metrics"]["gain"]["high"]
-               for run in stored["runs"] if "gain" in run["metrics"])  # fmt: skip
+def test_every_method_is_stored_at_its_own_settings_with_eight_seeds():
+    stored, found = load("methods"), {}
+    for run in stored["runs"]:
+        name = run["setting"]["method"]
+        found.setdefault(name, []).append(run["setting"]["seed"])
+        assert run["chosen"] == stored["chosen"][f"method={name}"]["settings"]
+    assert set(found) == set(METHODS) and len(found) >= 16
+    assert all(sorted(seeds) == list(range(8)) for seeds in found.values())
+    assert all(choice["within"] for choice in stored["chosen"].values()), "within the limit of KL on validation prompts"
+    tried = {run["setting"]["seed"] for run in stored["tried"]}
+    assert tried.isdisjoint(range(8)), "no seed is chosen by and reported on"
 
 
-@pytest.mark.parametrize("method", ["orpo (from base)", "simpo"])
-def test_orpo_and_simpo_work_in_every_seed_at_some_setting(method):
-    low = {}
-    for run in load("methods")["runs"]:
-        if run["setting"]["method"] == method:
-            low.setdefault(run["setting"]["value"], []).append(run["metrics"]["gain"]["low"])
-    assert any(min(ends) > 0 for ends in low.values())
+@pytest.fixture(scope="module")
+def at_equal_kl():
+    """(method, KL) → its gain less DPO's there, with best-of-n: the family of lesson 09."""
+    each, pool = by_prompt("methods"), by_prompt("best-of-n")
+    found = {method: measured(each, method=method) for method in METHODS}
+    found |= {f"best-of-n ({judge})": measured(pool, judge=judge) for judge in ("learned", "gold")}
+    return equal_kl.forest(found, "dpo", PROTOCOL.budgets, PROTOCOL.margin)
+
+
+ALIKE = {"cdpo", "rdpo", "ipo", "ipo (mean)", "simpo", "kto", "apo_zero", "bco", "nca", "exo"}
+
+
+def test_at_3_nats_ten_losses_gain_what_dpo_gains_and_four_ways_differ(at_equal_kl):
+    said = {}
+    for (method, nats), row in at_equal_kl.items():
+        if nats == 3:
+            said.setdefault(row.says, set()).add(method)
+    assert said["the same"] == ALIKE
+    assert said["differs"] == {"sft", "dpo_nll", "best-of-n (learned)", "best-of-n (gold)"}
+    less = {method for method in said["differs"] if at_equal_kl[method, 3.0].at.square_root.value < 0}
+    assert less == {"sft", "dpo_nll"} and "apo_down" not in {method for method, _ in at_equal_kl}
+    assert len(at_equal_kl) == 46
+
+
+def test_at_3_nats_the_intervals_of_losses_on_pairs_are_narrower_than_the_margin(at_equal_kl):
+    """All but those that carry a likelihood, whose runs have few points near 3 nats."""
+    half = {method: row.at.square_root.half for (method, nats), row in at_equal_kl.items() if nats == 3}
+    assert all(half[method] < 0.15 for method in ALIKE | {"hinge", "dpo_norm", "dpop", "dpo_nll"})
+    assert half["cpo"] > 0.15 < half["orpo (from base)"]
+
+
+def test_orpo_and_simpo_gain_and_orpo_more_than_fine_tuning_on_the_chosen_texts():
+    gains = {name: table(by_prompt("methods"), "gain", method=name) for name in ("orpo (from base)", "simpo", "sft")}
+    assert all(crossed(values).low > 0 for values in gains.values())
+    assert paired(gains["orpo (from base)"], gains["sft"]).low > 0
 
 
 def test_the_stored_noise_costs_every_loss():
