@@ -82,14 +82,14 @@ def gain_at_kl(ours: Measured, kl: float, less: Measured | None = None, reach: f
     For each seed the mean gains of its points, up to `reach` times as far, are fitted by each form of `FORMS`. How far
     the prompts carry it is found by leaving out each of BLOCKS blocks of them (Tukey's pseudo-values, Efron and
     Tibshirani 1993, ch. 11), which makes a table of seeds and blocks for `crossed`. Raises ValueError if fewer than
-    three seeds of both have a point as far as `kl`, and a second one: nothing is extrapolated.
+    three seeds of both have a point as far as `kl` and one not so far: nothing is extrapolated.
     """
     kl, reach = number("kl", kl, above=0), number("reach", reach, least=1, most=math.inf)
     both = [side for side in (ours, less) if side is not None]
     seeds = _reaching(both, kl, reach)
     if len(seeds) < FEWEST:
         have = counted(len(seeds), "seed has", "seeds have")
-        raise ValueError(f"{have} a point at {kl:g} nats and another near it; allowed are {FEWEST} and more")
+        raise ValueError(f"{have} points on both sides of {kl:g} nats; allowed are {FEWEST} and more")
     prompts = both[0][seeds[0]][0].shape[1]
     values, tables = {}, {}
     for form in FORMS:
@@ -111,7 +111,7 @@ def gain_at_kl(ours: Measured, kl: float, less: Measured | None = None, reach: f
 def forest(
     methods: Mapping[str, Measured], baseline: str, budgets: Sequence[float], margin: float
 ) -> dict[tuple[str, float], Row]:
-    """(method, KL) → its gain less the baseline's and what may be said, at every budget that three seeds of both reach.
+    """(method, KL) → its gain less the baseline's and what may be said, at every budget that three seeds of both span.
 
     Holm runs over all rows together, for each form by itself: they are one figure.
     """
@@ -168,12 +168,12 @@ def _shared(texts: Sequence[str], logps: Sequence[float], rewards: Sequence[floa
 
 
 def _reaching(sides: Sequence[Measured], kl: float, reach: float = REACH) -> list[int]:
-    """The seeds that on every side have a point as far as `kl`, and two up to `reach` times as far to fit."""
+    """The seeds that on every side have points on both sides of `kl`, and two up to `reach` times as far to fit."""
 
     def does(path: Tensor) -> bool:
         means = path.double().mean(1)
         near = means[(means > 0) & (means <= reach * kl)]
-        return bool((means >= kl).any()) and len(near.unique()) >= 2
+        return bool((means >= kl).any()) and bool((near <= kl).any()) and len(near.unique()) >= 2
 
     return sorted(set.intersection(*({seed for seed in side if does(side[seed][0])} for side in sides)))
 

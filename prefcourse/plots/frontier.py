@@ -81,7 +81,7 @@ def frontier_panels(
     points on the way included. The line is gain = d (a - b d), d = √KL, fitted to all points of `compare` inside the
     axes. Every panel has the same axes, KL by its root; a run beyond them stands at the edge, as a triangle.
     """
-    every = [gain for runs in ends.values() for _, gain in runs]
+    every = [gain for runs in ends.values() for x, gain in runs if x <= kl]
     low, high = max(min(min(g[1] for g in every), 0) - 0.1, -1.2), max(g[2] for g in every) + 0.1
     rows, grid = -(-len(ends) // columns), np.linspace(0, kl, 100)
     a, b = fit_gain([point for points in curves[compare].values() for point in points if point[0] <= kl])
@@ -98,8 +98,8 @@ def frontier_panels(
                 x, y = np.array(points, dtype=float).T
                 axes.plot(x, y, color=colour, linestyle="none", marker="o", markersize=3.5, alpha=0.45, zorder=2)
             for x, (value, bottom, top) in runs:
-                outside = x > kl or value < low
-                axes.errorbar(min(x, kl), max(value, low), [[value - bottom], [top - value]], color=colour,
+                outside = x > kl or not low <= value <= high
+                axes.errorbar(min(x, kl), min(max(value, low), high), [[value - bottom], [top - value]], color=colour,
                               marker=">" if outside else "o", markersize=6, markeredgecolor="white", elinewidth=1,
                               clip_on=False, zorder=4)  # fmt: skip
             axes.set_title(title_of(method))
@@ -107,7 +107,10 @@ def frontier_panels(
         for axes in list(panels.flat)[len(ends) :]:
             axes.set_visible(False)
         panels[0, 0].set_ylim(low, high)
-        reading = f"grey: the curve fitted to {title_of(compare)}; bars: 95 % intervals over prompts; triangles: beyond"
+        reading = (
+            f"grey: the curve fitted to {title_of(compare)}; bars: 95 % intervals over prompts; pale: on the way; "
+            "triangles: beyond"
+        )
         fig.supxlabel(f"{KL_LABEL}, by its root\n{reading} {kl:g} nats", fontsize=10)
         fig.supylabel(GAIN, fontsize=10.5)
         _headline(fig, title)

@@ -110,13 +110,16 @@ def test_a_forest_is_one_family_over_methods_and_budgets():
 
 
 def test_nothing_is_extrapolated():
-    with pytest.raises(ValueError, match="0 seeds have a point at 9 nats"):
+    with pytest.raises(ValueError, match="0 seeds have points on both sides of 9 nats"):
         gain_at_kl(runs(1, 0.1), 9.0)
     with pytest.raises(ValueError, match="2 seeds have"):
         gain_at_kl(runs(1, 0.1, seeds=2), 3.0)
     one_point = {seed: (kl[2:3], gain[2:3]) for seed, (kl, gain) in runs(1, 0.1).items()}
-    with pytest.raises(ValueError, match="0 seeds have a point at 3 nats and another"):
+    with pytest.raises(ValueError, match="0 seeds have points on both sides of 3 nats"):
         gain_at_kl(one_point, 3.0)
+    beyond = {seed: (kl[-2:], gain[-2:]) for seed, (kl, gain) in runs(1, 0.1).items()}
+    with pytest.raises(ValueError, match="0 seeds have points on both sides of"):
+        gain_at_kl(beyond, 0.5 * min(kl[-2].mean().item() for kl, _ in runs(1, 0.1).values()))
     with pytest.raises(ValueError, match="got 5 prompts; allowed are 20 and more"):
         gain_at_kl(runs(1, 0.1, prompts=5), 3.0)
 
