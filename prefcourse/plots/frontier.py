@@ -150,7 +150,7 @@ def gains_at_kl(rows: Mapping[tuple[str, float], Row], *, margin: float, title: 
         panels[0][0].set_xlim(min(*values, -margin) - 0.2, max(*values, margin) + 0.2)
         reading = (
             "95 % intervals · blue, orange: differs · black: the same, to within the shading · grey: unclear · "
-            "none: goes less far"
+            "none: no points on both sides"
         )
         fig.supxlabel(f"{label}\n{reading}", fontsize=10)
         _headline(fig, title)
