@@ -93,43 +93,36 @@ def clip_and_group(eps: float, k: int, variance: Mapping[int, Sequence[float]], 
     return fig
 
 
-def over_optimisation(panels: Mapping[str, Sequence[Sequence[Mapping]]], *, title: str, unit: str) -> Figure:
+def over_optimisation(
+    panels: Mapping[str, Sequence[Sequence[Mapping]]], *, title: str, unit: str, marked: tuple[str, int] | None = None
+) -> Figure:
     """Learned and gold reward against √KL, panels side by side: one thin line for each seed, all starting at SFT.
 
     panels: heading → one path for each seed; a path is a list of points with kl (nats), proxy and gold.
+    marked: (heading, place) of the run that is drawn thick, on top of the others.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both", "axes.titleweight": "normal"}):
         fig, row = plt.subplots(1, len(panels), figsize=(10.8, 4.9), sharex=True, sharey=True, squeeze=False)
         looks = {"proxy": (PURPLE, "s", "--", "learned reward"), "gold": (GREEN, "o", "-", "gold reward")}
         for axes, (heading, seeds) in zip(row[0], panels.items(), strict=True):
-            ends = []
             for name, (colour, marker, line, label) in looks.items():
                 for i, path in enumerate(seeds):
                     x = np.sqrt(np.clip([point["kl"] for point in path], 0, None))
+                    wide = (heading, i) == marked
                     axes.plot(x, [point[name] for point in path], color=colour, linestyle=line, marker=marker,
-                              markersize=5.5, linewidth=1.6, markeredgecolor="white",
+                              markersize=8 if wide else 4, linewidth=3 if wide else 1.2, markeredgecolor="white",
+                              alpha=1 if wide else 0.75, zorder=4 if wide else 2,
                               label=label if i == 0 else None)  # fmt: skip
-                    ends.append((x[-1], path[-1][name], f"{i}", colour))
-            _named(axes, ends)
             axes.axhline(0, **REFERENCE, zorder=1)
             axes.set_title(heading)
             axes.set_xlabel(r"$\sqrt{\mathrm{KL}(\pi\,\|\,\pi_{\mathrm{ref}})}$ (√nats per completion)")
         row[0, 0].set_ylabel(f"change from SFT\n({unit})")
-        row[0, 0].set_xlim(0, 1.1 * max(axes.dataLim.x1 for axes in row[0]))
+        row[0, 0].set_xlim(0, 1.05 * max(axes.dataLim.x1 for axes in row[0]))
+        said = "a line for each seed" + ("; thick: the run whose texts are shown" if marked else "")
         fig.legend(*row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
-                   title="at the end of a line: its seed", title_fontsize=9)  # fmt: skip
+                   title=said, title_fontsize=9)  # fmt: skip
         _headline(fig, title)
     return fig
-
-
-def _named(axes: plt.Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """A name at the end of each line, (x, y, name, colour), moved up where it would lie on the one below."""
-    low, high = axes.dataLim.y0, axes.dataLim.y1
-    last = -np.inf
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        last = max(y, last + (high - low) / 24)
-        axes.annotate(name, (x, y), (x + 0.12, last), textcoords="data", color=colour, fontsize=9, va="center",
-                      fontweight="bold")  # fmt: skip
 
 
 def _log_axis(axes: plt.Axes, values: Sequence[float]) -> None:

@@ -1,7 +1,5 @@
 """Figures of policy gradients: they draw what they are given, and their titles follow from it."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from figures import titles
@@ -49,14 +47,16 @@ def test_over_optimisation_draws_every_seed_of_every_panel_against_the_root_of_k
     assert "sd" in fig.axes[0].get_ylabel()
 
 
-def test_both_lines_of_a_seed_carry_its_number_on_one_axis():
+def test_the_marked_run_is_thick_in_both_rewards_and_the_legend_stands_outside():
     start = {"kl": 0.0, "proxy": 0.0, "gold": 0.0}
     far = [[start, {"kl": 100.0, "proxy": 3.0, "gold": gold}] for gold in (0.5, 0.51, -1.0)]
     near = [[start, {"kl": 9.0, "proxy": 1.0, "gold": 1.0}]]
-    fig = plots.over_optimisation({"few": far, "many": near}, title="Found", unit="sd")
-    assert [sorted(text.get_text() for text in axes.texts) for axes in fig.axes] == [[*"001122"], [*"00"]]
+    fig = plots.over_optimisation({"few": far, "many": near}, title="Found", unit="sd", marked=("few", 2))
+    thick = [[line.get_ydata()[-1] for line in axes.get_lines() if line.get_linewidth() > 2] for axes in fig.axes]
+    assert thick == [[3.0, -1.0], []]
     assert fig.axes[0].get_xlim() == fig.axes[1].get_xlim() and fig.axes[0].get_xlim()[1] > 10
-    heights = sorted(text.xyann[1] for text in fig.axes[0].texts)
-    assert min(b - a for a, b in pairwise(heights)) > 0.1  # no name on another
+    assert "thick" in fig.legends[0].get_title().get_text()
+    plain = plots.over_optimisation({"few": far}, title="Found", unit="sd")
+    assert "thick" not in plain.legends[0].get_title().get_text()
     fig.canvas.draw()
     assert not any(fig.legends[0].get_window_extent().overlaps(axes.get_window_extent()) for axes in fig.axes)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from prefcourse.comparison.ab_tests import holm
 from prefcourse.evaluate import Estimate
-from prefcourse.results import load, look, rlhf
+from prefcourse.results import column, load, look, rlhf
+from prefcourse.results.answers import over
 
 SMALL = {"lr": 1e-3, "steps": 3, "max_new_tokens": 8}
 
@@ -73,19 +75,36 @@ def test_a_reward_model_is_trained_once_for_a_seed(world, monkeypatch):
 # ------------------------------------------------------------------------------------------- what is stored
 
 
-def test_both_methods_gain_at_less_than_10_nats_and_3_minutes():
-    for run in load("rlhf-gains")["runs"]:
+def test_both_methods_gain_and_gain_more_and_go_further_by_the_true_reward():
+    stored, apart = load("rlhf-gains"), {}
+    assert len(stored["runs"]) == 4 * stored["protocol"]["seeds"]
+    for run in stored["runs"]:
         found = run["metrics"]
-        assert found["gain"]["low"] > 0.5 and found["kl"]["value"] <= 10 and run["processor"] < 180, run["setting"]
+        assert found["gain"]["low"] > 0.5 and found["kl"]["value"] <= 12 and run["processor"] < 180, run["setting"]
+    for what in ("gain", "kl"):
+        learned, gold = (column(stored, what, "method", reward=reward) for reward in ("learned", "gold"))
+        for method in ("rloo", "ppo"):
+            apart[method, what] = over([a - b for a, b in zip(gold[method], learned[method], strict=True)])
+    assert all(difference.low > 0 for difference in apart.values())
+    assert max(holm({name: difference.p for name, difference in apart.items()}).values()) < 0.05
 
 
-def test_the_learned_reward_of_few_pairs_rises_to_the_end_and_gold_falls_in_some_runs():
-    fallen = []
-    for run in load("over-optimisation")["runs"]:
-        path = run["path"]
-        peak, end = max(path, key=lambda point: point["gold"]), path[-1]
-        assert end["proxy"] > 1 and end["kl"] > 10, run["setting"]
-        assert run["setting"]["pairs"] == rlhf.MANY or end["proxy"] == max(point["proxy"] for point in path)
-        if end["gold_high"] < peak["gold_low"] and end["proxy"] > peak["proxy"]:
-            fallen.append(run["setting"])
-    assert {"pairs": rlhf.FEW, "seed": 0} in fallen and len(fallen) >= 2
+def test_what_lesson_04_says_of_over_optimisation():
+    runs, lead, fallen = load("over-optimisation")["runs"], {}, {}
+    for pairs in (rlhf.FEW, rlhf.MANY):
+        paths = [run["path"] for run in runs if run["setting"]["pairs"] == pairs]
+        assert len(paths) == 8
+        lead[pairs] = over([path[-1]["proxy"] - path[-1]["gold"] for path in paths])
+        fallen[pairs] = sum(max(point["gold"] for point in path) - path[-1]["gold"] > 0.5 for path in paths)
+        if pairs == rlhf.FEW:  # every judge is happiest at the end; gold is low in some runs, high in others
+            assert all(path[-1]["proxy"] == max(point["proxy"] for point in path) for path in paths)
+            gold = sorted(path[-1]["gold"] for path in paths)
+            assert gold[2] < 0.3 and gold[3] > 1.5 and gold[-1] > 5
+    assert lead[rlhf.FEW].low > 0 > lead[rlhf.MANY].high
+    assert max(holm({str(pairs): found.p for pairs, found in lead.items()}).values()) < 0.05
+    assert fallen == {rlhf.FEW: 0, rlhf.MANY: 3}
+
+
+def test_gold_is_fooled_by_a_word_that_is_repeated():
+    (run,) = [run for run in load("over-optimisation")["runs"] if run["setting"] == {"pairs": rlhf.FEW, "seed": 2}]
+    assert sum(text.count("love") >= 5 for text in run["texts"][-1]) >= 5 and run["path"][-1]["gold"] > 2
