@@ -1,6 +1,7 @@
 """Grids of experiments: resumable, whole or not at all, and every stored file says how it was made."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -77,6 +78,15 @@ def test_noise_exchanges_the_stated_share_of_labels(monkeypatch, flips):
     pairs = [{"prompt": f"{i}", "chosen": "good", "rejected": "bad"} for i in range(50)]
     rows = results.label_noise(SimpleNamespace(pairs={"train": pairs}), flips, seed=0)
     assert len(rows) == 40 and sum(row["chosen"] == "bad" for row in rows) == 40 * flips
+
+
+def test_with_no_label_turned_the_pairs_are_those_of_lesson_10(monkeypatch):
+    """Its section on the spread between runs calls these stored runs its own recipe."""
+    monkeypatch.setattr(results.data, "LABELS", 40)
+    monkeypatch.setattr(results.data, "fit", lambda world, rows, seed: rows)
+    pairs = [{"prompt": f"{i}", "chosen": "good", "rejected": "bad"} for i in range(50)]
+    found = results.label_noise(SimpleNamespace(pairs={"train": pairs}), 0.0, seed=3)
+    assert found == random.Random(3).sample(pairs, 40)
 
 
 def test_few_prompts_mean_few_prompts(monkeypatch):
