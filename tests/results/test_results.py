@@ -8,6 +8,7 @@ import pytest
 
 from prefcourse import results
 from prefcourse.__main__ import main
+from prefcourse.comparison.crossed import crossed, paired, verdicts
 from prefcourse.results.protocol import described
 from prefcourse.results.store import Grid
 from prefcourse.worlds.bundled import data_folder
@@ -87,6 +88,18 @@ def test_with_no_label_turned_the_pairs_are_those_of_lesson_10(monkeypatch):
     pairs = [{"prompt": f"{i}", "chosen": "good", "rejected": "bad"} for i in range(50)]
     found = results.label_noise(SimpleNamespace(pairs={"train": pairs}), 0.0, seed=3)
     assert found == random.Random(3).sample(pairs, 40)
+
+
+def test_lesson_01_says_of_flips_what_is_stored():
+    """Each share costs gain, after Holm over all; 40 % leave some, about a quarter; KL falls in the means."""
+    each, shares = results.by_prompt("label-noise"), (0.0, 0.1, 0.2, 0.3, 0.4)
+    gain, kl = ([results.table(each, what, flips=f) for f in shares] for what in ("gain", "kl"))
+    cost = {f: paired(found, gain[0]) for f, found in zip(shares[1:], gain[1:], strict=True)}
+    found = verdicts(cost, results.PROTOCOL.margin).values()
+    assert [v.says for v in found] == ["differs"] * 4 and all(v.difference.high < 0 for v in found)
+    means = {name: [values.mean().item() for values in rows] for name, rows in (("gain", gain), ("kl", kl))}
+    assert all(row == sorted(row, reverse=True) for row in means.values())
+    assert crossed(gain[-1]).low > 0 and 0.15 < means["gain"][-1] / means["gain"][0] < 0.35
 
 
 def test_few_prompts_mean_few_prompts(monkeypatch):
