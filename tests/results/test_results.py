@@ -137,3 +137,24 @@ def test_stored_results_say_how_they_were_made(path):
 
 def test_a_band_is_the_range_and_half_of_it_more_on_each_side():
     assert results.band([3.0, 1.0, 2.0]) == (0.0, 4.0)
+
+
+def test_what_quality_buys_lesson_01():
+    """Over one family: panels gain more, few prompts and one type less, and no temperature is told from 1."""
+    panels, hot, some = (results.by_prompt(n) for n in ("annotators", "response-diversity", "prompt-diversity"))
+    groups = [
+        (panels, {"annotators": 1}, [{"annotators": n, "rule": rule, "budget": "pairs"} for n, rule in
+                                     ((3, "majority"), (9, "majority"), (3, "unanimous"))]),
+        (hot, {"temperature": 1.0}, [{"temperature": t} for t in (0.4, 0.7, 1.3)]),
+        (some, {"prompts": 300, "types": "all"}, [{"prompts": n, "types": types} for n, types in
+                                                  ((30, "all"), (100, "all"), (300, "negative"), (300, "question"))]),
+    ]  # fmt: skip
+    family = {
+        str(setting): paired(*(results.table(runs, "gain", **which) for which in (setting, base)))
+        for runs, base, settings in groups
+        for setting in settings
+    }
+    assert all(d.seeds == 8 and d.prompts == 400 for d in family.values()) and len(family) == 10
+    said = verdicts(family, results.PROTOCOL.margin)
+    signs = {name: d.value > 0 for name, d in family.items() if said[name].says == "differs"}
+    assert len(signs) == 7 and all(more == ("annotators" in name) for name, more in signs.items())
