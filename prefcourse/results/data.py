@@ -162,7 +162,7 @@ GRIDS: dict[str, Grid] = {
         asks="What do wrong labels cost, all else equal?",
         tells="One setting for all shares, so that only the labels differ; `noise` compares losses, each tuned.",
         answer=by_value("win_rate", "flips"),
-        seconds=40,
+        seconds=25,
     ),
     "response-diversity": Grid(
         what="DPO on as many pairs, one a prompt, sampled at a temperature, each read once",
@@ -172,7 +172,7 @@ GRIDS: dict[str, Grid] = {
         tells="As many pairs and as many steps for all temperatures; KL still differs, so win rates are not at "
         "equal KL.",
         answer=by_value("win_rate", "temperature"),
-        seconds=45,
+        seconds=26,
     ),
     "annotators": Grid(
         what="DPO on pairs labelled by a panel, each annotator with a lapse rate of 0.4, at equal labels or equal "
@@ -188,7 +188,7 @@ GRIDS: dict[str, Grid] = {
         asks="Several people on each pair, or one on several times as many pairs?",
         tells="Errors are independent coins. At equal labels the panels have fewer pairs, read more often.",
         answer=by_value("win_rate", "annotators", rule="majority", budget="labels"),
-        seconds=60,
+        seconds=24,
     ),
     "own-labels": Grid(
         what="DPO on 60 labels of a simulated learner with a taste",
@@ -210,6 +210,6 @@ GRIDS: dict[str, Grid] = {
         asks="Few prompts or many, of one type or of all?",
         tells="Fewer prompts also mean pairs read more often; the two are not held apart here.",
         answer=by_value("win_rate", "prompts", types="all"),
-        seconds=40,
+        seconds=27,
     ),
 }  # fmt: skip

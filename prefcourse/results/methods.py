@@ -220,8 +220,8 @@ GRIDS: dict[str, Grid] = {
         tries=_tries(METHODS),
         trial=method_trial,
         by=("method",),
-        seconds=100,
-        trial_seconds=40,
+        seconds=20,
+        trial_seconds=14,
     ),
     "best-of-n": Grid(
         what=f"the best of 1 to {N} samples of SFT, by the true reward and by one learned from {PAIRS:,} pairs",

@@ -126,7 +126,7 @@ GRIDS: dict[str, Grid] = {
         tells="Runs stop at a KL, so the two rewards are compared at about equal KL only; settings were not tuned "
         "for either.",
         answer=by_value("gain", "reward", method="rloo"),
-        seconds=41,
+        seconds=26,
     ),
     "over-optimisation": Grid(
         what=f"RLOO without a price of KL on reward models from n pairs; {PROBE} test prompts",
@@ -136,6 +136,6 @@ GRIDS: dict[str, Grid] = {
         tells="Without a price of KL, so as to go far: it shows that reward models are exploited, not what a "
         "careful run does.",
         answer=None,
-        seconds=121,
+        seconds=54,
     ),
 }
