@@ -10,11 +10,14 @@ model that never learnt to end a text, a classifier with a tokenizer of its own 
 import os
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import (
     AutoTokenizer,
     DistilBertConfig,
@@ -81,14 +84,24 @@ def write_language_models(texts: list[str], folder: Path, steps: int) -> None:
     model.save_pretrained(folder / "sft")
 
 
+def word_pieces(texts: list[str], size: int = 1000) -> list[str]:
+    """A vocabulary of BERT's kind: every letter, and the most frequent words. The library's own trainer breaks ties
+    another way in every process, and with it what the classifier learns."""
+    normal, split = BertNormalizer(lowercase=True), BertPreTokenizer()
+    words = Counter(word for text in texts for word, _ in split.pre_tokenize_str(normal.normalize_str(text)))
+    letters = sorted(set("".join(words)))
+    frequent = sorted(words, key=lambda word: (-words[word], word))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return list(dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *frequent]))[:size]
+
+
 def write_classifier(texts: list[str], folder: Path, steps: int) -> None:
     """folder/gold: a DistilBERT for two classes, the positive one first, that learns the sign of the bundled gold."""
-    pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(texts, vocab_size=1000, show_progress=False)
+    pieces = word_pieces(texts)
     (folder / "gold").mkdir(parents=True, exist_ok=True)
-    pieces.save_model(str(folder / "gold"))
+    (folder / "gold" / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     config = DistilBertConfig(
-        vocab_size=pieces.get_vocab_size(), dim=WIDTH, n_layers=1, n_heads=2, hidden_dim=2 * WIDTH,
+        vocab_size=len(pieces), dim=WIDTH, n_layers=1, n_heads=2, hidden_dim=2 * WIDTH,
         id2label={0: "POSITIVE", 1: "NEGATIVE"}, label2id={"POSITIVE": 0, "NEGATIVE": 1},
     )  # fmt: skip
     model = DistilBertForSequenceClassification(config)
