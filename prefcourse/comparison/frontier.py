@@ -147,7 +147,7 @@ def gains_over(
     """(method, KL) → its gain less the baseline's, and Holm's p over all these rows: they are one table.
 
     Only rows that three seeds of both reach, by `gain_at`: an interval holds the prompts fixed. For runs that are
-    stored by prompt `equal_kl.forest` draws prompts as well.
+    stored by prompt `equal_kl.forest` draws prompts as well, and asks for points on both sides of a KL.
     """
     found: dict[tuple[str, float], Estimate] = {}
     p: dict[tuple[str, float], float] = {}

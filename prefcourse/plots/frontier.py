@@ -120,10 +120,10 @@ def frontier_panels(
 def gains_at_kl(rows: Mapping[tuple[str, float], Row], *, margin: float, title: str, label: str) -> Figure:
     """What each method gains over another at the same KL, and what may be said: a panel a KL, methods in one order.
 
-    rows: (method, kl) → a row of `equal_kl.forest`; a method whose runs do not go so far is left out there, and the
-    panel says so. margin: within which two are called the same; it is shaded. Methods stand in the order of the first
-    panel, then of the next ones. Blue is above and orange below by Holm's rule, black the same, grey not told apart. A
-    wide interval runs out of its panel.
+    rows: (method, kl) → a row of `equal_kl.forest`; a method without points on both sides of a KL has none there, and
+    the panel says so. margin: within which two are called the same; it is shaded. Methods stand in the order of the
+    first panel, then of the next ones. Blue is above and orange below by Holm's rule, black the same, grey not told
+    apart. A wide interval runs out of its panel.
     """
     kls, order = sorted({kl for _, kl in rows}), []
     for kl in kls:
