@@ -86,7 +86,8 @@ def family_of_losses(
 def noise_robustness(gain: Mapping[str, Mapping[float, Sequence[float]]], kl: Mapping[str, Mapping]) -> Figure:
     """Gain in gold reward and KL against the share of flipped labels; lines are means over seeds, dots are seeds.
 
-    gain and kl: loss → share of flips → one value per seed.
+    gain and kl: loss → share of flips → one value per seed. A loss that corrects for flips may begin after 0: without
+    flips it is the first loss.
     """
     with mpl.rc_context(STYLE):
         fig, panels = plt.subplots(1, 2, figsize=(10.8, 4.8))
@@ -101,7 +102,7 @@ def noise_robustness(gain: Mapping[str, Mapping[float, Sequence[float]]], kl: Ma
                 means = [float(np.mean(by_flips[share])) for share in flips]
                 axes.plot(x, means, color=colour, marker=marker, linestyle=line, label=title_of(loss), markersize=8,
                           markeredgecolor="white")  # fmt: skip
-            axes.set_xticks(flips)
+            axes.set_xticks(sorted(next(iter(table.values()))))
             _percent(axes.xaxis)
             axes.set_xlabel("flipped labels")
         panels[0].axhline(0, **REFERENCE)
@@ -150,7 +151,8 @@ def _stops_in_words(stops: Mapping[str, float]) -> str:
 
 
 def _kept_in_words(gain: Mapping[str, Mapping[float, Sequence[float]]]) -> str:
-    """What the most robust of all keeps of its clean gain at the largest share of flips."""
-    kept = [np.mean(by_flips[max(by_flips)]) / np.mean(by_flips[min(by_flips)]) for by_flips in gain.values()]
-    worst = max(next(iter(gain.values())))
+    """What the most robust of all keeps of its clean gain, or of the first loss's, at the largest share of flips."""
+    first = next(iter(gain.values()))
+    clean, worst = min(first), max(first)
+    kept = [np.mean(by_flips[worst]) / np.mean(by_flips.get(clean, first[clean])) for by_flips in gain.values()]
     return f"{worst:.0%} flips leave at most {max(kept):.0%} of the gain"

@@ -69,6 +69,11 @@ def test_the_title_on_noise_says_what_the_most_robust_keeps():
     assert titles(fig)[0] == "40% flips leave at most 75% of the gain"
     [mean] = [line for line in fig.axes[0].get_lines() if line.get_label() == "DPO"]
     assert mean.get_ydata() == pytest.approx([1.0, 0.3])
+    gain["cdpo"] = {0.4: [0.9, 0.9]}  # without flips it is DPO, which is drawn once
+    fig = plots.noise_robustness(gain, gain)
+    assert titles(fig)[0] == "40% flips leave at most 90% of the gain"
+    [mean] = [line for line in fig.axes[0].get_lines() if line.get_label() == "cDPO"]
+    assert mean.get_ydata() == pytest.approx([0.9]) and list(fig.axes[0].get_xticks()) == [0.0, 0.4]
 
 
 @pytest.mark.parametrize(
