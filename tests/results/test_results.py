@@ -102,6 +102,23 @@ def test_lesson_01_says_of_flips_what_is_stored():
     assert crossed(gain[-1]).low > 0 and 0.15 < means["gain"][-1] / means["gain"][0] < 0.35
 
 
+def test_lesson_01_says_of_few_pairs_what_is_stored():
+    """Of ten rows two are not told from 1,600 pairs read once, the others gain less; with more repeated pairs more."""
+    each, stored = results.by_prompt("pairs-needed"), results.load("pairs-needed")
+    rows = dict.fromkeys((run["setting"]["read"], run["setting"]["pairs"]) for run in stored["runs"])
+    gain = {row: results.table(each, "gain", read=row[0], pairs=row[1]) for row in rows}
+    usual = gain["equally often", 1600]
+    said = verdicts({row: paired(gain[row], usual) for row in gain if row[1] < 1600}, results.PROTOCOL.margin)
+    alike = {row for row, found in said.items() if found.says != "differs"}
+    assert alike == {("equally often", 800), ("once", 400)} and len(said) == 10
+    assert all(found.difference.value < 0 and found.says != "the same" for found in said.values())
+    often = [gain["equally often", n].mean().item() for n in (50, 100, 200, 400, 800, 1600)]
+    assert often == sorted(often) and usual.shape == (8, 400)
+    rates = {(run["setting"]["read"], run["setting"]["pairs"]): run["chosen"]["lr"] for run in stored["runs"]}
+    assert {rates["equally often", n] for n in (200, 400, 800, 1600)} == {1.5e-4}
+    assert rates["equally often", 50] == 5e-5 and rates["once", 400] == 4e-4 and rates["once", 800] == 1.5e-4
+
+
 def test_few_prompts_mean_few_prompts(monkeypatch):
     monkeypatch.setattr(results.data, "fit", lambda world, rows, seed: {"rows": rows})
     prompts = [{"prompt": f"{i}", "type": "question" if i % 2 else "neutral"} for i in range(20)]
