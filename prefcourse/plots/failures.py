@@ -14,6 +14,7 @@ from prefcourse.plots.style import (
     CHOSEN,
     GAIN,
     GREEN,
+    GREY,
     INK,
     KL_LABEL,
     ORANGE,
@@ -128,9 +129,10 @@ def price_of_fixes(rows: Sequence[tuple[str, str, str, Ends, Ends]], *, title: s
     rows: (failure, arm, kind, gain, KL), kind as in KINDS, each number as value, low, high; drawn in order.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
-        named = [(failure, title_of(arm), *numbers) for failure, arm, _, *numbers in rows]
+        named = [(failure, _named(arm), *numbers) for failure, arm, _, *numbers in rows]
         note = "points: means, of KL geometric; bars: 95 % intervals over seeds, of gain over prompts too"
-        fig, panels = _forests(named, [KINDS[kind] for _, _, kind, *_ in rows], title=title, note=note)
+        fig, panels = _forests(named, [KINDS[kind] for _, _, kind, *_ in rows], title=title)
+        fig.supxlabel(note, fontsize=9.5, color=GREY)
         panels[0].axvline(0, **REFERENCE)
         panels[0].set_title("What it earned")
         panels[0].set_xlabel(GAIN)
@@ -143,6 +145,12 @@ def price_of_fixes(rows: Sequence[tuple[str, str, str, Ends, Ends]], *, title: s
         return fig
 
 
+def _named(arm: str) -> str:
+    """How an arm is written: what stands before a comma is a method, as in "DPO, read once"."""
+    method, comma, rest = arm.partition(",")
+    return title_of(method) + comma + rest
+
+
 def _lines(axes: plt.Axes, paths: Paths, name: str, x: str = "step") -> None:
     """One thin line a seed and one bold line an arm, the mean of the points that all seeds have."""
     for turn, (arm, seeds) in enumerate(paths.items()):
@@ -152,7 +160,7 @@ def _lines(axes: plt.Axes, paths: Paths, name: str, x: str = "step") -> None:
         common = min(map(len, seeds))
         middle = np.array([[[p[x], p[name]] for p in path[:common]] for path in seeds], dtype=float).mean(0)
         axes.plot(*middle.T, color=colour, marker=marker, linestyle=line, markersize=7.5, markeredgecolor="white",
-                  label=title_of(arm), zorder=3)  # fmt: skip
+                  label=_named(arm), zorder=3)  # fmt: skip
     if x == "step":
         axes.set_xlabel("optimiser step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

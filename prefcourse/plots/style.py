@@ -99,10 +99,7 @@ STYLE = {
 
 
 def title_of(method: str) -> str:
-    """How a method is written in text: KTO, cDPO, ORPO (from base), APO-zero, hinge, "DPO, read once"."""
-    if "," in method:
-        name, _, rest = method.partition(",")
-        return f"{title_of(name)},{rest}"
+    """How a method is written in text: KTO, cDPO, ORPO (from base), APO-zero, hinge."""
     name, _, rest = method.partition(" ")
     word = NAMES.get(name) or (name.upper() if name in CAPITALS else name.replace("apo_", "APO-"))
     return f"{word} {rest}" if rest else word
@@ -214,13 +211,7 @@ def _write_labels(axes, labels: Sequence[tuple[float, float, str]], curves: Sequ
         taken.append(np.stack(np.meshgrid(*rows.T), axis=-1).reshape(-1, 2))
 
 
-def _forests(
-    rows: Sequence[tuple],
-    looks: Sequence[tuple[str, str]],
-    *,
-    title: str,
-    note: str = "points: means over seeds; bars: 95 % intervals over seeds",
-) -> tuple[Figure, np.ndarray]:
+def _forests(rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: str) -> tuple[Figure, np.ndarray]:
     """Two panels of points with intervals, one row each, a gap between groups; the right axis is logarithmic.
 
     rows: (group, what, left, right), the last two as value, low, high. looks: colour and marker of each row. To be
@@ -246,7 +237,7 @@ def _forests(
     panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     panels[1].xaxis.set_minor_formatter(NullFormatter())
-    fig.supxlabel(note, fontsize=9.5, color=GREY)
+    fig.supxlabel("points: means over seeds; bars: 95 % intervals over seeds", fontsize=9.5, color=GREY)
     _headline(fig, title)
     return fig, panels
 
