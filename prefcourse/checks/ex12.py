@@ -125,7 +125,7 @@ def proxy_doubled():
 
 
 def logs(stored: dict) -> dict[str, list[list[dict]]]:
-    """Letter → the paths of three stored runs, one for each of the failures in `three_logs`."""
+    """Letter → the stored paths, one a seed, of each of the failures in `three_logs`."""
     shown = {"A": ("rate", "lr × 10"), "B": ("length", "dpo"), "C": ("over-optimisation", "β = 0.02")}
     paths = {letter: [] for letter in shown}
     for run in stored["runs"]:

@@ -12,9 +12,12 @@ from prefcourse.plots.style import (
     AMBER,
     BLUE,
     CHOSEN,
+    GAIN,
     GREEN,
     GREY,
+    INK,
     KL_LABEL,
+    ORANGE,
     REFERENCE,
     REJECTED,
     STYLE,
@@ -22,20 +25,21 @@ from prefcourse.plots.style import (
     _forests,
     _percent,
     _root_axis,
-    _signed,
     look_of,
     title_of,
 )
 
+KINDS = {"failing run": (ORANGE, "X"), "fix": (BLUE, "o"), "control": (INK, "D")}  # colour and marker of an arm
 Paths = Mapping[str, Sequence[Sequence[Mapping]]]  # arm → one path for each seed; a path is a list of points
 
 
 def displacement(
-    shares: Sequence[Sequence[float]], names: Sequence[str], paths: Paths, *, chosen: int, rejected: int
+    shares: Sequence[Sequence[float]], names: Sequence[str], paths: Paths, *, chosen: int, rejected: int, title: str
 ) -> Figure:
     """Left: the probability of each token of a small world against its margin. Right: log π/π_ref of chosen texts.
 
-    shares: π of the Y tokens at every step, (steps + 1, Y). paths: points with step and chosen (nats).
+    shares: π of the Y tokens at every step, (steps + 1, Y). paths: points with step and chosen (nats). title: the right
+    panel's.
     """
     shares = np.asarray(shares, dtype=float)
     margin = np.log(shares[:, chosen] / shares[:, rejected])
@@ -56,9 +60,8 @@ def displacement(
         _percent(left.yaxis)
         left.set_ylim(-0.02, 1.02)
         left.legend(loc="center right")
-        ends = _lines(right, paths, "chosen")
-        failing, *fixed = (_signed(end, 1) for end in ends)
-        right.set_title(f"GPT-2: {failing} under {title_of(next(iter(paths)))}, with a fix {' or '.join(fixed)}")
+        _lines(right, paths, "chosen")
+        right.set_title(title)
         right.axhline(0, **REFERENCE)
         right.set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ of chosen texts (nats)")
         right.legend(loc="best")
@@ -120,30 +123,36 @@ def paths_by_step(panels: Sequence[tuple[str, str, str, Paths]], *, logarithmic:
     return fig
 
 
-def price_of_fixes(rows: Sequence[tuple[str, str, Ends, Ends]], *, gold: float, title: str) -> Figure:
-    """What every arm earned and paid: gold reward left, KL right, means with intervals, the failing arm first.
+def price_of_fixes(rows: Sequence[tuple[str, str, str, Ends, Ends]], *, title: str) -> Figure:
+    """What every arm earned and paid: gain over SFT left, KL right, means with intervals.
 
-    rows: (failure, arm, gold reward, KL), each number as value, low, high; drawn in order. gold: that of the reference.
+    rows: (failure, arm, kind, gain, KL), kind as in KINDS, each number as value, low, high; drawn in order.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
-        groups = [failure for failure, *_ in rows]
-        places = [groups[:i].count(failure) for i, failure in enumerate(groups)]  # of each arm within its failure
-        named = [(failure, title_of(arm), *numbers) for failure, arm, *numbers in rows]
-        looks = [look_of(arm, place)[:2] for (_, arm, *_), place in zip(rows, places, strict=True)]
-        fig, panels = _forests(named, looks, title=title)
-        panels[0].axvline(gold, **REFERENCE)
-        panels[0].annotate("SFT", (gold, 1), (4, -2), xycoords=("data", "axes fraction"), va="top", color=GREY,
-                           textcoords="offset points", fontsize=9.5)  # fmt: skip
+        named = [(failure, _named(arm), *numbers) for failure, arm, _, *numbers in rows]
+        note = "points: means, of KL geometric; bars: 95 % intervals over seeds, of gain over prompts too"
+        fig, panels = _forests(named, [KINDS[kind] for _, _, kind, *_ in rows], title=title)
+        fig.supxlabel(note, fontsize=9.5, color=GREY)
+        panels[0].axvline(0, **REFERENCE)
         panels[0].set_title("What it earned")
-        panels[0].set_xlabel("gold reward (nats of log-odds)")
+        panels[0].set_xlabel(GAIN)
         panels[1].set_title("What it paid")
         panels[1].set_xlabel("KL to SFT (nats per completion, logarithmic)")
+        for kind, (colour, marker) in KINDS.items():
+            panels[1].plot([], [], color=colour, marker=marker, linestyle="", label=kind)
+        panels[1].legend(loc="lower right", bbox_to_anchor=(1.02, 1.0), ncols=len(KINDS), borderaxespad=0.1,
+                         handletextpad=0, columnspacing=0.8)  # fmt: skip
         return fig
 
 
-def _lines(axes: plt.Axes, paths: Paths, name: str, x: str = "step") -> list[float]:
-    """One thin line a seed and one bold line an arm, the mean of the points that all seeds have; returns their ends."""
-    ends = []
+def _named(arm: str) -> str:
+    """How an arm is written: what stands before a comma is a method, as in "DPO, read once"."""
+    method, comma, rest = arm.partition(",")
+    return title_of(method) + comma + rest
+
+
+def _lines(axes: plt.Axes, paths: Paths, name: str, x: str = "step") -> None:
+    """One thin line a seed and one bold line an arm, the mean of the points that all seeds have."""
     for turn, (arm, seeds) in enumerate(paths.items()):
         colour, marker, line = look_of(arm, turn)
         for path in seeds:
@@ -151,12 +160,10 @@ def _lines(axes: plt.Axes, paths: Paths, name: str, x: str = "step") -> list[flo
         common = min(map(len, seeds))
         middle = np.array([[[p[x], p[name]] for p in path[:common]] for path in seeds], dtype=float).mean(0)
         axes.plot(*middle.T, color=colour, marker=marker, linestyle=line, markersize=7.5, markeredgecolor="white",
-                  label=title_of(arm), zorder=3)  # fmt: skip
-        ends.append(middle[-1, 1])
+                  label=_named(arm), zorder=3)  # fmt: skip
     if x == "step":
         axes.set_xlabel("optimiser step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return ends
 
 
 def _plain_ticks(axis: mpl.axis.Axis, ticks: Sequence[float]) -> None:

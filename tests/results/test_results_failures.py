@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from prefcourse import losses
+from prefcourse.comparison.ab_tests import holm
+from prefcourse.comparison.crossed import paired, verdicts
 from prefcourse.quality.findings import length_gaps
-from prefcourse.results import failures, load
+from prefcourse.results import PROTOCOL, by_prompt, failures, table
+from prefcourse.results.answers import over
 from prefcourse.results.failures import ARMS
+from prefcourse.results.failures_table import arms, compare, ends, kind, mean, paths, runs
 from prefcourse.results.look import SHOWN
 
 
@@ -119,42 +123,103 @@ def test_a_run_can_be_shortened_for_a_lesson(world):
 # ------------------------------------------------------------------------------------------- what is stored
 
 
-def ends(failure, arm, metric):
-    """One number a seed."""
-    runs = [
-        run for run in load("failures")["runs"] if run["setting"] | {"failure": failure, "arm": arm} == run["setting"]
-    ]
-    assert len(runs) == 3
-    return [run["metrics"][metric]["value"] if metric in run["metrics"] else run["path"][-1][metric] for run in runs]
+def test_every_arm_has_every_seed():
+    for name in ARMS:
+        for arm in arms(name):
+            assert [run["setting"]["seed"] for run in runs(name, arm)] == list(range(PROTOCOL.seeds))
+    assert [kind("rate", arm) for arm in arms("rate")] == ["failing run", "fix", "fix", "control", "control"]
 
 
-def test_dpo_lowers_chosen_texts_and_the_fixes_raise_those_they_train_on():
-    assert max(ends("displacement", "dpo", "held_chosen")) < -1 and min(ends("displacement", "dpo", "kl")) > 1
-    for arm in ("dpo_nll", "dpop"):
-        assert min(ends("displacement", arm, "chosen")) > 0
+def test_a_table_is_holm_over_all_that_it_shows():
+    each, others = by_prompt("failures"), ["β = 0.5", "β = 0.02, fresh pairs"]
+    found = compare("over-optimisation", "held_ranked", also={"β = 0.5": others[1:]})
+    pairs = [(others[0], "β = 0.02"), (others[1], "β = 0.02"), (others[1], others[0])]
+    family = {}
+    for arm, other in pairs:
+        a, b = (table(each, "gain", failure="over-optimisation", arm=x) for x in (arm, other))
+        family[arm, "gain", other] = paired(a, b)
+        a, b = ([run["metrics"]["kl"]["value"] for run in runs("over-optimisation", x)] for x in (arm, other))
+        family[arm, "kl", other] = over([math.log(x / y) for x, y in zip(a, b, strict=True)])
+        a, b = ([run["path"][-1]["held_ranked"] for run in runs("over-optimisation", x)] for x in (arm, other))
+        family[arm, "held_ranked", other] = over([x - y for x, y in zip(a, b, strict=True)])
+    p = holm({key: difference.p for key, difference in family.items()})
+    assert found.p == pytest.approx(p) and len(p) == 9
+    said = {key: found.says(*key) for key in family}
+    for key, difference in family.items():
+        if said[key] != "=":
+            assert said[key] == ("" if p[key] >= 0.05 else "+" if difference.value > 0 else "-")
+    gains = verdicts({key: d for key, d in family.items() if key[1] == "gain"}, PROTOCOL.margin)
+    assert {key for key, v in gains.items() if v.says == "the same"} == {key for key in said if said[key] == "="}
+    shown = str(found).splitlines()
+    assert len(shown) == 1 + 3 + 1 + 2 + 1 + 1 and shown[4] == "less β = 0.02:" and shown[7] == "less β = 0.5:"
+    assert str(found).count("*") == sum(mark in ("+", "-") for mark in said.values())
+    assert str(found).count("]=") == sum(mark == "=" for mark in said.values())
 
 
-def test_few_pairs_are_learned_by_heart_at_a_kl_that_a_larger_beta_cuts():
-    assert min(ends("over-optimisation", "β = 0.02", "ranked")) > 0.97
-    assert max(ends("over-optimisation", "β = 0.5", "kl")) < 0.5 * min(ends("over-optimisation", "β = 0.02", "kl"))
+def told(found, column, other=""):
+    """arm → + or - or =, where the table has a mark."""
+    keys = [key for key in found.apart if key[1] == column and key[2] == (other or found.base)]
+    return {key[0]: mark for key in keys if (mark := found.says(*key))}
 
 
-def test_only_the_offset_shortens_the_texts_of_a_judge_who_likes_length():
-    found = zip(*(ends("length", arm, "length") for arm in ("offset", "dpo", "dpo_norm")), strict=True)
-    assert all(offset < 0.6 * dpo < dpo < norm for offset, dpo, norm in found)
+def test_fixes_and_a_larger_beta_lift_chosen_texts_and_the_fixes_more():
+    fixes, control = ["dpo_nll", "dpop"], "dpo, β = 0.5"
+    found = compare("displacement", "chosen", "held_chosen", also={control: fixes})
+    for column, mark in (("chosen", "+"), ("held_chosen", "+"), ("gain", "-"), ("kl", "-")):
+        assert told(found, column) == dict.fromkeys([*fixes, control], mark)
+        assert told(found, column, control) == dict.fromkeys(fixes, mark)
+    assert all(found.means[arm, "chosen"].low > 0 for arm in [*fixes, control])
+    assert all(found.means[arm, "held_chosen"].high < 0 for arm in arms("displacement"))
+    assert all(ends("displacement", arm, "chosen").min() > 0 for arm in fixes)
 
 
-def test_on_labels_learned_by_heart_bounded_losses_stop_where_the_theory_says():
+def test_fresh_pairs_gain_where_few_pairs_only_pay():
+    found = compare("over-optimisation", "held_ranked")
+    assert told(found, "gain") == {"β = 0.5": "+", "β = 0.02, fresh pairs": "+"}
+    assert told(found, "kl") == {"β = 0.5": "-"} and told(found, "held_ranked") == {}
+    few = [path for arm in ("β = 0.02", "β = 0.5") for path in paths("over-optimisation")[arm]]
+    assert all(path[-1]["ranked"] > 0.97 and path[-1]["held_ranked"] < 0.65 for path in few)
+
+
+def test_the_offset_shortens_texts_further_than_distance_does():
+    half = "dpo, half the rate"
+    found = compare("length", "length", also={half: ["offset", "dpo_norm, β = 10"]})
+    assert told(found, "length") == dict.fromkeys(["offset", "dpo_norm, β = 10", half], "-")
+    assert told(found, "kl") == told(found, "gain") == told(found, "length")
+    assert [found.says("offset", column, half) for column in ("length", "gain", "kl")] == ["-", "+", "+"]
+    assert found.says("dpo_norm, β = 10", "length", half) == found.says("dpo_norm, β = 10", "kl", half) == ""
+
+
+def test_on_labels_learned_by_heart_bounded_losses_stop_where_the_theory_says_and_better_labels_gain():
     for arm, h in (("cdpo", math.log((1 - failures.FLIPS) / failures.FLIPS) / failures.BETA), ("ipo", 1 / (2 * 0.1))):
-        moved = [a - b for a, b in zip(ends("noise", arm, "chosen"), ends("noise", arm, "rejected"), strict=True)]
-        assert moved == pytest.approx([h] * 3, rel=0.25)
-        assert min(ends("noise", arm, "flips_ranked")) > 0.8
+        moved = ends("noise", arm, "chosen") - ends("noise", arm, "rejected")
+        assert moved.tolist() == pytest.approx([h] * PROTOCOL.seeds, rel=0.25)
+        assert ends("noise", arm, "flips_ranked").min() > 0.8
+    found = compare("noise", "held_ranked", also={"dpo, half the rate": ["cdpo", "ipo"]})
+    better, same = ["dpo, four times the labels", "dpo, no flips"], ["rdpo", "dpo, half the rate"]
+    assert told(found, "gain") == dict.fromkeys(better, "+") | dict.fromkeys(same, "=")
+    less = ["cdpo", "ipo", "dpo, half the rate", "dpo, read once"]
+    assert told(found, "kl") == dict.fromkeys(less, "-") | {"rdpo": "+"}
+    assert told(found, "kl", "dpo, half the rate") == dict.fromkeys(["cdpo", "ipo"], "+")
 
 
 def test_a_high_rate_explodes_with_warm_up_too_and_a_stop_comes_at_the_first_step_beyond():
-    for arm in ("lr × 10", "lr × 10, long warm-up"):
-        assert min(ends("rate", arm, "kl")) > 40
-    for run in load("failures")["runs"]:
-        if "stop" in run["setting"]["arm"]:
-            *before, last = (point["kl"] for point in run["path"])
-            assert max(before) <= 5 < last and run["steps"] <= 5
+    for arm in ("lr × 10", "lr × 10, long warm-up", "lr × 10, clipped at 0.1"):
+        assert ends("rate", arm, "kl").min() > 40
+    found = compare("rate", "eos_rate")
+    assert told(found, "kl") == {"lr": "-", "lr × 10, stop at 5 nats": "-"} and told(found, "gain") == {}
+    assert told(found, "eos_rate") == {"lr": "+", "lr × 10, stop at 5 nats": "+"}
+    for run in runs("rate", "lr × 10, stop at 5 nats"):
+        *before, last = (point["kl"] for point in run["path"])
+        assert max(before) <= 5 < last
+
+
+def test_in_gain_what_helps_is_mostly_the_data():
+    """The figure of all fixes: one family of twenty."""
+    family = {(name, arm): mean(name, arm, "gain", arms(name)[0]) for name in ARMS for arm in arms(name)[1:]}
+    said = {key: v for key, v in verdicts(family, PROTOCOL.margin).items() if v.says == "differs"}
+    more = {key for key, v in said.items() if v.difference.value > 0}
+    data = {("noise", "dpo, four times the labels"), ("noise", "dpo, no flips")}
+    assert more == data | {("over-optimisation", "β = 0.02, fresh pairs"), ("over-optimisation", "β = 0.5")}
+    less = said.keys() - more
+    assert len(less) == 6 and all(mean(name, arm, "kl", arms(name)[0]).high < 0 for name, arm in less)
