@@ -1,6 +1,6 @@
 """Reading the grid `failures`: what each arm found, and a table of an arm less another, Holm over all that it shows.
 
-ends("noise", "dpo", "gain")                       # (seeds, prompts); "kl", too. Anything else: one number a seed
+ends("noise", "dpo", "gain")                       # (seeds, prompts); anything else: one number a seed
 print(found := compare("noise", "held_ranked"))    # means, and each arm less the run that fails, with intervals
 found.says("cdpo", "kl")                           # "+" or "-" where they differ, "=" the same gain, "" neither
 """
