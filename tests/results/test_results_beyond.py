@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from prefcourse.comparison import frontier
+from prefcourse.comparison.crossed import crossed, paired, verdicts
+from prefcourse.comparison.equal_kl import gain_at_kl, measured
 from prefcourse.evaluate import over_seeds
 from prefcourse.logprobs import sequence_logps
 from prefcourse.preferences import collate_pairs, encode
-from prefcourse.results import beyond, load, variants
+from prefcourse.results import PROTOCOL, beyond, by_prompt, column, coverage, forest, load, table, variants
+from prefcourse.results.beyond_grids import COMMON
 from prefcourse.train import train
 
 PROMPTS = ["This movie", "The old film", "I think the story", "We know the cast"]
@@ -153,14 +156,62 @@ def ends(grid, metric, **wanted):
     return [run["metrics"][metric]["value"] for run in found]
 
 
-def test_online_gains_more_than_offline_from_the_same_labels_in_every_seed():
-    gains = [ends("online", "gain", arm=arm, beta=0.1) for arm in ("online", "offline")]
-    assert len(gains[0]) == 5 and all(a > b for a, b in zip(*gains, strict=True))
+def both(arm, what="gain", at="common"):
+    return table(by_prompt("online"), what, arm=arm, at=at)
+
+
+def test_online_gains_more_than_offline_from_the_same_labels_and_goes_farther():
+    family = {arm: paired(both(arm), both("offline")) for arm in ("half", "online")}
+    family["tuned"] = paired(both("online", at="tuned"), both("offline", at="tuned"))
+    said = {name: found.says for name, found in verdicts(family, PROTOCOL.margin).items()}
+    assert said == {"half": "not told apart", "online": "differs", "tuned": "differs"}
+    assert family["online"].low > 0 < family["tuned"].low
+    assert paired(both("online", "kl"), both("offline", "kl")).low > 0
+    assert not any(run["stopped"] for run in load("online")["runs"])
+
+
+def test_at_equal_kl_writers_are_the_same_at_first_and_a_slow_rate_leads_whoever_writes():
+    rows = {at: forest("online", "arm", "offline", at=at) for at in ("common", "tuned")}
+    assert {row.says for (_, kl), row in rows["common"].items() if kl == 1.5} == {"the same"}
+    assert rows["common"]["online", 3.0].says == "the forms disagree"
+    assert rows["tuned"]["online", 1.5].says == "differs" and rows["tuned"]["online", 1.5].at.square_root.high < 0
+    each, common = by_prompt("online"), {"at": "common"}
+    ours, theirs = (measured(each, arm=arm, **common) for arm in ("online", "offline"))
+    assert gain_at_kl(ours, 4.0, less=theirs).square_root.low > 0
+    slow = measured(each, arm="offline", at="tuned")
+    assert gain_at_kl(slow, 1.5, less=theirs).square_root.low > 0
+    chosen = load("online")["chosen"]
+    assert chosen["arm=online, at=tuned"]["settings"] == COMMON
+    assert chosen["arm=offline, at=tuned"]["settings"] == COMMON | {"lr": COMMON["lr"] / 2}
+
+
+def test_all_arms_have_their_first_round_in_common():
+    first = {}
+    for run in load("online")["runs"]:
+        if run["setting"]["at"] == "common":
+            first.setdefault(run["setting"]["seed"], []).append(run["path"][0])
+    assert len(first) == PROTOCOL.seeds and all(points == [points[0]] * 4 for points in first.values())
 
 
 def test_without_a_fixed_reference_nothing_holds_the_policy():
-    fixed, moving = (ends("online", "kl", arm=arm, beta=0.5) for arm in ("online", "moving reference"))
-    assert min(moving) > 10 > max(fixed)
+    fixed, moving = (both(arm, "kl") for arm in ("online", "moving reference"))
+    assert paired(moving, fixed).low > 10 and (moving.mean(1) > fixed.mean(1)).all()
+    ended = over_seeds(ends("online", "eos_rate", arm="moving reference"))
+    assert ended.high < 0.9 < min(ends("online", "eos_rate", arm="online", at="common"))
+
+
+def test_without_the_good_half_gold_rises_and_its_top_does_not():
+    each, share = by_prompt("coverage"), column(load("coverage"), "top_share", "arm")
+    gains, far = ({arm: table(each, what, arm=arm) for arm in coverage.ARMS} for what in ("gain", "kl"))
+    gaps = {arm: paired(gain, gains["poor"]) for arm, gain in gains.items() if arm != "poor"}
+    assert all(found.says == "differs" and found.difference.low > 0
+               for found in verdicts(gaps, PROTOCOL.margin).values())  # fmt: skip
+    assert crossed(gains["poor"]).low > 0
+    for arm in gaps:
+        assert over_seeds([a - b for a, b in zip(share[arm], share["poor"], strict=True)]).low > 0
+    nats = {arm: (far[arm] - far["poor"]).mean().item() for arm in gaps}
+    assert nats["online"] == min(nats.values()) and max(nats, key=nats.get) == "good"
+    assert nats["online"] == pytest.approx(0.5, abs=0.1) and nats["good"] == pytest.approx(3, abs=0.3)
 
 
 def test_sft_as_judge_is_as_good_as_golds_coin_and_the_tone_rule_carries_the_gain():
