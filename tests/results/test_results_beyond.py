@@ -170,11 +170,17 @@ def test_online_gains_more_than_offline_from_the_same_labels_and_goes_farther():
     assert not any(run["stopped"] for run in load("online")["runs"])
 
 
-def test_at_equal_kl_writers_are_the_same_at_first_and_a_slow_rate_leads_whoever_writes():
-    rows = {at: forest("online", "arm", "offline", at=at) for at in ("common", "tuned")}
-    assert {row.says for (_, kl), row in rows["common"].items() if kl == 1.5} == {"the same"}
-    assert rows["common"]["online", 3.0].says == "the forms disagree"
-    assert rows["tuned"]["online", 1.5].says == "differs" and rows["tuned"]["online", 1.5].at.square_root.high < 0
+def test_at_equal_kl_writers_are_the_same_at_first_and_no_lead_is_told():
+    found = {(arm, at, nats): row.at for at in ("common", "tuned")
+             for (arm, nats), row in forest("online", "arm", "offline", at=at).items()}  # fmt: skip
+    forms = [verdicts({k: getattr(x, form) for k, x in found.items()}, PROTOCOL.margin)
+             for form in ("square_root", "rl")]  # fmt: skip
+    assert len(found) == 7
+    assert {form[key].says for form in forms for key in found if key[1:] == ("common", 1.5)} == {"the same"}
+    assert len({form["online", "common", 3.0].says for form in forms}) == 2, "the forms disagree"
+    assert {form["online", "tuned", 1.5].says for form in forms} == {"not told apart"}
+    alone = forest("online", "arm", "offline", at="tuned")["online", 1.5]
+    assert alone.says == "differs" and alone.at.square_root.high < 0
     each, common = by_prompt("online"), {"at": "common"}
     ours, theirs = (measured(each, arm=arm, **common) for arm in ("online", "offline"))
     assert gain_at_kl(ours, 4.0, less=theirs).square_root.low > 0
