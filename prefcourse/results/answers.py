@@ -89,10 +89,16 @@ def against(metric: str, by: str, baseline: Any, **setting: Any) -> Answer:
 def forest(name: str, by: str, baseline: Any, **setting: Any) -> dict[tuple[str, float], Row]:
     """(value of `by`, KL) → its gain less the baseline's at that KL, and what may be said, for the protocol's KLs.
 
-    name: of a stored grid. Only runs whose setting has all of `setting` count. Holm is over all rows. Raises
-    FileNotFoundError for a grid that is not stored by prompt, as those of the older protocol are not.
+    name: of a stored grid. Only runs whose setting has all of `setting` count; a tuple allows each of its values. Holm
+    is over all rows. Raises FileNotFoundError for a grid that is not stored by prompt, as those of the older protocol
+    are not.
     """
-    runs = [run for run in by_prompt(name) if setting.items() <= run["setting"].items() and by in run["setting"]]
+    allowed = {key: value if isinstance(value, tuple) else (value,) for key, value in setting.items()}
+    runs = [
+        run
+        for run in by_prompt(name)
+        if by in run["setting"] and all(run["setting"].get(key) in values for key, values in allowed.items())
+    ]
     values = dict.fromkeys(run["setting"][by] for run in runs)
     found = {value: measured(runs, **{by: value}) for value in values}
     return equal_kl.forest(found, baseline, PROTOCOL.budgets, PROTOCOL.margin)
