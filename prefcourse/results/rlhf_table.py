@@ -1,8 +1,8 @@
 """Reading the grid `rlhf-vs-dpo`: what a wrong setting changes, how seeds spread, and the table of lesson 11.
 
     stored, each = load("rlhf-vs-dpo"), by_prompt("rlhf-vs-dpo")
-    forest("rlhf-vs-dpo", "method", "dpo", knob=CURVE)      # gains at equal KL, as for any grid
-    effect(each, "rloo", "lr", 3)                           # what a rate three times too high changes
+    forest("rlhf-vs-dpo", "method", "dpo", BUDGETS, knob=CURVE)      # gains at equal KL, as for any grid
+    effect(each, "rloo", "lr", 3)                                    # what a rate three times too high changes
     markdown(table(stored, each, kl=1.5))
 
 Gain and KL are known by prompt: their intervals are over seeds and prompts. Costs, spreads and multiples of a KL are
@@ -21,12 +21,17 @@ from prefcourse.comparison.equal_kl import gain_at_kl, measured
 from prefcourse.evaluate import Estimate, over_seeds
 from prefcourse.finite import counted, number, numbers, same_shape
 from prefcourse.results.answers import over
+from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import table as at_ends
 
 CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143), 5: (0.8312, 12.833), 6: (1.2373, 14.449),
         7: (1.6899, 16.013), 8: (2.1797, 17.535), 9: (2.7004, 19.023)}  # 2.5 % and 97.5 % points  # fmt: skip
 THIRD = 0.3333  # of a knob: how the grid writes ⅓
 BETA = 0.1  # the price of a nat: the same objective for all
+BUDGETS = (
+    PROTOCOL.budgets[0] / 2,
+    *PROTOCOL.budgets,
+)  # KLs to compare at; RL on the true reward ends before the others
 CURVE = ("none", "beta")  # knobs whose runs lie on a method's curve of gain against KL
 
 

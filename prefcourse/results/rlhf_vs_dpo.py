@@ -22,7 +22,7 @@ from prefcourse.preferences import Row, encode_prompts
 from prefcourse.results.answers import at_equal_kl
 from prefcourse.results.look import Sample, prompts_of, sample
 from prefcourse.results.protocol import PROTOCOL, candidates
-from prefcourse.results.rlhf_table import BETA, CURVE, THIRD
+from prefcourse.results.rlhf_table import BETA, BUDGETS, CURVE, THIRD
 from prefcourse.results.store import Grid, Setting, kept, metrics, rounded
 from prefcourse.rlhf.best_of_n import best_of_n_path, expected_best, sample_pool
 from prefcourse.rlhf.policy_gradient import ppo, rloo
@@ -254,7 +254,7 @@ GRIDS: dict[str, Grid] = {
         asks="DPO or RLHF: what comes out of the same pairs, and at which cost?",
         tells="One price of KL for all. The reward model and DPO see the same pairs once; RL's samples come on top. "
         "The true reward's run says what a perfect reward model would give. Best-of-n's KL is measured, not bounded.",
-        answer=at_equal_kl("rlhf-vs-dpo", "method", "dpo", knob=CURVE),
+        answer=at_equal_kl("rlhf-vs-dpo", "method", "dpo", BUDGETS, knob=CURVE),
         tries=[s for method, rates in RATES.items() for s in candidates(method=[method], lr=rates)],
         trial=trial,
         by=("method",),

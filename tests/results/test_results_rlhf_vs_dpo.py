@@ -11,7 +11,9 @@ import torch
 
 from prefcourse import plots
 from prefcourse.comparison import costs
-from prefcourse.results import look, store
+from prefcourse.comparison.ab_tests import holm
+from prefcourse.comparison.crossed import objective, verdicts
+from prefcourse.results import PROTOCOL, by_prompt, forest, load, look, store
 from prefcourse.results import rlhf_table as table
 from prefcourse.results import rlhf_vs_dpo as grid
 from prefcourse.rlhf import best_of_n
@@ -215,6 +217,44 @@ def test_the_table_has_every_row_filled():
     assert table.markdown(rows).count("\n") == len(rows) + 1
     far = {row[0]: row[1:] for row in table.table(stored, each, kl=2.5)}
     assert far["gain at 2.5 nats of KL"] == ["not reached"] * 3
+
+
+# ------------------------------------------------------------------------------------------- what lesson 11 says
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return load("rlhf-vs-dpo"), by_prompt("rlhf-vs-dpo")
+
+
+def test_one_run_of_dpo_is_half_the_work_of_rloos_pipeline_and_a_third_of_ppos(whole):
+    work = {
+        m: np.mean([run["path"][-1]["work"] for run in table.runs(whole[0], m).values()])
+        for m in ("dpo", "rloo", "ppo")
+    }
+    assert work["rloo"] / work["dpo"] == pytest.approx(2, abs=0.3) and work["ppo"] / work["dpo"] == pytest.approx(
+        3, abs=0.5
+    )
+    share = [run["path"][0]["work"] / run["path"][-1]["work"] for run in table.runs(whole[0], "rloo").values()]
+    assert min(share) > 0.5
+
+
+def test_by_the_objective_and_by_the_spread_over_seeds_no_method_is_told_from_dpo(whole):
+    (gain, kl), better, spreads = table.ends(whole[1], "dpo"), {}, {}
+    assert gain.shape == (8, 200)
+    for method in ("rloo", "ppo"):
+        ours, far = table.ends(whole[1], method)
+        better[method] = objective(ours - gain, far - kl, table.BETA)
+        for what, a, b in (("gain", ours, gain), ("kl", far, kl)):
+            spreads[method, what] = table.p_of_spreads(a.mean(1), b.mean(1))
+    assert all(verdict.says != "differs" for verdict in verdicts(better, PROTOCOL.margin).values())
+    assert min(holm(spreads).values()) > PROTOCOL.alpha
+
+
+def test_at_equal_kl_the_true_reward_is_not_below_dpo():
+    rows = forest("rlhf-vs-dpo", "method", "dpo", table.BUDGETS, knob=table.CURVE)
+    truth = [row for (method, _), row in rows.items() if method == "rloo-gold"]
+    assert truth and all(row.at.square_root.high > 0 for row in truth)
 
 
 # ------------------------------------------------------------------------------------------- figures
