@@ -66,13 +66,14 @@ def cost_and_quality(
 
 
 def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -> Figure:
-    """What a setting three times too high or too low changes: gold reward left, KL right, with intervals over seeds.
+    """What a setting three times too high or too low changes: gold reward left, KL right.
 
     rows: (method, what is wrong, change of gold reward, KL as a multiple of what it was), each as value, low, high;
-    drawn in order.
+    drawn in order. The intervals of the left panel are over seeds and prompts, those of the right one over seeds.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
-        fig, panels = _forests(rows, [look_of(method)[:2] for method, *_ in rows], title=title)
+        looks, bars = [look_of(method)[:2] for method, *_ in rows], "over seeds and prompts (left), over seeds (right)"
+        fig, panels = _forests(rows, looks, title=title, bars=bars)
         for axes, nothing in zip(panels, (0, 1), strict=True):  # no change: a difference of 0, a ratio of 1
             axes.axvline(nothing, **REFERENCE)
         panels[0].set_title("Change of gold reward (nats)")

@@ -211,11 +211,13 @@ def _write_labels(axes, labels: Sequence[tuple[float, float, str]], curves: Sequ
         taken.append(np.stack(np.meshgrid(*rows.T), axis=-1).reshape(-1, 2))
 
 
-def _forests(rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: str) -> tuple[Figure, np.ndarray]:
+def _forests(
+    rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: str, bars: str = "over seeds"
+) -> tuple[Figure, np.ndarray]:
     """Two panels of points with intervals, one row each, a gap between groups; the right axis is logarithmic.
 
-    rows: (group, what, left, right), the last two as value, low, high. looks: colour and marker of each row. To be
-    called inside the caller's rc_context.
+    rows: (group, what, left, right), the last two as value, low, high. looks: colour and marker of each row. bars: what
+    the intervals are over. To be called inside the caller's rc_context.
     """
     fig, panels = plt.subplots(1, 2, figsize=(10.8, 1.4 + 0.31 * len(rows)), sharey=True)
     places, place = [], 0.0
@@ -237,7 +239,7 @@ def _forests(rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: 
     panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     panels[1].xaxis.set_minor_formatter(NullFormatter())
-    fig.supxlabel("points: means over seeds; bars: 95 % intervals over seeds", fontsize=9.5, color=GREY)
+    fig.supxlabel(f"points: means over seeds; bars: 95 % intervals {bars}", fontsize=9.5, color=GREY)
     _headline(fig, title)
     return fig, panels
 

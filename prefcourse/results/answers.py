@@ -9,7 +9,7 @@ The first two read the means of runs, so that they work for files of either prot
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,25 +86,35 @@ def against(metric: str, by: str, baseline: Any, **setting: Any) -> Answer:
     return answer
 
 
-def forest(name: str, by: str, baseline: Any, **setting: Any) -> dict[tuple[str, float], Row]:
-    """(value of `by`, KL) → its gain less the baseline's at that KL, and what may be said, for the protocol's KLs.
+def forest(
+    name: str, by: str, baseline: Any, budgets: Sequence[float] = PROTOCOL.budgets, **setting: Any
+) -> dict[tuple[str, float], Row]:
+    """(value of `by`, KL) → its gain less the baseline's at that KL, and what may be said, for the KLs `budgets`.
 
-    name: of a stored grid. Only runs whose setting has all of `setting` count. Holm is over all rows. Raises
-    FileNotFoundError for a grid that is not stored by prompt, as those of the older protocol are not.
+    name: of a stored grid. Only runs whose setting has all of `setting` count; a tuple allows each of its values. Holm
+    is over all rows. Raises FileNotFoundError for a grid that is not stored by prompt, as those of the older protocol
+    are not.
     """
-    runs = [run for run in by_prompt(name) if setting.items() <= run["setting"].items() and by in run["setting"]]
+    allowed = {key: value if isinstance(value, tuple) else (value,) for key, value in setting.items()}
+    runs = [
+        run
+        for run in by_prompt(name)
+        if by in run["setting"] and all(run["setting"].get(key) in values for key, values in allowed.items())
+    ]
     values = dict.fromkeys(run["setting"][by] for run in runs)
     found = {value: measured(runs, **{by: value}) for value in values}
-    return equal_kl.forest(found, baseline, PROTOCOL.budgets, PROTOCOL.margin)
+    return equal_kl.forest(found, baseline, budgets, PROTOCOL.margin)
 
 
-def at_equal_kl(name: str, by: str, baseline: Any, **setting: Any) -> Answer:
+def at_equal_kl(
+    name: str, by: str, baseline: Any, budgets: Sequence[float] = PROTOCOL.budgets, **setting: Any
+) -> Answer:
     """The rows of `forest` in a line; of a file of the older protocol there is none (ValueError)."""
 
     def answer(stored: Mapping) -> str:
         if "protocol" not in stored:
             raise ValueError("runs end at different KLs, and are not stored by prompt to be compared at one")
-        rows = forest(name, by, baseline, **setting).items()
+        rows = forest(name, by, baseline, budgets, **setting).items()
         said = (f"{value} at {kl:g} nats: {row.at.square_root:+.2f} {row.says}" for (value, kl), row in rows)
         return f"gain less that of {baseline}, Holm over {len(rows)}: " + " · ".join(said)
 

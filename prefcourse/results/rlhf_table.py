@@ -1,24 +1,38 @@
-"""Reading the grid `rlhf-vs-dpo`: every row of the table "DPO against RLHF" as a number with its interval over seeds.
+"""Reading the grid `rlhf-vs-dpo`: what a wrong setting changes, how seeds spread, and the table of lesson 11.
 
-    stored = load("rlhf-vs-dpo")
-    gain_at_kl(stored, "dpo", 1.0)                      # what one nat of KL bought
-    effect(stored, "rloo", "lr", 3, "gold_reward")      # what a rate three times too high changes
+    stored, each = load("rlhf-vs-dpo"), by_prompt("rlhf-vs-dpo")
+    forest("rlhf-vs-dpo", "method", "dpo", BUDGETS, knob=CURVE)      # gains at equal KL, as for any grid
+    effect(each, "rloo", "lr", 3)                                    # what a rate three times too high changes
+    markdown(table(stored, each, kl=1.5))
 
-Intervals over seeds are Student's, as all seeds together are one small sample. Differences are taken seed by seed.
+Gain and KL are known by prompt: their intervals are over seeds and prompts. Costs, spreads and multiples of a KL are
+one number a seed, and their intervals Student's over seeds. Differences are taken seed by seed.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from prefcourse.comparison.frontier import curves, gain_at
+from prefcourse.comparison.crossed import Crossed, crossed, objective, paired, student_tail
+from prefcourse.comparison.equal_kl import gain_at_kl, measured
 from prefcourse.evaluate import Estimate, over_seeds
-from prefcourse.finite import counted, number, numbers
+from prefcourse.finite import counted, number, numbers, same_shape
+from prefcourse.results.answers import over
+from prefcourse.results.protocol import PROTOCOL
+from prefcourse.results.store import table as at_ends
 
 CHI2 = {2: (0.0506, 7.378), 3: (0.2158, 9.348), 4: (0.4844, 11.143), 5: (0.8312, 12.833), 6: (1.2373, 14.449),
         7: (1.6899, 16.013), 8: (2.1797, 17.535), 9: (2.7004, 19.023)}  # 2.5 % and 97.5 % points  # fmt: skip
 THIRD = 0.3333  # of a knob: how the grid writes ⅓
+BETA = 0.1  # the price of a nat: the same objective for all
+BUDGETS = (
+    PROTOCOL.budgets[0] / 2,
+    *PROTOCOL.budgets,
+)  # KLs to compare at; RL on the true reward ends before the others
+CURVE = ("none", "beta")  # knobs whose runs lie on a method's curve of gain against KL
 
 
 def spread(values: Sequence[float]) -> Estimate:
@@ -34,51 +48,55 @@ def spread(values: Sequence[float]) -> Estimate:
     return Estimate(found, found * math.sqrt(free / many), found * math.sqrt(free / few))
 
 
-def runs(stored: Mapping, method: str, knob: str = "none", times: float = 1, split: str = "test") -> dict[int, dict]:
+def p_of_spreads(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """p-value of "both spread equally over seeds", for numbers of the same seeds, which may go together.
+
+    Two paired samples have the same variance exactly if their sum and their difference are not correlated (Pitman 1939,
+    Morgan 1939). Raises ValueError for fewer than three seeds.
+    """
+    ours, theirs = same_shape(least=3, ours=ours, theirs=theirs)
+    r = float(torch.corrcoef(torch.stack([ours + theirs, ours - theirs]))[0, 1])
+    if not abs(r) < 1:  # one of them does not spread at all, or neither does
+        return float(math.isnan(r))
+    free = len(ours) - 2
+    return 2 * student_tail(abs(r) * math.sqrt(free / (1 - r * r)), free)
+
+
+def runs(stored: Mapping, method: str, knob: str = "none", times: float = 1) -> dict[int, dict]:
     """seed → run of a method with one knob multiplied. Raises KeyError if there is none."""
-    wanted = {"method": method, "knob": knob, "times": times, "split": split}
+    wanted = {"method": method, "knob": knob, "times": times}
     found = {r["setting"]["seed"]: r for r in stored["runs"] if wanted.items() <= r["setting"].items()}
     if not found:
         raise KeyError(f"the stored grid has no run with {wanted}")
     return found
 
 
-def seeds(stored: Mapping, method: str, of: str | Callable[[dict], float], *which) -> list[float]:
-    """One number per seed of the runs `which` (knob, times): a metric by name, or what a function says of a run."""
-    read = (lambda run: run["metrics"][of]["value"]) if isinstance(of, str) else of
-    return [read(run) for run in runs(stored, method, *which).values()]
+def ends(each: Sequence[Mapping], method: str, knob: str = "none", times: float = 1) -> tuple[Tensor, Tensor]:
+    """Gain and KL at the end of the runs of a method with one knob multiplied, (seeds, prompts) each."""
+    gain, kl = (at_ends(each, what, method=method, knob=knob, times=times) for what in ("gain", "kl"))
+    return gain, kl
 
 
-def gain(run: Mapping) -> float:
-    """Gold reward at the end less that of the reference, on the same prompts."""
-    return run["path"][-1]["gain"]
+def wrong(each: Sequence[Mapping], method: str) -> list[tuple[str, float]]:
+    """The knobs of a method that were set wrong, and how many times too high."""
+    settings = [run["setting"] for run in each if run["setting"]["method"] == method]
+    return list(dict.fromkeys((s["knob"], s["times"]) for s in settings if s["knob"] != "none"))
 
 
-def effect(stored: Mapping, method: str, knob: str, times: float, metric: str, ratio: bool = False) -> Estimate:
-    """A metric with one knob wrong less the same with all tuned, seed by seed; with `ratio`, how many times as large.
+def effect(each: Sequence[Mapping], method: str, knob: str, times: float) -> tuple[Crossed, Crossed]:
+    """What one wrong knob changes: the gain, over seeds and prompts; the logarithm of the KL's multiple, over seeds.
 
-    Ratios are averaged as logarithms: a KL that doubles in one seed and halves in another has not changed on average.
+    Multiples are averaged as logarithms: a KL that doubles in one seed and halves in another has not changed on
+    average. `multiple` takes the logarithm away. Raises ValueError if the KL of a run is 0 or less.
     """
-    wrong, tuned = runs(stored, method, knob, times), runs(stored, method)
-    pairs = [[run[seed]["metrics"][metric]["value"] for run in (wrong, tuned)] for seed in wrong]
-    if not ratio:
-        return over_seeds([value - usual for value, usual in pairs])
-    if not all(number(metric, value) > 0 for pair in pairs for value in pair):
-        raise ValueError(f"{metric} is 0 or less in some run; allowed are numbers above 0, or there is no ratio")
-    return over_seeds([value / usual for value, usual in pairs], factors=True)
+    (gain, kl), (usual, usual_kl) = ends(each, method, knob, times), ends(each, method)
+    both = [[number("kl", value, above=0) for value in side.mean(1).tolist()] for side in (kl, usual_kl)]
+    return paired(gain, usual), over([math.log(ours / theirs) for ours, theirs in zip(*both, strict=True)])
 
 
-def gain_at_kl(stored: Mapping, method: str, kl: float, less: str | None = None) -> Estimate:
-    """The gain in gold reward at `kl` nats, over the seeds that go so far; with `less`, minus another method's.
-
-    For each seed, the points of its tuned run and of both other β are fitted by the form that Gao et al. (2023, Sec.
-    1) found for best-of-n, gain = d (a - b d) with d = √KL, which is 0 at the reference. There is no extrapolation:
-    raises ValueError if fewer than three seeds have a point as far as `kl`.
-    """
-    runs = [run for run in stored["runs"]
-            if run["setting"]["knob"] in ("none", "beta") and run["setting"]["split"] == "test"]  # fmt: skip
-    found = curves({"runs": runs})
-    return gain_at(found[method], kl, found[less] if less else None, reach=math.inf)
+def multiple(log: Crossed) -> Estimate:
+    """How many times as large, from a logarithm with its interval."""
+    return Estimate(*(math.exp(x) for x in (log.value, log.low, log.high)))
 
 
 def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
@@ -97,80 +115,69 @@ def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
     return over_seeds(found)
 
 
-def point_seconds(run: Mapping) -> float:
-    """Processor seconds of the whole run, the reward model's training included and evaluation not."""
-    return run["path"][-1]["seconds"]
-
-
 def tokens(run: Mapping, way: int) -> int:
     """Tokens through all models of a run: way 0 forward, 1 backward."""
     return sum(pair[way] for pair in run["tokens"].values())
 
 
-def objective(run: Mapping, beta: float = 0.1) -> float:
-    """Gold reward at the end less β times the KL: what all methods were asked to raise."""
-    return run["metrics"]["gold_reward"]["value"] - beta * run["metrics"]["kl"]["value"]
-
-
-def table(stored: Mapping, kl: float) -> list[list[str]]:
+def table(stored: Mapping, each: Sequence[Mapping], kl: float) -> list[list[str]]:
     """The measured table "DPO against RLHF": rows of (what, by PPO, by RLOO, by DPO), each number with its interval.
 
-    kl: where gold reward is compared at equal KL, in nats. Work and tokens are in thousands.
+    stored, each: the grid by `results.load` and by `results.by_prompt`. kl: where gains are compared at equal KL, in
+    nats. Work and tokens are in thousands.
     """
     methods = ("ppo", "rloo", "dpo")
     base = {method: list(runs(stored, method).values()) for method in methods}
-    own, all_work = ("dpo", "rloo", "ppo"), {}
-    for method in own:
-        all_work[method] = float(np.mean([run["path"][-1]["work"] for run in base[method]]))
+    found = {method: ends(each, method) for method in methods}
+    on_curve = [run for run in each if run["setting"]["knob"] in CURVE]
 
-    def row(what: str, of: Callable[[dict], float], spec: str, by: Callable = over_seeds) -> list[str]:
-        return [what, *(format(by([of(run) for run in base[method]]), spec) for method in methods)]
+    def over_runs(of: Callable[[dict], float], method: str) -> Estimate:
+        return over_seeds([of(run) for run in base[method]])
 
-    def at(what: str, read: Callable[[str], Estimate]) -> list[str]:
-        cells = []
+    def row(what: str, of: Callable[[str], Estimate], spec: str = ".2f") -> list[str]:
+        return [what, *(format(of(method), spec) for method in methods)]
+
+    def reached(what: str, of: Callable[[str], Estimate]) -> list[str]:
+        cells = [what]
         for method in methods:
             try:
-                cells.append(format(read(method), ".2f"))
+                cells.append(format(of(method), ".2f"))
             except ValueError:  # the runs end before
                 cells.append("not reached")
-        return [what, *cells]
+        return cells
+
+    def cost(what: str, of: Callable[[dict], float], spec: str = ".0f") -> list[str]:
+        return row(what, lambda method: over_runs(of, method), spec)
+
+    def work(method: str) -> float:
+        return over_runs(lambda run: run["path"][-1]["work"], method).value
 
     def peak(method: str) -> Estimate:
         return over_seeds([run["peak_mb"] for run in runs(stored, method, "memory").values()])
 
-    def worst(method: str) -> str:
-        tried = {(r["setting"]["knob"], r["setting"]["times"]) for r in stored["runs"]
-                 if r["setting"]["method"] == method and r["setting"]["split"] == "test"}  # fmt: skip
-        wrong = [which for which in tried if which[0] not in ("none", "memory")]
-        if not wrong:
-            return "not measured"
-        ratios = [effect(stored, method, *which, "kl", ratio=True) for which in wrong]
-        return format(max(ratios, key=lambda ratio: abs(math.log(ratio.value))), ".1f")
+    def worst(method: str) -> Estimate:
+        tried = [effect(each, method, *which)[1] for which in wrong(each, method)]
+        return multiple(max(tried, key=lambda log: abs(log.value)))
 
-    accuracy = format(over_seeds([run["metrics"]["accuracy"]["value"] for run in base["rloo"]]), ".3f")
-    share = lambda method: over_seeds(  # noqa: E731
-        [run["path"][0]["work"] / run["path"][-1]["work"] for run in base[method]]
-    )
+    accuracy = format(over_runs(lambda run: run["metrics"]["accuracy"]["value"], "rloo"), ".3f")
     return [
         ["reward model: accuracy on labels", accuracy, accuracy, "none needed"],
-        ["reward model: share of the work", format(share("ppo"), ".0%"), format(share("rloo"), ".0%"), "0%"],
+        cost("reward model: share of the work", lambda run: run["path"][0]["work"] / run["path"][-1]["work"], ".0%"),
         ["models in memory while the policy learns", "3 and a value head", "3", "1 (2 without a cache)"],
-        ["peak memory above the libraries (MB)", *(format(peak(method), ".0f") for method in methods)],
-        row("forward tokens (thousands)", lambda run: tokens(run, 0) / 1e3, ".0f"),
-        row("backward tokens (thousands)", lambda run: tokens(run, 1) / 1e3, ".0f"),
-        row("work (thousands)", lambda run: run["path"][-1]["work"] / 1e3, ".0f"),
-        row("processor seconds", point_seconds, ".1f"),
-        row("gold reward gained (nats)", gain, ".2f"),
-        row("KL paid (nats)", lambda run: run["metrics"]["kl"]["value"], ".2f"),
-        row("work per nat of gold reward (thousands)", lambda run: run["path"][-1]["work"] / gain(run) / 1e3, ".0f"),
-        row("seconds per nat of gold reward", lambda run: point_seconds(run) / gain(run), ".0f"),
-        row("gold reward - 0.1 KL", objective, ".2f"),
-        at(f"gain at {kl:g} nats of KL", lambda method: gain_at_kl(stored, method, kl)),
-        at("gain at DPO's work", lambda method: gain_at_work(stored, method, all_work["dpo"])),
-        at("gain at RLOO's work", lambda method: gain_at_work(stored, method, all_work["rloo"])),
-        ["KL as a multiple, the worst setting 3 times wrong", worst("ppo"), worst("rloo"), worst("dpo")],
-        row("standard deviation of the gain over seeds", gain, ".2f", by=spread),
-        row("standard deviation of the KL over seeds", lambda run: run["metrics"]["kl"]["value"], ".2f", by=spread),
+        row("peak memory above the libraries (MB)", peak, ".0f"),
+        cost("forward tokens (thousands)", lambda run: tokens(run, 0) / 1e3),
+        cost("backward tokens (thousands)", lambda run: tokens(run, 1) / 1e3),
+        cost("work (thousands)", lambda run: run["path"][-1]["work"] / 1e3),
+        cost("processor seconds", lambda run: run["path"][-1]["seconds"], ".1f"),
+        row("gold reward gained (nats)", lambda method: crossed(found[method][0])),
+        row("KL paid (nats)", lambda method: crossed(found[method][1])),
+        row(f"objective gained: gold reward - {BETA:g} KL", lambda method: objective(*found[method], BETA)),
+        reached(f"gain at {kl:g} nats of KL", lambda m: gain_at_kl(measured(on_curve, method=m), kl).square_root),
+        reached("gain at the work of one DPO run", lambda method: gain_at_work(stored, method, work("dpo"))),
+        reached("gain at the work of one RLOO run", lambda method: gain_at_work(stored, method, work("rloo"))),
+        row("KL as a multiple, the worst setting 3 times wrong", worst, ".1f"),
+        row("standard deviation of the gain over seeds", lambda method: spread(found[method][0].mean(1).tolist())),
+        row("standard deviation of the KL over seeds", lambda method: spread(found[method][1].mean(1).tolist())),
     ]
 
 

@@ -22,7 +22,7 @@ from prefcourse.preferences import Row, encode_prompts
 from prefcourse.results.answers import at_equal_kl
 from prefcourse.results.look import Sample, prompts_of, sample
 from prefcourse.results.protocol import PROTOCOL, candidates
-from prefcourse.results.rlhf_table import THIRD
+from prefcourse.results.rlhf_table import BETA, BUDGETS, CURVE, THIRD
 from prefcourse.results.store import Grid, Setting, kept, metrics, rounded
 from prefcourse.rlhf.best_of_n import best_of_n_path, expected_best, sample_pool
 from prefcourse.rlhf.policy_gradient import ppo, rloo
@@ -39,7 +39,6 @@ PROBE, RANKED = (
     200,
     500,
 )  # prompts measured on the way (all of the protocol's at the end); pairs for the reward model's accuracy
-BETA = 0.1  # the price of a nat: the same objective for all
 DPO = {"lr": 2e-4, "beta": BETA, "epochs": 1.0, "batch_size": 16}
 REWARD = {"lr": 4.5e-4, "epochs": 1.0, "batch_size": 16}
 RLOO = {"lr": 2e-4, "beta": BETA, "steps": 16, "k": 4}
@@ -255,7 +254,7 @@ GRIDS: dict[str, Grid] = {
         asks="DPO or RLHF: what comes out of the same pairs, and at which cost?",
         tells="One price of KL for all. The reward model and DPO see the same pairs once; RL's samples come on top. "
         "The true reward's run says what a perfect reward model would give. Best-of-n's KL is measured, not bounded.",
-        answer=at_equal_kl("rlhf-vs-dpo", "method", "dpo", knob="none"),
+        answer=at_equal_kl("rlhf-vs-dpo", "method", "dpo", BUDGETS, knob=CURVE),
         tries=[s for method, rates in RATES.items() for s in candidates(method=[method], lr=rates)],
         trial=trial,
         by=("method",),

@@ -11,7 +11,9 @@ import torch
 
 from prefcourse import plots
 from prefcourse.comparison import costs
-from prefcourse.results import look, store
+from prefcourse.comparison.ab_tests import holm
+from prefcourse.comparison.crossed import objective, verdicts
+from prefcourse.results import PROTOCOL, by_prompt, forest, load, look, store
 from prefcourse.results import rlhf_table as table
 from prefcourse.results import rlhf_vs_dpo as grid
 from prefcourse.rlhf import best_of_n
@@ -125,31 +127,30 @@ def test_the_settings_are_all_different_and_cover_both_sides():
 # ------------------------------------------------------------------------------------------- reading
 
 
-def stored(gain=1.0, work=100.0, seeds=5):
-    """A made-up grid: gain = d (a - 0.1 d) with d = √KL; RLOO does twice the work of DPO; seeds differ a little."""
-    runs = []
+def grid_of(seeds=5, prompts=40):
+    """A made-up grid, (stored, each): gain = d (a - 0.1 d), d = √KL; RLOO does twice the work of DPO, PPO three times.
+
+    a differs by seed. KL and gain of a prompt lie around their means, which they have exactly.
+    """
+    runs, each, value = [], [], lambda x: {"value": x, "low": x, "high": x}
+    around = torch.linspace(-1, 1, prompts).double()  # of mean 0
     for seed in range(seeds):
         for method, factor in (("dpo", 1), ("rloo", 2), ("ppo", 3)):
-            a = gain * (1 + seed / 10)
+            a = 1 + seed / 10
             for knob, times, reach in (("none", 1, 2.0), ("beta", 3, 1.0), ("epochs", 3, 3.0), ("steps", 3, 3.0)):
                 kl = [reach * i / 4 for i in range(5)]
-                start = work * (factor - 1)
-                size = 3 if knob in ("epochs", "steps") else 1
-                path = [
-                    {"kl": k, "gold": -0.2 + math.sqrt(k) * (a - 0.1 * math.sqrt(k)),
-                     "gain": math.sqrt(k) * (a - 0.1 * math.sqrt(k)),
-                     "work": start + work * size * i / 4, "seconds": 10.0 * factor}
-                    for i, k in enumerate(kl)
-                ]  # fmt: skip
-                value = lambda x: {"value": x, "low": x, "high": x}  # noqa: E731
-                runs.append({
-                    "setting": {"method": method, "knob": knob, "times": times, "seed": seed, "split": "test"},
-                    "metrics": {"gold_reward": value(path[-1]["gold"]), "kl": value(kl[-1]), "accuracy": value(0.6)},
-                    "path": path, "tokens": {"policy": [40, 30]},
-                })  # fmt: skip
-            setting = {"method": method, "knob": "memory", "times": 1, "seed": seed, "split": "test"}
-            runs.append({"setting": setting, "peak_mb": 100 * factor})
-    return {"runs": runs}
+                gain = [math.sqrt(k) * (a - 0.1 * math.sqrt(k)) for k in kl]
+                start, size = 100.0 * (factor - 1), 3 if knob in ("epochs", "steps") else 1
+                path = [{"kl": k, "gain": g, "work": start + 100.0 * size * i / 4, "seconds": 10.0 * factor}
+                        for i, (k, g) in enumerate(zip(kl, gain, strict=True))]  # fmt: skip
+                setting = {"method": method, "knob": knob, "times": times, "seed": seed, "split": "test"}
+                runs.append({"setting": setting, "metrics": {"accuracy": value(0.6)}, "path": path,
+                             "tokens": {"policy": [40, 30]}})  # fmt: skip
+                points = {"kl": torch.tensor(kl[1:]), "gain": torch.tensor(gain[1:])}
+                each.append({"setting": setting} | {name: x[:, None].double() + around for name, x in points.items()})
+            memory = {"method": method, "knob": "memory", "times": 1, "seed": seed, "split": "test"}
+            runs.append({"setting": memory, "peak_mb": 100 * factor})
+    return {"runs": runs}, each
 
 
 def test_the_interval_of_a_spread_is_the_textbooks():
@@ -165,17 +166,20 @@ def test_the_interval_covers_the_spread_as_often_as_it_says():
         assert np.mean([s.low <= 1 <= s.high for s in spreads]) == pytest.approx(0.95, abs=0.015)
 
 
-def test_gain_at_a_kl_is_read_off_the_curve():
-    found = table.gain_at_kl(stored(), "dpo", 1.5)
-    expected = [math.sqrt(1.5) * (1 + seed / 10) - 0.15 for seed in range(5)]
-    assert found.value == pytest.approx(np.mean(expected), abs=1e-6)
-    assert table.gain_at_kl(stored(), "rloo", 1.5, less="dpo").value == pytest.approx(0)
-    with pytest.raises(ValueError, match=r"0 seeds have a point at 2\.5 nats"):
-        table.gain_at_kl(stored(), "dpo", 2.5)
+def test_two_spreads_of_the_same_seeds_are_told_apart_as_often_as_the_test_says():
+    draw = np.random.default_rng(0)
+    shared, ours, theirs = (draw.normal(size=(2000, 8)) for _ in range(3))  # what a seed does to both
+    p = [table.p_of_spreads(s + a, s + b) for s, a, b in zip(shared, ours, theirs, strict=True)]
+    assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.015)
+    apart = [table.p_of_spreads(s + 6 * a, s + b) for s, a, b in zip(shared, ours, theirs, strict=True)]
+    assert np.mean(np.array(apart) < 0.05) > 0.75
+    assert table.p_of_spreads([1, 2, 3], [2, 3, 4]) == 1 and table.p_of_spreads([1, 2, 3], [5, 5, 5]) == 0
+    with pytest.raises(ValueError, match="ours"):
+        table.p_of_spreads([1.0, 2.0], [1.0, 3.0])
 
 
 def test_gain_at_equal_work_lies_between_the_measured_points():
-    data = stored()
+    data, _ = grid_of()
     assert table.gain_at_work(data, "dpo", 50).value == pytest.approx(
         np.mean([1 + seed / 10 - 0.1 for seed in range(5)])  # half the work of a run that ends at 2 nats: 1 nat
     )
@@ -186,25 +190,71 @@ def test_gain_at_equal_work_lies_between_the_measured_points():
 
 
 def test_an_effect_is_taken_seed_by_seed():
-    data = stored()
-    found = table.effect(data, "dpo", "beta", 3, "kl")
-    assert found.value == found.low == found.high == -1.0
-    found = table.effect(data, "dpo", "beta", 3, "kl", ratio=True)
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
-    with pytest.raises(KeyError, match="no run with"):
-        table.effect(data, "dpo", "lr", 3, "kl")
+    _, each = grid_of()
+    assert table.wrong(each, "rloo") == [("beta", 3), ("epochs", 3), ("steps", 3)]
+    gain, log = table.effect(each, "dpo", "beta", 3)
+    expected = [1 + seed / 10 - 0.1 - (math.sqrt(2) * (1 + seed / 10) - 0.2) for seed in range(5)]
+    assert gain.value == pytest.approx(np.mean(expected)) and (gain.seeds, gain.prompts) == (5, 40)
+    factor = table.multiple(log)
+    assert (factor.value, factor.low, factor.high) == pytest.approx((0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match="0 runs of 0 seeds"):
+        table.effect(each, "dpo", "lr", 3)
+    each[0]["kl"] -= 3
+    with pytest.raises(ValueError, match="kl is"):
+        table.effect(each, "dpo", "beta", 3)
 
 
 def test_the_table_has_every_row_filled():
-    rows = table.table(stored(), kl=1.0)
+    stored, each = grid_of()
+    rows = table.table(stored, each, kl=1.5)
     assert all(len(row) == 4 and all(row) for row in rows)
     found = {row[0]: row[1:] for row in rows}
-    assert found["reward model: share of the work"] == ["67% [67%, 67%]", "50% [50%, 50%]", "0%"]
-    assert (
-        found["work (thousands)"][1:] == ["0 [0, 0]", "0 [0, 0]"] and found["KL paid (nats)"][2] == "2.00 [2.00, 2.00]"
-    )
-    assert found["gain at DPO's work"][1] == "0.00 [-0.00, 0.00]" or found["gain at DPO's work"][1].startswith("0.00")
+    assert found["reward model: share of the work"] == ["67% [67%, 67%]", "50% [50%, 50%]", "0% [0%, 0%]"]
+    assert found["work (thousands)"] == ["0 [0, 0]"] * 3 and found["KL paid (nats)"][2].startswith("2.00 ")
+    assert found["gain at 1.5 nats of KL"][0].startswith(f"{math.sqrt(1.5) * 1.2 - 0.15:.2f} ")
+    assert found["gain at the work of one DPO run"][1].startswith("0.00 ")
+    assert found["KL as a multiple, the worst setting 3 times wrong"][2] == "0.5 [0.5, 0.5]"
     assert table.markdown(rows).count("\n") == len(rows) + 1
+    far = {row[0]: row[1:] for row in table.table(stored, each, kl=2.5)}
+    assert far["gain at 2.5 nats of KL"] == ["not reached"] * 3
+
+
+# ------------------------------------------------------------------------------------------- what lesson 11 says
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return load("rlhf-vs-dpo"), by_prompt("rlhf-vs-dpo")
+
+
+def test_one_run_of_dpo_is_half_the_work_of_rloos_pipeline_and_a_third_of_ppos(whole):
+    work = {
+        m: np.mean([run["path"][-1]["work"] for run in table.runs(whole[0], m).values()])
+        for m in ("dpo", "rloo", "ppo")
+    }
+    assert work["rloo"] / work["dpo"] == pytest.approx(2, abs=0.3) and work["ppo"] / work["dpo"] == pytest.approx(
+        3, abs=0.5
+    )
+    share = [run["path"][0]["work"] / run["path"][-1]["work"] for run in table.runs(whole[0], "rloo").values()]
+    assert min(share) > 0.5
+
+
+def test_by_the_objective_and_by_the_spread_over_seeds_no_method_is_told_from_dpo(whole):
+    (gain, kl), better, spreads = table.ends(whole[1], "dpo"), {}, {}
+    assert gain.shape == (8, 200)
+    for method in ("rloo", "ppo"):
+        ours, far = table.ends(whole[1], method)
+        better[method] = objective(ours - gain, far - kl, table.BETA)
+        for what, a, b in (("gain", ours, gain), ("kl", far, kl)):
+            spreads[method, what] = table.p_of_spreads(a.mean(1), b.mean(1))
+    assert all(verdict.says != "differs" for verdict in verdicts(better, PROTOCOL.margin).values())
+    assert min(holm(spreads).values()) > PROTOCOL.alpha
+
+
+def test_at_equal_kl_the_true_reward_is_not_below_dpo():
+    rows = forest("rlhf-vs-dpo", "method", "dpo", table.BUDGETS, knob=table.CURVE)
+    truth = [row for (method, _), row in rows.items() if method == "rloo-gold"]
+    assert truth and all(row.at.square_root.high > 0 for row in truth)
 
 
 # ------------------------------------------------------------------------------------------- figures
@@ -219,7 +269,7 @@ def fits(fig):
 
 
 def test_cost_and_quality_draws_means_of_points_and_every_seed():
-    data = stored()
+    data, _ = grid_of()
     paths = {
         name: [run["path"] for run in table.runs(data, method).values()]
         for name, method in (("DPO", "dpo"), ("RLOO", "rloo"))
