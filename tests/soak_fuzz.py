@@ -231,10 +231,6 @@ FUNCTIONS: dict[Callable, dict[str, Given]] = {
     ab_tests.at_equal_length: {"difference": row(), "lengths": row(-9, 9), "seed": SEED},
     frontier.on_front: {"points": POINTS},
     frontier.fit_gain: {"points": POINTS},
-    frontier.gain_at: {
-        "curve": fixed(lambda: {k: [(1.0, 0.5 + k / 9), (4.0, 1.0), (9.0, 1.2)] for k in range(4)}), "kl": one(2.0),
-        "less": fixed(lambda: None), "reach": one(4.0, "inf"),
-    },
     costs.model_memory: {"parameters": one(7e6), "frozen": one(1), "frozen_bytes": one(4), "trained": one(1)},
     costs.plan_memory: {"parameters": one(7e6), "frozen_bytes": one(4)},
     costs.plan_work: {"pairs": one(500), "length": one(30), "completions": one(900)},

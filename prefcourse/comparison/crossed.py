@@ -144,14 +144,6 @@ def verdicts(family: Mapping[str, Crossed], margin: float, alpha: float = 0.05) 
     return found
 
 
-def p_of_interval(found: Estimate, df: int) -> float:
-    """Two-sided p-value of "the mean is 0", from a 95 % interval that was made with Student's t and `df`."""
-    half = (found.high - found.low) / 2
-    if half == 0:
-        return float(found.value == 0)
-    return 2 * student_tail(abs(found.value) / half * student_quantile(0.975, df), df)
-
-
 def student_tail(t: float, df: float) -> float:
     """P(T > t) for Student's t with `df` degrees of freedom, which need not be whole.
 

@@ -2,8 +2,6 @@
 
     points = frontier({"sft": world.sft, "dpo": dpo, "ipo": ipo}, world)       # by KL; point.best: none beats it
     runs = curves(load("methods"))                                            # method → seed → (kl, gain) of its runs
-    gain_at(runs["ipo"], 5.0)                                                 # its gain at 5 nats, over seeds
-    gain_at(runs["ipo"], 5.0, less=runs["dpo"])                               # and what it has over DPO there
     ahead_of({0: (4.1, 0.9), 1: (5.2, 1.1)}, runs["dpo"])                     # one run a seed, each at its own KL
 
 Two methods are compared at the same KL, or on the whole curve: a larger step along the same curve is not a better
@@ -11,7 +9,6 @@ method (Rafailov et al. 2023, Fig. 2). KL is the price that the objective names,
 optimised: by Gao et al. (2023, Sec. 4.1) it cannot compare that between best-of-n and RL.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +16,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from prefcourse.comparison.ab_tests import holm
-from prefcourse.comparison.crossed import p_of_interval
-from prefcourse.evaluate import Estimate, evaluate, over_seeds
+from prefcourse.evaluate import Estimate, evaluate
 from prefcourse.finite import counted, number, numbers
 from prefcourse.worlds.world import World
 
@@ -112,8 +107,8 @@ def ahead_of(
 ) -> list[float]:
     """The gain of one point a seed, (kl, gain), less what `curve` of the same seed has by `fit_gain` at that KL.
 
-    points are taken at their own KL each, where `gain_at` asks for one KL of all. Raises ValueError for a seed that
-    `curve` lacks, or whose curve does not go so far: nothing is extrapolated.
+    points are taken at their own KL each, where `equal_kl.gain_at_kl` asks for one KL of all. Raises ValueError for a
+    seed that `curve` lacks, or whose curve does not go so far: nothing is extrapolated.
     """
     found = []
     for seed, (kl, gain) in points.items():
@@ -122,49 +117,6 @@ def ahead_of(
             raise ValueError(f"seed {seed}: the curve has no point as far as {kl:g} nats; give one that goes so far")
         found.append(gain - at[seed])
     return found
-
-
-def gain_at(
-    curve: Curve, kl: float, less: Curve | None = None, reach: float = 4.0, form: str = "square root"
-) -> Estimate:
-    """The gain at `kl` nats by `fit_gain`, over the seeds that go so far; with `less`, minus another's, seed by seed.
-
-    Only points up to `reach` times as far are fitted. There is no extrapolation: raises ValueError if fewer than three
-    seeds (of both) have a point as far as `kl`.
-    """
-    kl, reach = number("kl", kl, above=0), number("reach", reach, least=1, most=math.inf)
-    found = [_gains(one, kl, reach, form) for one in (curve, less) if one is not None]
-    seeds = sorted(set.intersection(*map(set, found)))
-    if len(seeds) < 3:
-        have = counted(len(seeds), "seed has", "seeds have")
-        raise ValueError(f"{have} a point at {kl:g} nats; allowed are 3 and more")
-    return over_seeds([found[0][seed] - (found[1][seed] if less is not None else 0) for seed in seeds])
-
-
-def gains_over(
-    methods: Mapping[str, Curve], baseline: str, budgets: Sequence[float]
-) -> dict[tuple[str, float], tuple[Estimate, float]]:
-    """(method, KL) → its gain less the baseline's, and Holm's p over all these rows: they are one table.
-
-    Only rows that three seeds of both reach, by `gain_at`: an interval holds the prompts fixed. For runs that are
-    stored by prompt `equal_kl.forest` draws prompts as well, and asks for points on both sides of a KL.
-    """
-    found: dict[tuple[str, float], Estimate] = {}
-    p: dict[tuple[str, float], float] = {}
-    for name in methods:
-        for kl in budgets:
-            far = [_reach(methods[side]) for side in (name, baseline)]
-            seeds = sum(min(reach.get(seed, 0.0) for reach in far) >= kl for seed in far[0])
-            if name != baseline and seeds >= 3:
-                found[name, kl] = gain_at(methods[name], kl, less=methods[baseline])
-                p[name, kl] = p_of_interval(found[name, kl], df=seeds - 1)
-    adjusted = holm(p) if p else {}
-    return {row: (gap, adjusted[row]) for row, gap in found.items()}
-
-
-def _reach(curve: Curve) -> dict[int, float]:
-    """seed → the largest KL of its points."""
-    return {seed: max((kl for kl, _ in points), default=0.0) for seed, points in curve.items()}
 
 
 def _gains(curve: Curve, kl: float, reach: float, form: str) -> dict[int, float]:

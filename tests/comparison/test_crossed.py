@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prefcourse.comparison import crossed as c
-from prefcourse.evaluate import T975, Estimate
+from prefcourse.evaluate import T975
 
 TABLE = {1: 12.7062, 5: 2.5706, 10: 2.2281, 30: 2.0423, 120: 1.9799}  # of any book, two-sided 5 %
 
@@ -15,16 +15,6 @@ TABLE = {1: 12.7062, 5: 2.5706, 10: 2.2281, 30: 2.0423, 120: 1.9799}  # of any b
 @pytest.mark.parametrize(("df", "t"), TABLE.items())
 def test_students_t_is_that_of_the_tables(df, t):
     assert c.student_quantile(0.975, df) == pytest.approx(t, abs=6e-5)
-
-
-@pytest.mark.parametrize("df", [2, 4, 7])
-def test_a_p_value_can_be_had_from_an_interval(df):
-    assert c.p_of_interval(Estimate(1.0, 0.0, 2.0), df) == pytest.approx(0.05)  # it ends at 0
-    assert c.p_of_interval(Estimate(0.0, -1.0, 1.0), df) == pytest.approx(1)
-    assert c.p_of_interval(Estimate(-2.0, -3.0, -1.0), df) == pytest.approx(
-        2 * c.student_tail(2 * T975[df], df), abs=1e-4
-    )
-    assert c.p_of_interval(Estimate(1.0, 1.0, 1.0), df) == 0
 
 
 def test_students_t_is_the_one_that_intervals_over_seeds_use():

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from prefcourse.comparison import frontier
-from prefcourse.evaluate import Estimate, over_seeds
+from prefcourse.evaluate import Estimate
 
 
 def test_the_front_has_whom_nobody_beats():
@@ -24,40 +24,6 @@ def test_curves_gather_the_runs_of_a_seed_in_order_of_kl():
 
 def made(a, b, *kls):
     return [(kl, a * math.sqrt(kl) - b * kl) for kl in kls]
-
-
-def test_a_gain_is_read_from_the_fitted_curve_and_compared_seed_by_seed():
-    one = {seed: made(1 + seed, 0.1, 1, 3, 7) for seed in range(3)}
-    less = {seed: made(0.5 + seed, 0.1, 1, 3, 9) for seed in range(3)}
-    assert frontier.fit_gain(one[2]) == pytest.approx((3, 0.1))
-    found = frontier.gain_at(one, 4.0)
-    expected = over_seeds([2 * (1 + seed) - 0.4 for seed in range(3)])
-    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
-    apart = frontier.gain_at(one, 4.0, less=less)
-    assert (apart.value, apart.low, apart.high) == pytest.approx((1, 1, 1)), "what the seeds share drops out"
-
-
-def test_a_gain_far_away_changes_nothing_and_nothing_is_extrapolated():
-    near = {seed: made(1, 0.1, 1, 2, 4) for seed in range(3)}
-    far = {seed: [*points, (40.0, -5.0)] for seed, points in near.items()}
-    assert frontier.gain_at(near, 4.0) == frontier.gain_at(far, 4.0)
-    with pytest.raises(ValueError, match="0 seeds have a point at 5 nats"):
-        frontier.gain_at(near, 5.0)
-
-
-def test_a_table_of_gains_is_one_family_and_has_only_what_three_seeds_reach():
-    noise = (0.0, 0.1, -0.1, 0.05)
-    flat = {seed: made(1, 0.1, 1, 3, 5) for seed in range(4)}
-    far = {seed: made(2 + noise[seed], 0.1, 1, 3, 9) for seed in range(4)}
-    near = {seed: made(1 + noise[seed], 0.1, 1, 3) for seed in range(3)}
-    rows = frontier.gains_over({"flat": flat, "far": far, "near": near}, "flat", (2.0, 4.0, 7.0))
-    assert list(rows) == [("far", 2.0), ("far", 4.0), ("near", 2.0)], "flat ends at 5 nats and near at 3"
-    gap, p = rows["far", 4.0]
-    assert gap.value == pytest.approx(frontier.gain_at(far, 4.0, less=flat).value) and gap.value > 1.9
-    assert p < 0.01 < 0.5 < rows["near", 2.0][1]
-    (alone,) = frontier.gains_over({"flat": flat, "far": far}, "flat", (4.0,)).values()
-    assert p == pytest.approx(3 * alone[1]), "Holm over the three rows: both rows of far are alike"
-    assert frontier.gains_over({"flat": flat}, "flat", (2.0,)) == {}
 
 
 def test_a_point_of_each_seed_is_compared_with_its_own_curve_at_its_own_kl():
