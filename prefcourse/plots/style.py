@@ -211,10 +211,8 @@ def _write_labels(axes, labels: Sequence[tuple[float, float, str]], curves: Sequ
         taken.append(np.stack(np.meshgrid(*rows.T), axis=-1).reshape(-1, 2))
 
 
-def _forests(
-    rows: Sequence[tuple], looks: Sequence[tuple[str, str]], *, title: str, bars: str = "over seeds"
-) -> tuple[Figure, np.ndarray]:
-    """Two panels of points with intervals, one row each, a gap between groups; the right axis is logarithmic.
+def _forests(rows: Sequence[tuple], looks: Sequence[tuple], *, title: str, bars: str = "over seeds"):
+    """Figure and two panels of points with intervals, a row each, a gap between groups; the right axis is logarithmic.
 
     rows: (group, what, left, right), the last two as value, low, high. looks: colour and marker of each row. bars: what
     the intervals are over. To be called inside the caller's rc_context.
