@@ -1,8 +1,10 @@
 """What a method gains at a KL, over seeds and prompts, by two forms of the curve, and how far best-of-n really goes.
 
-runs = results.by_prompt("methods")
-ours, theirs = measured(runs, method="ipo"), measured(runs, method="dpo")     # seed → (kl, gain) by prompt
-at = gain_at_kl(ours, 3.0, less=theirs)    # at.square_root, at.rl; at.disagree where they do not say alike
+    runs = results.by_prompt("methods")
+    ours, theirs = measured(runs, method="ipo"), measured(runs, method="dpo")     # seed → (kl, gain) by prompt
+    at = gain_at_kl(ours, 3.0, less=theirs)    # at.square_root, at.rl; at.disagree where they do not say alike
+
+A seed counts at a KL only with points on both sides of it: nothing is extrapolated.
 """
 
 import math

@@ -18,6 +18,7 @@ from prefcourse.comparison import equal_kl
 from prefcourse.comparison.ab_tests import holm
 from prefcourse.comparison.crossed import Crossed, interval
 from prefcourse.comparison.equal_kl import Row, measured
+from prefcourse.evaluate import Estimate
 from prefcourse.finite import counted
 from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import by_prompt
@@ -31,6 +32,11 @@ def over(values: list[float]) -> Crossed:
     if math.isinf(spread):
         return Crossed(values[0], -math.inf, math.inf, math.inf, 1.0, 1, 0)
     return interval(float(np.mean(values)), spread, len(values) - 1, len(values), 0)
+
+
+def factor(found: Estimate) -> Estimate:
+    """What was computed on logarithms as a factor, or as a geometric mean."""
+    return Estimate(*(math.exp(x) for x in (found.value, found.low, found.high)))
 
 
 def seeds_of(stored: Mapping, metric: str, by: str, **setting: Any) -> dict[Any, dict[int, float]]:

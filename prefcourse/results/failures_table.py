@@ -1,11 +1,12 @@
 """Reading the grid `failures`: what each arm found, and a table of an arm less another, Holm over all that it shows.
 
-ends("noise", "dpo", "gain")                       # (seeds, prompts); anything else: one number a seed
-print(found := compare("noise", "held_ranked"))    # means, and each arm less the run that fails, with intervals
-found.says("cdpo", "kl")                           # "+" or "-" where they differ, "=" the same gain, "" neither
+    ends("noise", "dpo", "gain")                       # (seeds, prompts); anything else: one number a seed
+    print(found := compare("noise", "held_ranked"))    # means, and each arm less the run that fails, with intervals
+    found.says("cdpo", "kl")                           # "+" or "-" where they differ, "=" the same gain, "" neither
+
+Gains are over seeds and prompts, all else over seeds; of KL the logarithm.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +16,7 @@ from torch import Tensor
 
 from prefcourse.comparison.ab_tests import holm
 from prefcourse.comparison.crossed import Crossed, crossed, verdicts
-from prefcourse.evaluate import Estimate
-from prefcourse.results.answers import over
+from prefcourse.results.answers import factor, over
 from prefcourse.results.failures import ARMS, CONTROLS
 from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import by_prompt, load, table
@@ -61,11 +61,6 @@ class Comparison:
                 found = [_number(self.apart[arm, c, other], c, apart=True) for c in columns]
                 rows.append(f"{arm:{width}}" + "".join(f"{x:>22}{m}" for x, m in zip(found, marks, strict=True)))
         return "\n".join(row.rstrip() for row in rows)
-
-
-def factor(found: Estimate) -> Estimate:
-    """What was computed on logarithms as a factor, or as a geometric mean."""
-    return Estimate(*(math.exp(x) for x in (found.value, found.low, found.high)))
 
 
 def _number(found: Crossed, column: str, apart: bool = False) -> str:

@@ -20,7 +20,7 @@ from prefcourse.comparison.crossed import Crossed, crossed, objective, paired, s
 from prefcourse.comparison.equal_kl import gain_at_kl, measured
 from prefcourse.evaluate import Estimate, over_seeds
 from prefcourse.finite import counted, number, numbers, same_shape
-from prefcourse.results.answers import over
+from prefcourse.results.answers import factor, over
 from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import table as at_ends
 
@@ -87,16 +87,11 @@ def effect(each: Sequence[Mapping], method: str, knob: str, times: float) -> tup
     """What one wrong knob changes: the gain, over seeds and prompts; the logarithm of the KL's multiple, over seeds.
 
     Multiples are averaged as logarithms: a KL that doubles in one seed and halves in another has not changed on
-    average. `multiple` takes the logarithm away. Raises ValueError if the KL of a run is 0 or less.
+    average. `factor` takes the logarithm away. Raises ValueError if the KL of a run is 0 or less.
     """
     (gain, kl), (usual, usual_kl) = ends(each, method, knob, times), ends(each, method)
     both = [[number("kl", value, above=0) for value in side.mean(1).tolist()] for side in (kl, usual_kl)]
     return paired(gain, usual), over([math.log(ours / theirs) for ours, theirs in zip(*both, strict=True)])
-
-
-def multiple(log: Crossed) -> Estimate:
-    """How many times as large, from a logarithm with its interval."""
-    return Estimate(*(math.exp(x) for x in (log.value, log.low, log.high)))
 
 
 def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
@@ -157,7 +152,7 @@ def table(stored: Mapping, each: Sequence[Mapping], kl: float) -> list[list[str]
 
     def worst(method: str) -> Estimate:
         tried = [effect(each, method, *which)[1] for which in wrong(each, method)]
-        return multiple(max(tried, key=lambda log: abs(log.value)))
+        return factor(max(tried, key=lambda log: abs(log.value)))
 
     accuracy = format(over_runs(lambda run: run["metrics"]["accuracy"]["value"], "rloo"), ".3f")
     return [

@@ -195,7 +195,7 @@ def test_an_effect_is_taken_seed_by_seed():
     gain, log = table.effect(each, "dpo", "beta", 3)
     expected = [1 + seed / 10 - 0.1 - (math.sqrt(2) * (1 + seed / 10) - 0.2) for seed in range(5)]
     assert gain.value == pytest.approx(np.mean(expected)) and (gain.seeds, gain.prompts) == (5, 40)
-    factor = table.multiple(log)
+    factor = table.factor(log)
     assert (factor.value, factor.low, factor.high) == pytest.approx((0.5, 0.5, 0.5))
     with pytest.raises(ValueError, match="0 runs of 0 seeds"):
         table.effect(each, "dpo", "lr", 3)
