@@ -31,6 +31,7 @@ while True:
         print(file.append(texts)["id"], flush=True)
     file.close()
 """
+STARTED = 60  # seconds within which a writer reports a label, on a machine with much else to do
 
 
 def contend(folder: Path, kills: int, seed: int = 0) -> int:
@@ -45,6 +46,10 @@ def contend(folder: Path, kills: int, seed: int = 0) -> int:
         for turn in range(kills + 2):
             writers[turn] = start(turn)
             if len(writers) > 2:
+                until = time.monotonic() + STARTED
+                while not any((folder / f"writer-{number}").stat().st_size for number in writers):
+                    assert time.monotonic() < until, f"no writer reported a label in {STARTED} s"
+                    time.sleep(0.01)
                 time.sleep(rng.uniform(0.02, 0.12))
                 unlucky = rng.choice(list(writers))
                 writers[unlucky].kill()
