@@ -1,10 +1,11 @@
-"""The grids of lesson 03: how good and how calibrated a reward model is, by number of pairs, label noise and margin."""
+"""The grids of lesson 03: how good and how calibrated a reward model is, by pairs, label noise, margin, and rate."""
 
 import random
 from collections.abc import Callable
 
 from prefcourse.annotation.annotators import flipped
-from prefcourse.results.answers import by_value
+from prefcourse.results.answers import against, by_value
+from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import Grid, metrics, seeded
 from prefcourse.rlhf.calibration import assess, fit_temperature
 from prefcourse.rlhf.reward_model import RewardModel, pair_margins, train_reward_model
@@ -13,6 +14,14 @@ from prefcourse.worlds.world import World
 PAIRS = 2_000  # of the runs on noise and on the margin, and of the run in the lesson
 JUDGED = 2_000  # test pairs of a run, and half as many validation pairs for its temperature: the first of them
 AS_TRAINED = ("accuracy", "gold_order", "nll", "ece", "ece_gold")
+TRAININGS: dict[str, dict[str, float]] = {  # by another rate, or another number of passes, than the defaults
+    "defaults": {},
+    "a quarter of the rate": {"lr": 3.75e-5},
+    "half the rate": {"lr": 7.5e-5},
+    "twice the rate": {"lr": 3e-4},
+    "two passes": {"epochs": 2},
+    "two passes at half the rate": {"lr": 7.5e-5, "epochs": 2},
+}
 
 
 def fit_and_assess(
@@ -33,6 +42,14 @@ def fit_and_assess(
     scaled = metrics(assess(margins / temperature, test), ("nll", "ece", "ece_gold"))
     found |= {f"{name}_scaled": value for name, value in scaled.items()}
     return model, {"metrics": found, "temperature": round(temperature, 4)}
+
+
+def trained_so(world: World, training: str, seed: int) -> dict:
+    """A reward model trained on PAIRS pairs as TRAININGS says, judged on the first JUDGED validation pairs."""
+    rows = random.Random(seed).sample(world.pairs["train"], PAIRS)
+    model, _ = train_reward_model(world.sft, rows, world.tokenizer, seed=seed, progress=False, **TRAININGS[training])
+    judged = world.pairs[PROTOCOL.choose_on][:JUDGED]
+    return {"metrics": metrics(assess(pair_margins(model, judged), judged), AS_TRAINED)}
 
 
 def _run(**fixed: float) -> Callable[..., dict]:
@@ -70,5 +87,14 @@ GRIDS: dict[str, Grid] = {
         tells="Two margins, one number of pairs.",
         answer=by_value("accuracy", "margin"),
         seconds=31,
+    ),
+    "reward-model-rates": Grid(
+        what="reward models trained on 2,000 pairs at other rates and with another pass; validation pairs",
+        settings=[s | {"seed": PROTOCOL.choose_seeds[0] + s["seed"]} for s in seeded(training=tuple(TRAININGS))],
+        run=trained_so,
+        asks="At which rate, and how often, should a reward model read its pairs?",
+        tells="A few settings, judged by order and likelihood, on pairs and with seeds that nothing is reported on.",
+        answer=against("gold_order", "training", "defaults"),
+        seconds=30,
     ),
 }

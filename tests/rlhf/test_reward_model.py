@@ -276,3 +276,8 @@ def test_a_run_of_the_grid_reports_before_and_after_the_temperature(monkeypatch)
     assert found["ece_gold"]["value"] > 0.1 > found["ece_gold_scaled"]["value"]
     assert found["gold_order"]["value"] == 1 and found["nll_scaled"]["value"] < found["nll"]["value"]
     assert set(reward_models.GRIDS) <= set(results.GRIDS)
+
+    monkeypatch.setattr(reward_models, "PAIRS", 100)
+    found = reward_models.trained_so(world, "two passes", seed=91)["metrics"]
+    assert seen["settings"] == {"epochs": 2, "seed": 91, "progress": False}
+    assert found["accuracy"]["value"] == sum(row["chosen_score"] > row["rejected_score"] for row in rows[:200]) / 200
