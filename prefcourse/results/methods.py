@@ -158,7 +158,7 @@ def pool(world: World, seed: int, split: str, n: int) -> tuple[list[list[str]], 
 
 
 def sweep(world: World, **setting: float) -> dict:
-    """`variants.beta_sweep` looked at on the protocol's test prompts, each kept; by Adam's constant at its end only."""
+    """`variants.beta_sweep` looked at on the protocol's test prompts, each kept; `optimiser` at its end only."""
     return variants.beta_sweep(world, **setting, by_prompt=True, on_the_way="beta2" not in setting)
 
 
@@ -196,15 +196,17 @@ GRIDS: dict[str, Grid] = {
         seconds=150,
     ),
     "optimiser": Grid(
-        what="the runs of beta-sweep under other second constants of Adam, and with four times the pairs a step",
+        what="the runs of beta-sweep under other second constants of Adam, with four times the pairs a step, and with "
+        "labels that agree",
         settings=[
             *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.9, 0.999), batch=(BATCH,)),
             *seeded(beta=(0.1,), lr=(2e-4,), beta2=(0.99,), batch=(4 * BATCH,)),
+            *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.99,), batch=(BATCH,), labels=("ordered",)),
         ],
         run=sweep,
-        asks="Is it β that stops a run, or Adam's long memory of large gradients?",
-        tells="Two other constants and one other batch, all else as in beta-sweep, whose runs (0.99, 16 pairs) are the "
-        "baseline, seed by seed.",
+        asks="What holds a large β back: Adam's long memory of large gradients, or labels that contradict each other?",
+        tells="Two other constants, one other batch, and labels by the order of gold; each changes one thing of "
+        "beta-sweep, whose runs (0.99, 16 pairs, drawn labels) are the baseline, seed by seed.",
         answer=by_value("kl", "beta2", beta=5.0),
         seconds=150,
     ),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
+from prefcourse.annotation.annotators import exchanged
 from prefcourse.evaluate import METRICS, MORE
 from prefcourse.preferences import Row
 from prefcourse.results.look import Look, at_end, ended, gain, gold, kl, length
@@ -81,14 +82,18 @@ def unbalanced(rows: list[Row]) -> list[Row]:
 
 def beta_sweep(
     world: World, beta: float, lr: float, seed: int, split: str = "test", beta2: float = 0.99, batch: int = 0,
-    by_prompt: bool = False, on_the_way: bool = True,
+    labels: str = "drawn", by_prompt: bool = False, on_the_way: bool = True,
 ) -> dict:  # fmt: skip
     """DPO for STEPS steps at a constant rate; path: a point at the steps EARLY and at the end.
 
     beta2: how long Adam remembers squared gradients, over about 1 / (1 - beta2) steps. batch: pairs of a step (0:
-    BATCH); there are as many pairs in all, so fewer steps. by_prompt: look at the protocol's prompts and keep each.
-    on_the_way: look at the steps EARLY, too.
+    BATCH); there are as many pairs in all, so fewer steps. labels: as the coin drew them, or "ordered": the text with
+    the higher gold reward is chosen, so that no label contradicts another. by_prompt: look at the protocol's prompts
+    and keep each. on_the_way: look at the steps EARLY, too.
     """
+    rows, known = world.pairs["train"], getattr(world, "sft_logps", None)
+    if labels == "ordered":
+        rows, known = [exchanged(row) if row["chosen_score"] < row["rejected_score"] else row for row in rows], None
     batch, count = batch or BATCH, PROTOCOL.prompts if by_prompt else PROBE
     fewer = batch // BATCH
     policy = copy.deepcopy(world.sft)
@@ -97,9 +102,9 @@ def beta_sweep(
     looks = [step for step in (max(early // fewer, 1) for early in EARLY if on_the_way) if step < steps]
     with adam(beta2):
         history = train(
-            policy, world.pairs["train"], world.tokenizer, loss="dpo", beta=beta, lr=lr, steps=steps, seed=seed,
-            batch_size=batch, schedule="constant", progress=False, reference=getattr(world, "sft_logps", None),
-            measure=look.at(looks, every), every=every,
+            policy, rows, world.tokenizer, loss="dpo", beta=beta, lr=lr, steps=steps, seed=seed, batch_size=batch,
+            schedule="constant", progress=False, reference=known, measure=look.at(looks, every),
+            every=every,
         )  # fmt: skip
     logs = rounded({"train_accuracy": last(history["rewards/accuracies"])})
     return finish(look, policy, steps) | logs

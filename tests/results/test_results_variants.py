@@ -74,6 +74,28 @@ def test_more_pairs_a_step_are_fewer_steps_on_as_many_pairs(world):
     assert [point["step"] for point in run["path"]] == [1, 2]
 
 
+def test_ordered_labels_choose_the_better_text_and_change_nothing_else(world, monkeypatch):
+    seen, scores = [], {"chosen_score": 0.0, "rejected_score": 1.0}
+    world.pairs["train"] = [
+        row | (scores if number % 2 else dict(zip(scores, (1.0, 0.0), strict=True)))
+        for number, row in enumerate(world.pairs["train"])
+    ]
+
+    def train(_, rows, *__, **settings):
+        seen.append((rows, settings | {"measure": None}))
+        return {"rewards/accuracies": [0.5]}
+
+    monkeypatch.setattr(variants, "train", train)
+    monkeypatch.setattr(variants, "finish", lambda *_: {})
+    for labels in ("drawn", "ordered"):
+        variants.beta_sweep(world, beta=0.1, lr=1e-3, seed=0, labels=labels)
+    (drawn, usual), (ordered, same) = seen
+    assert usual == same and drawn == world.pairs["train"]
+    assert all(row["chosen_score"] >= row["rejected_score"] for row in ordered)
+    assert [{a["chosen"], a["rejected"]} for a in drawn] == [{b["chosen"], b["rejected"]} for b in ordered]
+    assert any(a["chosen"] != b["chosen"] for a, b in zip(drawn, ordered, strict=True))
+
+
 def test_adams_second_constant_is_changed_for_one_run_only(world, monkeypatch):
     seen = []
 
