@@ -98,8 +98,7 @@ def forest(
     """(value of `by`, KL) → its gain less the baseline's at that KL, and what may be said, for the KLs `budgets`.
 
     name: of a stored grid. Only runs whose setting has all of `setting` count; a tuple allows each of its values. Holm
-    is over all rows. Raises FileNotFoundError for a grid that is not stored by prompt, as those of the older protocol
-    are not.
+    is over all rows. Raises FileNotFoundError for a grid that is not stored by prompt.
     """
     allowed = {key: value if isinstance(value, tuple) else (value,) for key, value in setting.items()}
     runs = [
@@ -115,11 +114,9 @@ def forest(
 def at_equal_kl(
     name: str, by: str, baseline: Any, budgets: Sequence[float] = PROTOCOL.budgets, **setting: Any
 ) -> Answer:
-    """The rows of `forest` in a line; of a file of the older protocol there is none (ValueError)."""
+    """The rows of `forest` in a line."""
 
     def answer(stored: Mapping) -> str:
-        if "protocol" not in stored:
-            raise ValueError("runs end at different KLs, and are not stored by prompt to be compared at one")
         rows = forest(name, by, baseline, budgets, **setting).items()
         said = (f"{value} at {kl:g} nats: {row.at.square_root:+.2f} {row.says}" for (value, kl), row in rows)
         return f"gain less that of {baseline}, Holm over {len(rows)}: " + " · ".join(said)

@@ -2,7 +2,7 @@
 
     python -m prefcourse results --page          # writes it from the files beside it
 
-Answers are computed from the stored runs. A file of the older protocol says so, with its number of seeds.
+Answers are computed from the stored runs.
 """
 
 import json
@@ -11,11 +11,10 @@ from pathlib import Path
 
 from prefcourse.preferences import write_whole
 from prefcourse.results.grids import GRIDS
-from prefcourse.results.protocol import PROTOCOL, seeds_said
+from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.running import hours
 
 RULE = f"{PROTOCOL.rule}. The limit is {PROTOCOL.most_kl:g} nats"
-OLDER = "Few seeds, one learning rate for all, prompts held fixed; arms may differ in more than one thing."
 BUDGETS = " and ".join(f"{kl:g}" for kl in PROTOCOL.budgets)
 HEAD = f"""# Stored results
 
@@ -31,29 +30,29 @@ written by `python -m prefcourse results --page`; its numbers are computed from 
 - Families: {PROTOCOL.family}. "The same" means two one-sided tests, margin ± {PROTOCOL.margin:g} nats of gold reward.
 - At equal KL, {BUDGETS} nats: {PROTOCOL.equal_kl}.
 
-A row marked *older protocol* is from before, and of the course's earlier model, which wrote in pieces of words: one
-learning rate for all methods, prompts held fixed, no correction for the number of comparisons.
-
-| grid | asked | answer | can and cannot tell | protocol | runs | hours | command |
+| grid | asked | answer | can and cannot tell | seeds | runs | hours | command |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
 def page(folder: Path) -> str:
     """The page for the files of `folder`; grids without a file stand below the table, with expected hours."""
-    rows, other, missing = [], [], []
+    rows, other, missing, spent = [], [], [], 0.0
     for name, grid in GRIDS.items():
         path = folder / f"{name}.json"
         if not path.is_file():
             missing.append(f"- `{name}`: {grid.asks} (`python -m prefcourse results {name}`, about "
                            f"{hours(name, GRIDS):.1f} h)")  # fmt: skip
             continue
-        rows.append(_row(name, json.loads(path.read_text(encoding="utf-8"))))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        rows.append(_row(name, stored))
+        spent += _seconds(stored)
     for path in sorted(folder.glob("*.json")):
         if path.stem not in GRIDS:
             stored = json.loads(path.read_text(encoding="utf-8"))
             other.append(f"- `{path.name}`: `{stored['command']}`, {stored['date']}")
-    parts = [HEAD + "\n".join(rows)]
+    total = f"In all {spent / 3600:.1f} hours of one process with one thread, two of them at a time as a rule."
+    parts = [HEAD + "\n".join(rows), total]
     if other:
         parts.append("## Measurements that are no grid\n\n" + "\n".join(other))
     if missing:
@@ -70,13 +69,17 @@ def write(folder: Path) -> Path:
 
 def _row(name: str, stored: Mapping) -> str:
     grid = GRIDS[name]
-    seconds = stored.get("seconds", sum(run["seconds"] for run in stored["runs"]))
     tried = len(stored.get("tried", ()))
     runs = f"{len(stored['runs'])}" + (f", {tried} tries" if tried else "")
-    cells = [f"`{name}`", grid.asks, _answer(grid.answer, stored), stored.get("tells", OLDER),
-             seeds_said(stored), runs,
-             f"{seconds / 3600:.1f}", f"`{stored['command']}`"]  # fmt: skip
+    cells = [f"`{name}`", grid.asks, _answer(grid.answer, stored), stored["tells"],
+             str(len({run["setting"]["seed"] for run in stored["runs"]})), runs,
+             f"{_seconds(stored) / 3600:.1f}", f"`{stored['command']}`"]  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _seconds(stored: Mapping) -> float:
+    """What a grid took, tries included."""
+    return stored.get("seconds", sum(run["seconds"] for run in stored["runs"]))
 
 
 def _answer(answer, stored: Mapping) -> str:

@@ -14,15 +14,13 @@ and misses a best pair of which both are away from the middle. `Choice.edges` sa
 Rates are such that a run of this length stays near the KL limit at one of them: at 1e-3 the losses on pairs go to 40
 nats and more, and nothing is left to choose.
 
-A stored file carries `described()`, every setting tried with what it got, and what was chosen. A file without one is of
-the older protocol: three seeds, one learning rate for all, prompts held fixed.
+A stored file carries `described()`, every setting tried with what it got, and what was chosen.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefcourse.finite import counted
 from prefcourse.worlds.world import World
 
 
@@ -139,10 +137,3 @@ def cross(seeds: Sequence[int] = PROTOCOL.choose_seeds, **values: Sequence) -> l
     arms = [{**middle, name: option} for name, options in values.items() for option in options]
     settings = [middle, *(arm for arm in arms if arm != middle)]
     return [{**s, "seed": seed} for s in settings for seed in seeds]
-
-
-def seeds_said(stored: Mapping) -> str:
-    """ "8 seeds", or "older protocol: 3 seeds" for a file from before this one."""
-    seeds = {run["setting"]["seed"] for run in stored["runs"]}
-    said = counted(len(seeds), "seed")
-    return said if "protocol" in stored else f"older protocol: {said}"

@@ -181,7 +181,7 @@ def listing(name: str, grids: Mapping[str, Grid], work: Path, stored: Mapping | 
     for what, count, done in _points(grid.tries, place(work, name) / "tries", grid):
         lines.append(f"  try  {what}: {count} x {each:.0f} s, {done} done")
         total += (count - done) * each
-    expected = grid.seconds if stored is None else _mean(stored["runs"]) if "protocol" in stored else grid.seconds
+    expected = grid.seconds if stored is None else _mean(stored["runs"])
     each = seconds_of(place(work, name) / "runs", expected)
     for what, count, done in _points(grid.settings, place(work, name) / "runs", grid):
         lines.append(f"  run  {what}: {count} x {each:.0f} s, {done} done")

@@ -85,7 +85,7 @@ def by_prompt(name: str) -> list[dict[str, Any]]:
     kl (log π/π_SFT of the sample, nats) and gain (its gold reward less that of SFT's) have a row for each point of the
     run's path, and a column for each of the protocol's prompts. A value is right to half a step, 0.4 % of the largest
     of its row. For `comparison.equal_kl.measured`; the end of a run is run["gain"][-1]. Raises
-    FileNotFoundError if the grid is not stored by prompt: those of the older protocol are not.
+    FileNotFoundError if the grid is not stored by prompt.
     """
     path = data_folder() / "results" / f"{name}.safetensors"
     if not path.is_file():

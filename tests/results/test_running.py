@@ -171,10 +171,8 @@ def test_a_forest_of_stored_runs_is_at_equal_kl(counted, tmp_path, monkeypatch):
         assert row.says == "differs" and row.at.square_root.value == pytest.approx(kl**0.5, abs=0.01)
     some = results.forest("tiny", "method", "a", seed=(0, 1, 2))
     assert {row.at.square_root.seeds for row in some.values()} == {3}, "each value of a tuple counts, and no other"
-    text = answers.at_equal_kl("tiny", "method", "a")({"protocol": {}})
+    text = answers.at_equal_kl("tiny", "method", "a")({})
     assert text.startswith("gain less that of a, Holm over 2: b at 1.5 nats: +1.22 [")
-    with pytest.raises(ValueError, match="not stored by prompt"):
-        answers.at_equal_kl("tiny", "method", "a")({})
 
 
 def test_numbers_by_prompt_are_stored_in_a_byte_each(tmp_path):
