@@ -201,12 +201,13 @@ GRIDS: dict[str, Grid] = {
         settings=[
             *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.9, 0.999), batch=(BATCH,)),
             *seeded(beta=(0.1,), lr=(2e-4,), beta2=(0.99,), batch=(4 * BATCH,)),
-            *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.99,), batch=(BATCH,), labels=("ordered",)),
+            *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.99, 0.9), batch=(BATCH,), labels=("ordered",)),
         ],
         run=sweep,
         asks="What holds a large β back: Adam's long memory of large gradients, or labels that contradict each other?",
         tells="Two other constants, one other batch, and labels by the order of gold; each changes one thing of "
-        "beta-sweep, whose runs (0.99, 16 pairs, drawn labels) are the baseline, seed by seed.",
+        "beta-sweep, whose runs (0.99, 16 pairs, drawn labels) are the baseline, seed by seed. One arm changes memory "
+        "and labels together.",
         answer=by_value("kl", "beta2", beta=5.0),
         seconds=150,
     ),
