@@ -123,15 +123,15 @@ def unit_tests() -> list[Stage]:
         ),
         stage("pytest", 700, f"{PYTEST} --durations=5 tests", needs="test packages"),
         stage(
-            "pytest on Colab's versions", 220, f"{PYTEST} -W ignore::DeprecationWarning tests/checks tests/plots "
-            "tests/annotation/test_app.py tests/test_lesson.py",
+            "pytest on Colab's versions", 90, f"{PYTEST} -W ignore::DeprecationWarning tests/plots "
+            "tests/annotation/test_app.py tests/test_lesson.py tests/checks/test_predictions.py",
             needs="test packages, environments beside it", environment=ON_COLAB,
         ),
     ]  # fmt: skip
 
 
 def notebooks() -> list[Stage]:
-    """Every notebook with our versions; with Colab's three lessons, the solutions and the student copies."""
+    """Every notebook with our versions; with Colab's three lessons, and the solutions, which run every check."""
     lessons = [
         stage(f"lesson {path.stem[:2]}", 60, f"{NBVAL} {path.relative_to(ROOT)}", needs="test packages")
         for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -143,7 +143,6 @@ def notebooks() -> list[Stage]:
         stage("solutions", 150, f"{NBVAL} exercises/solutions", needs="test packages"),
         stage("student copies", 100, f"{NBVAL} exercises/*.ipynb", needs="test packages"),
         stage("solutions on Colab", 150, f"{NBVAL} exercises/solutions", needs=both, environment=ON_COLAB),
-        stage("student copies on Colab", 100, f"{NBVAL} exercises/*.ipynb", needs=both, environment=ON_COLAB),
         stage("lessons on Colab", 70, f"{NBVAL} {quick}", needs=both, environment=ON_COLAB),
     ]
 
