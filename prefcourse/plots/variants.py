@@ -110,7 +110,7 @@ def noise_robustness(gain: Mapping[str, Mapping[float, Sequence[float]]], kl: Ma
         panels[0].set_ylabel(GAIN)
         panels[0].set_title(_kept_in_words(gain))
         panels[1].set_ylabel(KL_LABEL)
-        panels[1].set_title("How far they went")
+        panels[1].set_title("How far they went (dots: seeds, marks: means)")
         panels[1].set_ylim(bottom=0)
         panels[1].legend(loc="upper right", ncols=2)
     return fig
