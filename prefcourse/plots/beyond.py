@@ -39,7 +39,8 @@ SHOWN = [*METHODS[1:], (SKY, "X"), (ORANGE, "h")]  # of what is shown beside DPO
 def _looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each method; DPO and DPO + NLL have their own in the whole course."""
     methods = list(methods)
-    own = {title_of(name): look[:2] for name, look in LOOKS.items() if title_of(name) in methods}
+    titles = {name: title_of(name) for name in LOOKS} | {"sft": "SFT"}  # the start; more of it has no look of its own
+    own = {title: LOOKS[name][:2] for name, title in titles.items() if title in methods}
     others = (look for look in SHOWN if look[0] not in {colour for colour, _ in own.values()})
     return {name: own.get(name) or next(others) for name in methods}
 

@@ -79,9 +79,10 @@ def frontier_panels(
 
     ends: method → (kl, gain with its 95 % interval over prompts) of every run. curves: method → seed → (kl, gain), the
     points on the way included. The line is gain = d (a - b d), d = √KL, fitted to all points of `compare` inside the
-    axes. Every panel has the same axes, KL by its root; a run beyond them stands at the edge, as a triangle.
+    axes. Every panel has the same axes, KL by its root; a run beyond `kl` or below -1.2 stands
+    at the edge, as a triangle.
     """
-    every = [gain for runs in ends.values() for x, gain in runs if x <= kl]
+    every = [gain for runs in ends.values() for _, gain in runs]
     low, high = max(min(min(g[1] for g in every), 0) - 0.1, -1.2), max(g[2] for g in every) + 0.1
     rows, grid = -(-len(ends) // columns), np.linspace(0, kl, 100)
     a, b = fit_gain([point for points in curves[compare].values() for point in points if point[0] <= kl])
@@ -98,10 +99,10 @@ def frontier_panels(
                 x, y = np.array(points, dtype=float).T
                 axes.plot(x, y, color=colour, linestyle="none", marker="o", markersize=3.5, alpha=0.45, zorder=2)
             for x, (value, bottom, top) in runs:
-                outside = x > kl or not low <= value <= high
-                axes.errorbar(min(x, kl), min(max(value, low), high), [[value - bottom], [top - value]], color=colour,
-                              marker=">" if outside else "o", markersize=6, markeredgecolor="white", elinewidth=1,
-                              clip_on=False, zorder=4)  # fmt: skip
+                bar = [[value - bottom], [top - value]] if value >= low else None
+                axes.errorbar(min(x, kl), max(value, low), bar, color=colour, markersize=6, markeredgecolor="white",
+                              marker=">" if x > kl else "o" if bar else "v", elinewidth=1, clip_on=False,
+                              zorder=4)  # fmt: skip
             axes.set_title(title_of(method))
             _root_axis(axes.xaxis, kl, gap=0.2)
         for axes in list(panels.flat)[len(ends) :]:

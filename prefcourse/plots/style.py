@@ -47,8 +47,8 @@ LOOKS = {  # colour, marker and dash of a method, the same in every lesson
     "grpo, both": (PURPLE, "o", (0, (5, 1))),
 }
 NAMES = {"cdpo": "cDPO", "rdpo": "rDPO", "simpo": "SimPO", "sppo_hard": "SPPO"}
-NAMES |= {"dpo_nll": "DPO + NLL", "dpo_norm": "DPO-norm"}
-CAPITALS = {"dpo", "ipo", "kto", "orpo", "sft", "cpo", "dpop", "rloo", "ppo", "bco", "nca", "exo", "apo", "sppo"}
+NAMES |= {"dpo_nll": "DPO + NLL", "dpo_norm": "DPO-norm", "sft": "SFT on chosen"}  # more of it; SFT is the start
+CAPITALS = {"dpo", "ipo", "kto", "orpo", "cpo", "dpop", "rloo", "ppo", "bco", "nca", "exo", "apo", "sppo"}
 
 Ends = tuple[float, float, float]  # value, low, high
 
@@ -99,7 +99,7 @@ STYLE = {
 
 
 def title_of(method: str) -> str:
-    """How a method is written in text: KTO, cDPO, ORPO (from base), APO-zero, hinge."""
+    """How a method is written in text: KTO, cDPO, ORPO (from base), APO-zero, SFT on chosen."""
     name, _, rest = method.partition(" ")
     word = NAMES.get(name) or (name.upper() if name in CAPITALS else name.replace("apo_", "APO-"))
     return f"{word} {rest}" if rest else word

@@ -34,6 +34,7 @@ def loss_shapes(h: Sequence[float], curves: Mapping[str, tuple[str, Curve]], *, 
     with mpl.rc_context(STYLE):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.8, 4.4))
         _losses_of_h(left, right, h, curves, stops)
+        right.set_ylim(-2.2, 8.2)
         left.set_title("Loss, scaled to the same slope at h = 0")
         right.set_title(_stops_in_words(stops))
         right.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
@@ -109,7 +110,7 @@ def noise_robustness(gain: Mapping[str, Mapping[float, Sequence[float]]], kl: Ma
         panels[0].set_ylabel(GAIN)
         panels[0].set_title(_kept_in_words(gain))
         panels[1].set_ylabel(KL_LABEL)
-        panels[1].set_title("How far they went")
+        panels[1].set_title("How far they went (dots: seeds, marks: means)")
         panels[1].set_ylim(bottom=0)
         panels[1].legend(loc="upper right", ncols=2)
     return fig
@@ -151,8 +152,8 @@ def _stops_in_words(stops: Mapping[str, float]) -> str:
 
 
 def _kept_in_words(gain: Mapping[str, Mapping[float, Sequence[float]]]) -> str:
-    """What the most robust of all keeps of its clean gain, or of the first loss's, at the largest share of flips."""
+    """What the means keep of their clean gain, or of the first loss's, at the largest share of flips."""
     first = next(iter(gain.values()))
     clean, worst = min(first), max(first)
     kept = [np.mean(by_flips[worst]) / np.mean(by_flips.get(clean, first[clean])) for by_flips in gain.values()]
-    return f"{worst:.0%} flips leave at most {max(kept):.0%} of the gain"
+    return f"At {worst:.0%} flips the means keep {100 * min(kept):.0f} to {max(kept):.0%} of the gain"

@@ -27,11 +27,15 @@ def test_beta_paths_draw_seeds_and_their_mean_twice():
 
 def test_frontier_panels_draw_every_run_and_mark_what_is_outside():
     ends = {"dpo": [(2.0, (1.0, 0.8, 1.2))], "sft": [(1.0, (0.2, 0.1, 0.3)), (40.0, (-3.0, -3.2, -2.8))]}
+    ends["ppo"] = [(14.0, (2.6, 2.4, 2.8))]
     curves = {"dpo": {0: [(1.0, 0.5), (2.0, 1.0)]}, "sft": {0: [(1.0, 0.2)]}}
     fig = plots.frontier_panels(ends, curves, title="Found", columns=2, kl=10)
-    assert titles(fig) == ["DPO", "SFT"] and "95 %" in fig.get_supxlabel()
+    assert titles(fig) == ["DPO", "SFT on chosen", "PPO"] and "95 %" in fig.get_supxlabel()
     marks = [(line.get_xdata()[0], line.get_marker()) for line in fig.axes[1].get_lines() if line.get_zorder() >= 4]
     assert (1.0, "o") in marks and (10, ">") in marks
+    bars = [[bar.get_segments()[0][:, 1].tolist() for bar in axes.collections] for axes in fig.axes[1:3]]
+    assert bars == [[[0.1, 0.3]], [pytest.approx([2.4, 2.8])]]  # no bar far below; a run beyond in KL keeps its own
+    assert fig.axes[0].get_ylim()[1] > 2.8
 
 
 def test_gains_at_kl_say_by_colour_and_marker_what_holm_allows():
