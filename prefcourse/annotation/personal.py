@@ -48,8 +48,8 @@ class Personal:
 
     def __str__(self) -> str:
         apart = sum(self.counts.values()) - self.counts["A"] - self.counts["B"]
-        others = counted(apart, "tie or skip is no pair", "ties and skips are no pairs")
-        lines = [f"trained on {counted(self.used, 'label')}; {others}"]
+        others = f"; {counted(apart, 'tie or skip is no pair', 'ties and skips are no pairs')}" if apart else ""
+        lines = [f"trained on {counted(self.used, 'label')}{others}"]
         if self.held_out is not None:
             lines.append(f"on the labels kept back it chooses as you did in {self.held_out:.0%} of cases")
         return "\n".join([*lines, f"it moved {self.kl:.1f} nats (KL) away from the model before"])

@@ -36,7 +36,7 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
 @exercise(
     cases=_clicks,
     points=1,
-    where="People are not coins: five annotators",
+    where="Five annotators with habits",
     hint="first the probability of A for each pair, (1 - lapse) · σ(reliability · difference) + lapse / 2, then "
     "compare u with it.",
 )

@@ -70,7 +70,7 @@ def responses(rows: Sequence[Row], seed: int) -> list[Finding]:
             _finding(
                 "distinct-2",
                 variety,
-                f"{variety:.2f} of word pairs are new, in groups of {GROUP} texts",
+                f"{variety:.2f} of neighbouring word pairs are new in {GROUP} texts",
                 VERDICTS[(variety.high < 0.7) + (variety.high < 0.5)],
                 fine="The wording varies.",
                 otherwise="The texts repeat their phrases: vary prompts, temperature, or models.",
@@ -90,7 +90,8 @@ def prompts(prompt: np.ndarray) -> list[Finding]:
         _finding(
             "prompts",
             worth,
-            f"{len(counts):,}, {counts.mean():.1f} pairs each, at most {counts.max()}; worth {worth:,.0f} equal ones",
+            f"{len(counts):,}, {counts.mean():.1f} pairs each, at most {counts.max()}; as spread as {worth:,.0f} "
+            "with equal shares",
             VERDICTS[(worth < 300) + (worth < 30)],
             fine="No prompt dominates.",
             otherwise="What is learnt from few prompts carries over less: add prompts before you add pairs to these.",

@@ -145,7 +145,7 @@ def scores(margin: np.ndarray, prompt: np.ndarray) -> list[Finding]:
             seen,
             f"{seen:.1%}; a coin on the scores gives {due:.1%}",
             _above(excess, 0.02, 0.1),
-            fine=f"{limit} Bradley–Terry coins explain the rest.",
+            fine=f"{limit} There is no clear excess over the coins.",
             otherwise=f"As if {excess.value:.0%} of the labels had been flipped: read the clearest contradictions.",
         ),
         _finding(

@@ -45,6 +45,7 @@ def test_the_same_seed_gives_the_same_policy(world):
     settings = dict(steps=5, progress=False)
     one, two, three = (train_on_my_labels(ROWS, world, seed=seed, **settings) for seed in (1, 1, 2))
     assert one.history == two.history != three.history
+    assert str(one).startswith("trained on 24 labels\n")  # no word on ties and skips where there are none
     assert [c.ids for c in one.after] == [c.ids for c in two.after]
 
 
