@@ -266,6 +266,27 @@ def test_by_the_objective_and_by_the_spread_over_seeds_no_method_is_told_from_dp
     assert min(holm(spreads).values()) > PROTOCOL.alpha
 
 
+def test_of_18_wrong_settings_16_show_in_the_kl_and_two_raise_the_objective(whole):
+    found = {
+        (method, *which): table.effect(whole[1], method, *which)
+        for method in ("dpo", "rloo", "ppo")
+        for which in table.wrong(whole[1], method)
+    }
+    p = holm({(which, i): change.p for which, changes in found.items() for i, change in enumerate(changes)})
+    told = [[which for which in found if p[which, i] < PROTOCOL.alpha] for i in range(3)]
+    assert (len(p), len(told[1])) == (54, 16)
+    assert [w[:2] for w in told[2] if found[w][2].value > 0] == [("rloo", "reward_epochs"), ("ppo", "beta")]
+    high = {which[:2]: worth.value for which, (*_, worth) in found.items() if which[2] == 3}
+    assert min(high, key=high.get) == ("dpo", "lr") and ("dpo", "lr", 3) not in told[2]
+
+
+def test_the_end_of_a_path_is_the_end_by_prompt(whole):
+    for method in ("dpo", "rloo", "ppo"):
+        last = [path[-1] for path in table.paths(whole[1], method).values()]
+        for what, values in zip(("gain", "kl"), table.ends(whole[1], method), strict=True):
+            assert [point[what] for point in last] == pytest.approx(values.mean(1).tolist(), abs=1e-6)
+
+
 def test_at_equal_kl_the_true_reward_is_not_below_dpo():
     rows = forest("rlhf-vs-dpo", "method", "dpo", table.BUDGETS, knob=table.CURVE)
     truth = [row for (method, _), row in rows.items() if method == "rloo-gold"]
