@@ -57,7 +57,8 @@ def cost_and_quality(
         left.set_xlabel(KL_LABEL + ", by its root")
         right.set_xlabel("work (thousands of forward-token equivalents)")
         left.set_ylabel("gain in gold reward (nats of log-odds)")
-        _root_axis(left.xaxis, kl or max(p["kl"] for seeds in paths.values() for seed in seeds for p in seed))
+        most = kl or max(p["kl"] for seeds in paths.values() for seed in seeds for p in seed)
+        _root_axis(left.xaxis, most, marks=(0.1, 0.5, 1, 2, 3, 5, 10, 20, 40))
         right.set_xlim(left=0)
         left.set_ylim(-0.08, gain)
         right.legend(*left.get_legend_handles_labels(), loc="upper right")
@@ -66,9 +67,9 @@ def cost_and_quality(
 
 
 def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -> Figure:
-    """What a setting three times too high or too low changes: gold reward left, KL right.
+    """What a setting three times too high or too low changes: the objective left, KL right.
 
-    rows: (method, what is wrong, change of gold reward, KL as a multiple of what it was), each as value, low, high;
+    rows: (method, what is wrong, change of the objective, KL as a multiple of what it was), each as value, low, high;
     drawn in order. The intervals of the left panel are over seeds and prompts, those of the right one over seeds.
     """
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x", "axes.titleweight": "normal"}):
@@ -76,7 +77,7 @@ def wrong_settings(rows: Sequence[tuple[str, str, Ends, Ends]], *, title: str) -
         fig, panels = _forests(rows, looks, title=title, bars=bars)
         for axes, nothing in zip(panels, (0, 1), strict=True):  # no change: a difference of 0, a ratio of 1
             axes.axvline(nothing, **REFERENCE)
-        panels[0].set_title("Change of gold reward (nats)")
+        panels[0].set_title("Change of the objective (nats)")
         panels[1].set_title("KL, as a multiple of what it was")
         panels[0].set_xlabel("wrong setting − tuned setting, same seeds")
         panels[1].set_xlabel("wrong setting ÷ tuned setting, same seeds (logarithmic)")

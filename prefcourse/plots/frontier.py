@@ -27,6 +27,12 @@ from prefcourse.plots.style import (
 )
 
 Curve = Mapping[int, Sequence[tuple[float, float]]]  # seed → (kl, gain), by KL
+VERDICTS = {  # colour, marker, and how to read them
+    "above": (BLUE, "o", "blue: above"),
+    "below": (ORANGE, "X", "orange: below"),
+    "the same": (INK, "D", "black: the same, to within the shading"),
+    "not told apart": (GREY, "o", "grey: not told apart"),
+}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 
@@ -124,7 +130,7 @@ def gains_at_kl(rows: Mapping[tuple[str, float], Row], *, margin: float, title: 
     rows: (method, kl) → a row of `equal_kl.forest`; a method without points on both sides of a KL has none there, and
     the panel says so. margin: within which two are called the same; it is shaded. Methods stand in the order of the
     first panel, then of the next ones. Blue is above and orange below by Holm's rule, black the same, grey not told
-    apart. A wide interval runs out of its panel.
+    apart; the line below says which of them occur. A wide interval runs out of its panel.
     """
     kls, order = sorted({kl for _, kl in rows}), []
     for kl in kls:
@@ -146,23 +152,27 @@ def gains_at_kl(rows: Mapping[tuple[str, float], Row], *, margin: float, title: 
                     )
             axes.set_title(f"at {kl:g} nats")
         panels[0][0].set_yticks(range(len(order)), [title_of(name) for name in order])
-        panels[0][0].invert_yaxis()
+        panels[0][0].set_ylim(len(order) - 0.5, -0.5)
         values = [row.at.square_root.value for row in rows.values()]
         panels[0][0].set_xlim(min(*values, -margin) - 0.2, max(*values, margin) + 0.2)
-        reading = (
-            "95 % intervals · blue, orange: differs · black: the same, to within the shading · grey: unclear · "
-            "none: no points on both sides"
-        )
-        fig.supxlabel(f"{label}\n{reading}", fontsize=10)
+        seen = {_kind(row) for row in rows.values()}
+        reading = ["95 % intervals", *(words for kind, (*_, words) in VERDICTS.items() if kind in seen)]
+        reading += ["none: no points on both sides"] if len(rows) < len(order) * len(kls) else []
+        fig.supxlabel(f"{label}\n{' · '.join(reading)}", fontsize=10)
         _headline(fig, title)
     return fig
 
 
+def _kind(row: Row) -> str:
+    """Which of VERDICTS holds for a row of a forest."""
+    if row.says == "differs":
+        return "above" if row.at.square_root.value > 0 else "below"
+    return "the same" if row.says == "the same" else "not told apart"
+
+
 def _verdict(axes, y: float, row: Row) -> None:
     """A row of a forest at height `y`; colour and marker say what may be said of it."""
-    at = row.at.square_root
-    looks = {"differs": (BLUE, "o") if at.value > 0 else (ORANGE, "X"), "the same": (INK, "D")}
-    colour, marker = looks.get(row.says, (GREY, "o"))
+    at, (colour, marker, _) = row.at.square_root, VERDICTS[_kind(row)]
     axes.plot(at.value, y, color=colour, marker=marker, markersize=6.5, markeredgecolor="white")
     axes.plot([at.low, at.high], [y, y], color=colour, linewidth=1.4, marker="|", markersize=8)
 

@@ -111,8 +111,8 @@ def look_of(method: str, turn: int = 0) -> tuple:
     return found or (*METHODS[turn % len(METHODS)], LINES[turn % len(LINES)])
 
 
-def _root_axis(axis, most: float, gap: float = 0.075) -> None:
-    """An axis from 0 to `most` nats with equal steps of √KL; ticks are at least a share `gap` of the axis apart."""
+def _root_axis(axis, most: float, gap: float = 0.075, marks=(0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 100, 200)) -> None:
+    """An axis from 0 to `most` nats with equal steps of √KL; ticks: 0 and of `marks` those a share `gap` apart."""
 
     def root(x):
         return np.sign(x) * np.sqrt(np.abs(x))
@@ -122,7 +122,7 @@ def _root_axis(axis, most: float, gap: float = 0.075) -> None:
 
     getattr(axis.axes, f"set_{axis.axis_name}scale")("function", functions=(root, square))
     ticks = [0.0]
-    for t in (0.1, 0.5, 1, 2, 5, 10, 20, 40, 60, 100, 200):
+    for t in marks:
         if t <= most and root(t) - root(ticks[-1]) >= gap * root(most):
             ticks.append(t)
     axis.set_ticks(ticks, [f"{t:g}" for t in ticks])

@@ -3,6 +3,7 @@
     stored, each = load("rlhf-vs-dpo"), by_prompt("rlhf-vs-dpo")
     forest("rlhf-vs-dpo", "method", "dpo", BUDGETS, knob=CURVE)      # gains at equal KL, as for any grid
     effect(each, "rloo", "lr", 3)                                    # what a rate three times too high changes
+    paths(each, "rloo")[0]                                           # seed 0 on its way, all points on the same prompts
     markdown(table(stored, each, kl=1.5))
 
 Gain and KL are known by prompt: their intervals are over seeds and prompts. Costs, spreads and multiples of a KL are
@@ -20,7 +21,7 @@ from prefcourse.comparison.crossed import Crossed, crossed, objective, paired, s
 from prefcourse.comparison.equal_kl import gain_at_kl, measured
 from prefcourse.evaluate import Estimate, over_seeds
 from prefcourse.finite import counted, number, numbers, same_shape
-from prefcourse.results.answers import factor, over
+from prefcourse.results.answers import over
 from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.store import table as at_ends
 
@@ -77,34 +78,50 @@ def ends(each: Sequence[Mapping], method: str, knob: str = "none", times: float 
     return gain, kl
 
 
+def paths(each: Sequence[Mapping], method: str, knob: str = "none", times: float = 1) -> dict[int, list[dict]]:
+    """seed → points of the run, with gain and KL as means over the prompts that are stored, the same at each point.
+
+    A run's own `path` mixes two sets of prompts: its end is measured on all of the protocol's, the points before it on
+    the first ones only. Raises KeyError if there is no such run.
+    """
+    found = {}
+    for seed, run in runs({"runs": each}, method, knob, times).items():
+        before = len(run["path"]) - len(run["gain"])  # the start, where both are 0, has no row
+        means = zip(run["path"][before:], run["gain"].mean(1).tolist(), run["kl"].mean(1).tolist(), strict=True)
+        found[seed] = [*run["path"][:before], *({**point, "gain": gain, "kl": kl} for point, gain, kl in means)]
+    return found
+
+
 def wrong(each: Sequence[Mapping], method: str) -> list[tuple[str, float]]:
     """The knobs of a method that were set wrong, and how many times too high."""
     settings = [run["setting"] for run in each if run["setting"]["method"] == method]
     return list(dict.fromkeys((s["knob"], s["times"]) for s in settings if s["knob"] != "none"))
 
 
-def effect(each: Sequence[Mapping], method: str, knob: str, times: float) -> tuple[Crossed, Crossed]:
-    """What one wrong knob changes: the gain, over seeds and prompts; the logarithm of the KL's multiple, over seeds.
+def effect(each: Sequence[Mapping], method: str, knob: str, times: float) -> tuple[Crossed, Crossed, Crossed]:
+    """What one wrong knob changes: the gain, the logarithm of the KL's multiple, and the objective, gain - BETA KL.
 
-    Multiples are averaged as logarithms: a KL that doubles in one seed and halves in another has not changed on
-    average. `factor` takes the logarithm away. Raises ValueError if the KL of a run is 0 or less.
+    Gain and objective are over seeds and prompts, the multiple over seeds. Multiples are averaged as logarithms: a KL
+    that doubles in one seed and halves in another has not changed on average; `answers.factor` takes the logarithm
+    away. Raises ValueError if the KL of a run is 0 or less.
     """
     (gain, kl), (usual, usual_kl) = ends(each, method, knob, times), ends(each, method)
     both = [[number("kl", value, above=0) for value in side.mean(1).tolist()] for side in (kl, usual_kl)]
-    return paired(gain, usual), over([math.log(ours / theirs) for ours, theirs in zip(*both, strict=True)])
+    multiple = over([math.log(ours / theirs) for ours, theirs in zip(*both, strict=True)])
+    return paired(gain, usual), multiple, objective(gain - usual, kl - usual_kl, BETA)
 
 
-def gain_at_work(stored: Mapping, method: str, work: float) -> Estimate:
+def gain_at_work(each: Sequence[Mapping], method: str, work: float) -> Estimate:
     """The gain after `work` forward-token equivalents: between the measured points of a seed's runs, on a line.
 
     The points are those of the tuned run and, for DPO, the end of the run of three times as many epochs. A seed that
     ends up to 15 % earlier counts with its end. Raises ValueError if fewer than two seeds go so far.
     """
     work, found = number("work", work, above=0), []
-    longer = runs(stored, method, "epochs", 3) if method == "dpo" else {}
-    for seed, run in runs(stored, method).items():
-        path = [*run["path"], *(longer[seed]["path"][-1:] if seed in longer else [])]
-        at, gains = zip(*sorted((point["work"], point["gain"]) for point in path), strict=True)
+    longer = paths(each, method, "epochs", 3) if method == "dpo" else {}
+    for seed, path in paths(each, method).items():
+        points = [*path, *longer.get(seed, [])[-1:]]
+        at, gains = zip(*sorted((point["work"], point["gain"]) for point in points), strict=True)
         if at[-1] >= 0.85 * work:
             found.append(float(np.interp(work, at, gains)))
     return over_seeds(found)
@@ -150,10 +167,6 @@ def table(stored: Mapping, each: Sequence[Mapping], kl: float) -> list[list[str]
     def peak(method: str) -> Estimate:
         return over_seeds([run["peak_mb"] for run in runs(stored, method, "memory").values()])
 
-    def worst(method: str) -> Estimate:
-        tried = [effect(each, method, *which)[1] for which in wrong(each, method)]
-        return factor(max(tried, key=lambda log: abs(log.value)))
-
     accuracy = format(over_runs(lambda run: run["metrics"]["accuracy"]["value"], "rloo"), ".3f")
     return [
         ["reward model: accuracy on labels", accuracy, accuracy, "none needed"],
@@ -168,9 +181,8 @@ def table(stored: Mapping, each: Sequence[Mapping], kl: float) -> list[list[str]
         row("KL paid (nats)", lambda method: crossed(found[method][1])),
         row(f"objective gained: gold reward - {BETA:g} KL", lambda method: objective(*found[method], BETA)),
         reached(f"gain at {kl:g} nats of KL", lambda m: gain_at_kl(measured(on_curve, method=m), kl).square_root),
-        reached("gain at the work of one DPO run", lambda method: gain_at_work(stored, method, work("dpo"))),
-        reached("gain at the work of one RLOO run", lambda method: gain_at_work(stored, method, work("rloo"))),
-        row("KL as a multiple, the worst setting 3 times wrong", worst, ".1f"),
+        reached("gain at the work of one DPO run", lambda method: gain_at_work(each, method, work("dpo"))),
+        reached("gain at the work of one RLOO run", lambda method: gain_at_work(each, method, work("rloo"))),
         row("standard deviation of the gain over seeds", lambda method: spread(found[method][0].mean(1).tolist())),
         row("standard deviation of the KL over seeds", lambda method: spread(found[method][1].mean(1).tolist())),
     ]

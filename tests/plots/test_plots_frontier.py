@@ -54,6 +54,10 @@ def test_gains_at_kl_say_by_colour_and_marker_what_holm_allows():
               for axes in fig.axes]  # fmt: skip
     assert points == [[("o", style.BLUE), ("X", style.ORANGE)], [("D", style.INK), ("o", style.GREY)]]
     assert [[text.get_text() for text in axes.texts] for axes in fig.axes] == [["none"], ["none"]]  # c, then b
+    assert all(words in fig.get_supxlabel() for words in ("blue: above", "orange: below", "grey: not told apart"))
+    assert fig.axes[0].get_ylim() == (2.5, -0.5)  # no row at an edge
+    few = plots.gains_at_kl({("a", 2): rows["a", 2]}, margin=0.15, title="Found", label="gain")
+    assert few.get_supxlabel() == "gain\n95 % intervals · blue: above"  # no colour and no "none" that is not there
 
 
 def test_kl_against_beta_draws_curves_in_the_order_of_beta_with_their_intervals():

@@ -13,7 +13,7 @@ from prefcourse import plots
 from prefcourse.comparison import costs
 from prefcourse.comparison.ab_tests import holm
 from prefcourse.comparison.crossed import objective, verdicts
-from prefcourse.results import PROTOCOL, by_prompt, forest, load, look, store
+from prefcourse.results import PROTOCOL, answers, by_prompt, forest, load, look, store
 from prefcourse.results import rlhf_table as table
 from prefcourse.results import rlhf_vs_dpo as grid
 from prefcourse.rlhf import best_of_n
@@ -147,7 +147,10 @@ def grid_of(seeds=5, prompts=40):
                 runs.append({"setting": setting, "metrics": {"accuracy": value(0.6)}, "path": path,
                              "tokens": {"policy": [40, 30]}})  # fmt: skip
                 points = {"kl": torch.tensor(kl[1:]), "gain": torch.tensor(gain[1:])}
-                each.append({"setting": setting} | {name: x[:, None].double() + around for name, x in points.items()})
+                each.append(
+                    {"setting": setting, "path": path}
+                    | {name: x[:, None].double() + around for name, x in points.items()}
+                )
             memory = {"method": method, "knob": "memory", "times": 1, "seed": seed, "split": "test"}
             runs.append({"setting": memory, "peak_mb": 100 * factor})
     return {"runs": runs}, each
@@ -179,7 +182,7 @@ def test_two_spreads_of_the_same_seeds_are_told_apart_as_often_as_the_test_says(
 
 
 def test_gain_at_equal_work_lies_between_the_measured_points():
-    data, _ = grid_of()
+    _, data = grid_of()
     assert table.gain_at_work(data, "dpo", 50).value == pytest.approx(
         np.mean([1 + seed / 10 - 0.1 for seed in range(5)])  # half the work of a run that ends at 2 nats: 1 nat
     )
@@ -189,14 +192,27 @@ def test_gain_at_equal_work_lies_between_the_measured_points():
         table.gain_at_work(data, "ppo", 1e6)
 
 
+def test_all_points_of_a_path_are_on_the_prompts_that_are_stored():
+    _, each = grid_of()
+    for run in each:
+        run["path"][-1] |= {"gain": 9.0, "kl": 9.0}  # the end, on more prompts than the points before it
+    path = table.paths(each, "dpo")[0]
+    assert [point["kl"] for point in path] == pytest.approx([0, 0.5, 1, 1.5, 2])
+    assert path[-1]["gain"] == pytest.approx(math.sqrt(2) - 0.2) and path[-1]["work"] == 100
+    assert table.gain_at_work(each, "dpo", 100).value < 2
+    with pytest.raises(KeyError, match="no run"):
+        table.paths(each, "dpo", "lr", 3)
+
+
 def test_an_effect_is_taken_seed_by_seed():
     _, each = grid_of()
     assert table.wrong(each, "rloo") == [("beta", 3), ("epochs", 3), ("steps", 3)]
-    gain, log = table.effect(each, "dpo", "beta", 3)
+    gain, log, worth = table.effect(each, "dpo", "beta", 3)
     expected = [1 + seed / 10 - 0.1 - (math.sqrt(2) * (1 + seed / 10) - 0.2) for seed in range(5)]
     assert gain.value == pytest.approx(np.mean(expected)) and (gain.seeds, gain.prompts) == (5, 40)
-    factor = table.factor(log)
-    assert (factor.value, factor.low, factor.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert worth.value == pytest.approx(gain.value + table.BETA)  # a nat of KL less
+    times = answers.factor(log)
+    assert (times.value, times.low, times.high) == pytest.approx((0.5, 0.5, 0.5))
     with pytest.raises(ValueError, match="0 runs of 0 seeds"):
         table.effect(each, "dpo", "lr", 3)
     each[0]["kl"] -= 3
@@ -213,7 +229,6 @@ def test_the_table_has_every_row_filled():
     assert found["work (thousands)"] == ["0 [0, 0]"] * 3 and found["KL paid (nats)"][2].startswith("2.00 ")
     assert found["gain at 1.5 nats of KL"][0].startswith(f"{math.sqrt(1.5) * 1.2 - 0.15:.2f} ")
     assert found["gain at the work of one DPO run"][1].startswith("0.00 ")
-    assert found["KL as a multiple, the worst setting 3 times wrong"][2] == "0.5 [0.5, 0.5]"
     assert table.markdown(rows).count("\n") == len(rows) + 1
     far = {row[0]: row[1:] for row in table.table(stored, each, kl=2.5)}
     assert far["gain at 2.5 nats of KL"] == ["not reached"] * 3
@@ -249,6 +264,27 @@ def test_by_the_objective_and_by_the_spread_over_seeds_no_method_is_told_from_dp
             spreads[method, what] = table.p_of_spreads(a.mean(1), b.mean(1))
     assert all(verdict.says != "differs" for verdict in verdicts(better, PROTOCOL.margin).values())
     assert min(holm(spreads).values()) > PROTOCOL.alpha
+
+
+def test_of_18_wrong_settings_16_show_in_the_kl_and_one_raises_the_objective(whole):
+    found = {
+        (method, *which): table.effect(whole[1], method, *which)
+        for method in ("dpo", "rloo", "ppo")
+        for which in table.wrong(whole[1], method)
+    }
+    p = holm({(which, i): change.p for which, changes in found.items() for i, change in enumerate(changes)})
+    told = [[which for which in found if p[which, i] < PROTOCOL.alpha] for i in range(3)]
+    assert (len(p), len(told[1])) == (54, 16)
+    assert [w[:2] for w in told[2] if found[w][2].value > 0] == [("rloo", "reward_epochs")]
+    high = {which[:2]: worth.value for which, (*_, worth) in found.items() if which[2] == 3}
+    assert min(high, key=high.get) == ("dpo", "lr") and ("dpo", "lr", 3) not in told[2]
+
+
+def test_the_end_of_a_path_is_the_end_by_prompt(whole):
+    for method in ("dpo", "rloo", "ppo"):
+        last = [path[-1] for path in table.paths(whole[1], method).values()]
+        for what, values in zip(("gain", "kl"), table.ends(whole[1], method), strict=True):
+            assert [point[what] for point in last] == pytest.approx(values.mean(1).tolist(), abs=1e-6)
 
 
 def test_at_equal_kl_the_true_reward_is_not_below_dpo():
