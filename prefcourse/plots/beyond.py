@@ -65,13 +65,13 @@ def sampler_regret(
             axes.set_xlabel("β (nats of reward per nat of KL)")
         first, other = list(regrets)[:2]
         times = np.array(regrets[first], float) / np.array(regrets[other], float)
-        left.set_title(f"{other.capitalize()}: {times.min():.1f} to {times.max():.1f} times fewer labels")
+        left.set_title(f"{first.capitalize()}: {times.min():.1f} to {times.max():.1f} times {other}'s labels")
         left.set_ylabel("regret × labels (nats)")
         left.legend(loc="best")
         right.set_title("But a sharp writer repeats itself")
         right.set_ylabel("drawn pairs with two different texts")
         _percent(right.yaxis)
-        right.set_ylim(0, 1.02)
+        right.set_ylim(-0.03, 1.02)
     return fig
 
 

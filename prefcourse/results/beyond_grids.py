@@ -65,9 +65,11 @@ GRIDS: dict[str, Grid] = {
         settings=_online(),
         run=beyond.online,
         asks="Does it help to write the pairs oneself, at the same number of labels and at the same KL?",
-        tells="Labels are free of an annotator's mistakes and as quick online as offline. At common settings the "
-        "arms differ in one thing and in KL; at tuned settings, offline and online are at their best within the KL.",
-        answer=at_equal_kl("online", "arm", "offline", at="tuned"),
+        tells="Labels are the gold reward's coins, not people's, and as quick online as offline. At common settings "
+        "the arms differ in one thing and in KL. The tuned settings rest on two seeds, where fast offline ran just "
+        "over the limit: tuned offline is slower and gains less than at the common rate, so these arms differ in rate, "
+        "too.",
+        answer=at_equal_kl("online", "arm", "offline", at="common"),
         tries=[s for arm in TUNED
                for s in cross(arm=[arm], at=["tuned"], beta=(0.05, 0.1, 0.5), lr=(7.5e-5, 1.5e-4))],
         trial=online_trial,

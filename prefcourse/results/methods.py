@@ -184,6 +184,11 @@ def _noisy_tries() -> list[Setting]:
     return [s for name, knob in knobs.items() for s in cross(method=[name], lr=RATES, **{knob: SUM})]
 
 
+def _memory(stored: Mapping) -> str:
+    """The KL at β = 5 by Adam's memory, on labels of both kinds."""
+    return "; ".join(by_value("kl", "beta2", beta=5.0, labels=labels)(stored) for labels in ("drawn", "ordered"))
+
+
 GRIDS: dict[str, Grid] = {
     "beta-sweep": Grid(
         what=f"DPO on {STEPS * BATCH:,} pairs at a constant rate, by β, and by the rate",
@@ -191,7 +196,7 @@ GRIDS: dict[str, Grid] = {
         run=sweep,
         asks="What does β do to KL, to reward and to J, and what does the rate change?",
         tells="One loss, one number of pairs, each read once. At one KL a slow rate has seen more pairs than a fast "
-        "one: `optimiser` holds more of that equal. It does not say what a converged run would do.",
+        "one. It does not say what a converged run would do.",
         answer=by_value("kl", "beta", lr=2e-4),
         seconds=150,
     ),
@@ -199,8 +204,8 @@ GRIDS: dict[str, Grid] = {
         what="the runs of beta-sweep under other second constants of Adam, with four times the pairs a step, and with "
         "labels that agree",
         settings=[
-            *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.9, 0.999), batch=(BATCH,)),
-            *seeded(beta=(0.1,), lr=(2e-4,), beta2=(0.99,), batch=(4 * BATCH,)),
+            *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.9, 0.999), batch=(BATCH,), labels=("drawn",)),
+            *seeded(beta=(0.1,), lr=(2e-4,), beta2=(0.99,), batch=(4 * BATCH,), labels=("drawn",)),
             *seeded(beta=(0.1, 5.0), lr=(2e-4,), beta2=(0.99, 0.9), batch=(BATCH,), labels=("ordered",)),
         ],
         run=sweep,
@@ -208,7 +213,7 @@ GRIDS: dict[str, Grid] = {
         tells="Two other constants, one other batch, and labels by the order of gold; each changes one thing of "
         "beta-sweep, whose runs (0.99, 16 pairs, drawn labels) are the baseline, seed by seed. One arm changes memory "
         "and labels together.",
-        answer=by_value("kl", "beta2", beta=5.0),
+        answer=_memory,
         seconds=150,
     ),
     "methods": Grid(

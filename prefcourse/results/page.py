@@ -13,6 +13,7 @@ from prefcourse.preferences import write_whole
 from prefcourse.results.grids import GRIDS
 from prefcourse.results.protocol import PROTOCOL
 from prefcourse.results.running import hours
+from prefcourse.results.store import Grid
 
 RULE = f"{PROTOCOL.rule}. The limit is {PROTOCOL.most_kl:g} nats"
 BUDGETS = " and ".join(f"{kl:g}" for kl in PROTOCOL.budgets)
@@ -46,7 +47,7 @@ def page(folder: Path) -> str:
             continue
         stored = json.loads(path.read_text(encoding="utf-8"))
         rows.append(_row(name, stored))
-        spent += _seconds(stored)
+        spent += _seconds(grid, stored)
     for path in sorted(folder.glob("*.json")):
         if path.stem not in GRIDS:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -69,17 +70,17 @@ def write(folder: Path) -> Path:
 
 def _row(name: str, stored: Mapping) -> str:
     grid = GRIDS[name]
-    tried = len(stored.get("tried", ()))
-    runs = f"{len(stored['runs'])}" + (f", {tried} tries" if tried else "")
+    tried = f"the tries of `{grid.chosen_with}`" if grid.chosen_with else f"{len(stored.get('tried', ()))} tries"
+    runs = f"{len(stored['runs'])}" + (f", {tried}" if stored.get("tried") else "")
     cells = [f"`{name}`", grid.asks, _answer(grid.answer, stored), stored["tells"],
              str(len({run["setting"]["seed"] for run in stored["runs"]})), runs,
-             f"{_seconds(stored) / 3600:.1f}", f"`{stored['command']}`"]  # fmt: skip
+             f"{_seconds(grid, stored) / 3600:.1f}", f"`{stored['command']}`"]  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _seconds(stored: Mapping) -> float:
-    """What a grid took, tries included."""
-    return stored.get("seconds", sum(run["seconds"] for run in stored["runs"]))
+def _seconds(grid: Grid, stored: Mapping) -> float:
+    """What a grid took, its own tries included, and not those of the grid that it takes its settings from."""
+    return sum(run["seconds"] for run in [*stored["runs"], *([] if grid.chosen_with else stored.get("tried", ()))])
 
 
 def _answer(answer, stored: Mapping) -> str:

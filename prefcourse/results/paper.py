@@ -9,7 +9,7 @@ Policies are those of the grid `methods`, with the settings that were chosen the
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -18,7 +18,7 @@ from prefcourse.evaluate import bootstrap, points, sequence_kl
 from prefcourse.generate import generate
 from prefcourse.preferences import Row
 from prefcourse.results import variants
-from prefcourse.results.answers import against, by_value
+from prefcourse.results.answers import against, over
 from prefcourse.results.look import prompts_of, sft_sample
 from prefcourse.results.methods import METHODS, policy_name
 from prefcourse.results.protocol import PROTOCOL
@@ -141,6 +141,17 @@ def compared(world: World, policy, prompts: list[str], seed: int) -> tuple[Tenso
     return (ours - theirs).double(), points(ours, theirs), spent.double()
 
 
+def _by_temperature(stored: Mapping) -> str:
+    """The win rate of each method at the lowest temperature, at 1, and at the highest."""
+    places = [TEMPERATURES.index(t) for t in (min(TEMPERATURES), 1.0, max(TEMPERATURES))]
+    rows = []
+    for method in (*TRAINED, "best-of-n"):
+        paths = [run["path"] for run in stored["runs"] if run["setting"]["method"] == method]
+        rates = (over([path[place]["win_rate"] for path in paths]) for place in places)
+        rows.append(f"{method}: " + ", ".join(f"{rate:.2f}" for rate in rates))
+    return f"win rate at {', '.join(f'{TEMPERATURES[place]:g}' for place in places)}: " + " · ".join(rows)
+
+
 GRIDS: dict[str, Grid] = {
     "temperatures": Grid(
         what=f"win rate against the chosen texts by sampling temperature, and best-of-{BEST_OF} on {POOL_PROMPTS} "
@@ -150,8 +161,8 @@ GRIDS: dict[str, Grid] = {
         asks="Do the methods keep their win rate when the sampling temperature changes (DPO paper, Fig. 2 right, "
         "Fig. 3)?",
         tells="The judge is the gold reward, not GPT-4, and the opponent a chosen text of a small model, not a "
-        "person's. Best-of-n is on fewer prompts.",
-        answer=by_value("win_rate", "method"),
+        "person's. Best-of-n is on 30 prompts. KL is not measured.",
+        answer=_by_temperature,
         chosen_with="methods",
         by=("method",),
         seconds=150,

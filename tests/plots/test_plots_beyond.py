@@ -19,7 +19,7 @@ def lines(axes):
 def test_the_regret_of_writers_is_compared_with_the_first():
     regrets = {"offline": [4.0, 9.0], "online": [2.0, 3.0]}
     fig = plots.sampler_regret([0.1, 1.0], regrets, {"offline": [0.8, 0.8], "online": [0.1, 0.7]})
-    assert titles(fig)[0] == "Online: 2.0 to 3.0 times fewer labels"
+    assert titles(fig)[0] == "Offline: 2.0 to 3.0 times online's labels"
     assert lines(fig.axes[0])["offline"] == [[0.1, 4.0], [1.0, 9.0]] and fig.axes[0].get_xscale() == "log"
     assert lines(fig.axes[1])["online"] == [[0.1, 0.1], [1.0, 0.7]]
 

@@ -47,12 +47,12 @@ def test_several_settings_a_seed_have_no_answer_in_a_line():
 
 def test_a_page_of_two_files(tmp_path, monkeypatch):
     monkeypatch.setitem(GRIDS, "noise", replace(GRIDS["noise"], answer=answers.against("gain", "method", "dpo")))
-    for name, more in (("noise", {"tells": "C."}), ("ai-feedback", {"tried": [{}] * 4, "tells": "A | B."})):
+    for name, more in (("noise", {"tells": "C."}), ("ai-feedback", {"tried": [{"seconds": 900}] * 4, "tells": "A | B."})):
         (tmp_path / f"{name}.json").write_text(json.dumps(stored(**more)), encoding="utf-8")
     text = page.write(tmp_path).read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     assert set(rows) == {"noise", "ai-feedback"}
-    assert "After Holm over 2" in rows["noise"] and "In all 9.0 hours" in text
+    assert "After Holm over 2" in rows["noise"] and "In all 10.0 hours" in text
     assert "| 3 | 9, 4 tries |" in rows["ai-feedback"]
     assert "none in a line: no run" in rows["ai-feedback"], "its runs here have no judge"
     assert "| 4.5 |" in rows["noise"] and "A \\| B." in rows["ai-feedback"]
