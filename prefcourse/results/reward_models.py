@@ -94,7 +94,7 @@ GRIDS: dict[str, Grid] = {
         run=trained_so,
         asks="At which rate, and how often, should a reward model read its pairs?",
         tells="A few settings, judged by order and likelihood, on pairs and with seeds that nothing is reported on.",
-        answer=against("gold_order", "training", "defaults"),
+        answer=against("nll", "training", "defaults"),
         seconds=30,
     ),
 }

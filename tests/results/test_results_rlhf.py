@@ -10,7 +10,7 @@ import torch
 from prefcourse.comparison.ab_tests import holm
 from prefcourse.evaluate import Estimate
 from prefcourse.results import column, load, look, rlhf
-from prefcourse.results.answers import over
+from prefcourse.results.answers import over, seeds_of
 
 SMALL = {"lr": 1e-3, "steps": 3, "max_new_tokens": 8}
 
@@ -87,6 +87,18 @@ def test_both_methods_gain_and_gain_more_and_go_further_by_the_true_reward():
             apart[method, what] = over([a - b for a, b in zip(gold[method], learned[method], strict=True)])
     assert all(difference.low > 0 for difference in apart.values())
     assert max(holm({name: difference.p for name, difference in apart.items()}).values()) < 0.05
+
+
+def test_what_lesson_03_says_of_rates_and_passes():
+    stored, apart = load("reward-model-rates"), {}
+    for what in ("nll", "gold_order"):
+        found = seeds_of(stored, what, "training")
+        for name in set(found) - {"defaults"}:
+            apart[what, name] = over([found[name][seed] - found["defaults"][seed] for seed in found[name]])
+    p = holm({name: difference.p for name, difference in apart.items()})
+    told = {name for name in apart if p[name] < 0.05}
+    assert len(apart) == 10 and told == {("nll", "half the rate"), ("nll", "a quarter of the rate")}
+    assert all(apart[name].low > 0 for name in told)
 
 
 def test_what_lesson_04_says_of_over_optimisation():
