@@ -11,7 +11,7 @@ import torch
 
 from prefcourse import results
 from prefcourse.comparison import equal_kl
-from prefcourse.comparison.crossed import objective
+from prefcourse.comparison.crossed import crossed, objective, paired, verdicts
 from prefcourse.results import coverage, look, methods, paper, store, variants
 from prefcourse.rlhf.best_of_n import best_of_n_kl
 
@@ -210,6 +210,23 @@ def test_a_type_that_is_left_out_is_not_trained_on(world, monkeypatch):
     world.prompts = {split: [row | {"type": "neutral"} for row in rows] for split, rows in world.prompts.items()}
     with pytest.raises(ValueError, match="no prompts of the type 'question'"):
         paper.out_of_distribution(world, "dpo", "all", seed=0)
+
+
+def test_what_lesson_11_says_of_temperatures_and_of_other_prompts():
+    at = paper.TEMPERATURES.index(1.0)
+    played, tested, changes, gaps = results.by_prompt("temperatures"), results.by_prompt("ood-prompts"), {}, {}
+    for method in (*paper.TRAINED, "best-of-n"):
+        won = torch.stack([run["win"] for run in played if run["setting"]["method"] == method]).double()
+        assert won.shape[:2] == (8, 5)
+        changes |= {(method, t): paired(won[:, i], won[:, at]) for i, t in enumerate(paper.TEMPERATURES) if i != at}
+    said = verdicts(changes, 0.05)
+    assert all(said[method, t].says == "the same" for method, t in said if method in ("none", "dpo"))
+    assert not any(verdict.says == "differs" for verdict in said.values())
+    for method in ("sft", "dpo", "ppo"):
+        find = partial(results.table, tested, method=method)
+        assert crossed(find("gain_other", trained="all")).low > 0
+        gaps[method] = paired(find("gain_left_out", trained="left out"), find("gain_left_out", trained="all"))
+    assert not any(verdict.says == "differs" for verdict in verdicts(gaps, results.PROTOCOL.margin).values())
 
 
 # ------------------------------------------------------------------------------------------- coverage

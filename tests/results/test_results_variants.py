@@ -1,5 +1,6 @@
 """The runs of lessons 08 and 09: what a run is, what the seeds share, and what the stored results show."""
 
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from prefcourse.comparison import equal_kl
+from prefcourse.comparison.ab_tests import holm
 from prefcourse.comparison.crossed import crossed, paired, verdicts
 from prefcourse.comparison.equal_kl import measured
 from prefcourse.results import PROTOCOL, by_prompt, forest, load, look, table, variants
+from prefcourse.results.answers import over
 from prefcourse.results.methods import METHODS
 from prefcourse.results.variants import CORRECTED, NOISY
 
@@ -192,3 +195,21 @@ def test_no_loss_is_told_from_dpo_on_noisy_labels_and_all_keep_a_third_at_most()
     for method in NOISY:
         means = [gains[method, f].mean().item() for f in shares if (method, f) in gains]
         assert means == sorted(means, reverse=True)
+
+
+def test_neither_memory_nor_labels_explain_what_slows_a_large_beta_lesson_08():
+    """β = 0.1 goes many times as far in each arm, at most memories of Adam's and on both kinds of labels."""
+    sweep, others, far = by_prompt("beta-sweep"), by_prompt("optimiser"), {}
+    for beta in (0.1, 5.0):
+        far[beta, "drawn", 0.99] = table(sweep, "kl", beta=beta, lr=2e-4).mean(1)
+        for labels, memory in (("drawn", 0.9), ("drawn", 0.999), ("ordered", 0.9), ("ordered", 0.99)):
+            arm = table(others, "kl", beta=beta, labels=labels, beta2=memory, batch=16)
+            far[beta, labels, memory] = arm.mean(1)
+    for arm in {key[1:] for key in far}:
+        ratio = over((far[0.1, *arm] / far[5.0, *arm]).log().tolist())
+        assert ratio.low > math.log(4)
+    usual = far[5.0, "drawn", 0.99]
+    by_memory = [over((far[5.0, "drawn", m] / usual).log().tolist()) for m in (0.9, 0.999)]
+    by_labels = [over((far[5.0, "ordered", m] / usual).log().tolist()) for m in (0.9, 0.99)]
+    assert all(math.log(0.85) < d.low < 0 < d.high < math.log(1.15) for d in by_memory)
+    assert max(holm({m: d.p for m, d in enumerate(by_labels)}).values()) < 0.05 and min(d.low for d in by_labels) > 0
