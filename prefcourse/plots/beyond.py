@@ -158,7 +158,8 @@ def feedback_effects(
             axes.set_visible(False)
         panels[0][0].set_yticks(range(len(order)), order)
         panels[0][0].invert_yaxis()
-        fig.supxlabel("change against SFT; bars: 95 % intervals over seeds, pale dots: seeds", fontsize=9.5, color=GREY)
+        key = "bars: 95 % intervals over seeds (blue: above 0, orange: below, black: hold 0), pale dots: seeds"
+        fig.supxlabel(f"change against SFT; {key}", fontsize=9.5, color=GREY)
         _headline(fig, title)
     return fig
 
