@@ -100,16 +100,20 @@ def proxy_and_gold(
     return fig
 
 
-def paths_by_step(panels: Sequence[tuple[str, str, str, Paths]], *, logarithmic: Sequence[str] = ()) -> Figure:
+def paths_by_step(
+    panels: Sequence[tuple[str, str, str, Paths]], *, logarithmic: Sequence[str] = (), step: str = "optimiser step"
+) -> Figure:
     """Runs side by side: thin lines are seeds, bold ones their means. At most two panels in a row.
 
     panels: (title, label of the axis, name of the number in a point, arm → paths). logarithmic: names drawn so above 1.
+    step: what a step is, below the panels.
     """
     with mpl.rc_context(STYLE):
         rows = -(-len(panels) // 2)
         fig, grid = plt.subplots(rows, min(2, len(panels)), figsize=(10.8, 0.4 + 3.9 * rows), squeeze=False)
         for axes, (title, label, name, paths) in zip(grid.flat, panels, strict=False):
             _lines(axes, paths, name)
+            axes.set_xlabel(step)
             axes.set_ylabel(label)
             if name in logarithmic:
                 most = 1.3 * max(p[name] for seeds in paths.values() for path in seeds for p in path)

@@ -44,7 +44,7 @@ LOOKS = {  # colour, marker and dash of a method, the same in every lesson
     "dr. grpo": (BLUE, "s", "-"),
     "with 1/|o|": (AMBER, "o", "--"),
     "with /std": (GREEN, "D", "-."),
-    "grpo, both": (PURPLE, "o", (0, (5, 1))),
+    "grpo (both)": (PURPLE, "v", (0, (5, 1))),
 }
 NAMES = {"cdpo": "cDPO", "rdpo": "rDPO", "simpo": "SimPO", "sppo_hard": "SPPO"}
 NAMES |= {"dpo_nll": "DPO + NLL", "dpo_norm": "DPO-norm", "sft": "SFT on chosen"}  # more of it; SFT is the start

@@ -1,4 +1,4 @@
-"""The grids of lesson 15: GRPO and its successors on a reward that a program decides, and a verifier that is sloppy.
+"""The grids of lesson 15: GRPO and parts of its successors on a program's reward, and a verifier that is sloppy.
 
 verifiable   Dr. GRPO on "two sentences", and arms that change one thing of it; "grpo" changes two
 verifier     Dr. GRPO on a sloppy verifier and on its strict form, each judged by both
@@ -46,8 +46,8 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "sequence ratio": {"ratio": "sequence"},
 }
 NAMES = {
-    "sft": "SFT", "dr": "Dr. GRPO", "length": "with 1/|o|", "std": "with /std", "grpo": "GRPO, both",
-    "clip higher": "clip-higher", "dynamic": "dynamic sampling", "sequence ratio": "sequence ratio (GSPO)",
+    "sft": "SFT", "dr": "Dr. GRPO", "length": "with 1/|o|", "std": "with /std", "grpo": "GRPO (both)",
+    "clip higher": "clip-higher", "dynamic": "dynamic sampling", "sequence ratio": "sequence ratio",
 }  # fmt: skip
 BASELINE = "dr"
 VERIFIERS: dict[str, Reward] = {"sloppy": new_part, "strict": judged_part}

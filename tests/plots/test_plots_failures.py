@@ -22,6 +22,8 @@ def drawn(axes):
 def test_bold_lines_are_the_mean_of_what_all_seeds_have():
     fig = plots.paths_by_step([("Found", "nats", "gold", {"dpo": [UP, MORE], "fix": [UP]})])
     assert titles(fig) == ["Found"] and fig.axes[0].get_ylabel() == "nats"
+    assert fig.axes[0].get_xlabel() == "optimiser step"
+    assert plots.paths_by_step([("A", "nats", "gold", {"dpo": [UP]})], step="batch").axes[0].get_xlabel() == "batch"
     assert drawn(fig.axes[0]) == {"DPO": [[0, 0], [25, 0.5]], "fix": [[0, 0], [25, 1.0]]}
     assert len(fig.axes[0].get_lines()) == 5  # three seeds, two means
 
