@@ -47,7 +47,8 @@ def test_several_settings_a_seed_have_no_answer_in_a_line():
 
 def test_a_page_of_two_files(tmp_path, monkeypatch):
     monkeypatch.setitem(GRIDS, "noise", replace(GRIDS["noise"], answer=answers.against("gain", "method", "dpo")))
-    for name, more in (("noise", {"tells": "C."}), ("ai-feedback", {"tried": [{"seconds": 900}] * 4, "tells": "A | B."})):
+    tried = [{"seconds": 900}] * 4
+    for name, more in (("noise", {"tells": "C."}), ("ai-feedback", {"tried": tried, "tells": "A | B."})):
         (tmp_path / f"{name}.json").write_text(json.dumps(stored(**more)), encoding="utf-8")
     text = page.write(tmp_path).read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
