@@ -1,6 +1,6 @@
 """Figures about rewards (lesson 03): win probabilities, calibration, accuracy against data and noise, learnt words."""
 
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -67,14 +67,15 @@ def calibration(curves: Mapping[str, Sequence], exact: Mapping[str, Sequence], e
             axes.plot([0.5, widest], [0.5, widest], **REFERENCE, label="as sure as right")
             axes.errorbar(
                 sure, right, [right - low, high - right], color=BLUE, linestyle="", marker="o", markersize=8,
-                markeredgecolor="white", elinewidth=1.4, label=f"labels as drawn, {_share(len(bins))} of the pairs",
+                markeredgecolor="white", elinewidth=1.4,
+                label=f"labels as drawn, each dot {_share(len(bins))} of the pairs",
             )  # fmt: skip
             chance = [b.right.value for b in exact[name]]
-            axes.plot(sure, chance, color=GREEN, marker="D", markersize=5.5, markeredgecolor="white",
+            axes.plot(sure, chance, color=GREEN, marker="D", markersize=5.5, markeredgecolor="white", zorder=4,
                       label="the chance of those labels")  # fmt: skip
             axes.set_xlim(0.49, widest)
             axes.set_ylim(min(0.45, min(ends) - 0.02), max(*ends, widest) + 0.02)
-            axes.set_title(f"{name}: off by {errors[name]:.1%}, without the coins")
+            axes.set_title(f"{name}: off by {100 * errors[name]:.1f} points without coins")
             axes.set_xlabel("how sure: σ(|Δ|)")
             _percent(axes.xaxis, axes.yaxis)
         panels[0, 0].set_ylabel("how often right")
@@ -89,7 +90,10 @@ def _share(parts: int) -> str:
 def reward_accuracy(
     pairs: Mapping[int, Sequence[float]], flips: Mapping[float, Sequence[float]], *, ceiling: float
 ) -> Figure:
-    """Accuracy on test labels against the number of pairs and against the share of flipped labels, one dot a seed."""
+    """Accuracy on test labels against the number of pairs and against the share of flipped labels, one dot a seed.
+
+    ceiling: that of the test pairs that the accuracies were measured on.
+    """
     with mpl.rc_context(STYLE):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.6), sharey=True)
         few, many = min(pairs), max(pairs)
@@ -109,7 +113,7 @@ def reward_accuracy(
             axes.axhline(ceiling, color=INK, linestyle="--", linewidth=1.4)
             axes.axhline(0.5, **REFERENCE)
             _percent(axes.yaxis)
-        for height, text in ((ceiling, f"the true reward itself: {ceiling:.1%}"), (0.5, "a coin")):
+        for height, text in ((ceiling, f"the ceiling of these pairs: {ceiling:.1%}"), (0.5, "a coin")):
             left.annotate(text, (0, height), (4, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
                           color=GREY, fontsize=9.5)  # fmt: skip
         left.set_ylim(0.485, ceiling + 0.02)
@@ -126,7 +130,7 @@ def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[f
         fig, axes = plt.subplots(figsize=(8.4, 6.0))
         axes.grid(True, axis="both")
         reach = 1.12 * max(np.abs(gold).max(), np.abs(learnt).max())
-        axes.plot([-reach, reach], [-reach, reach], **REFERENCE, label="the same worth")
+        axes.plot([-reach, reach], [-reach, reach], **REFERENCE, label="the same worth, y = x")
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.axvline(0, color=GREY, linewidth=0.8)
         slope = float(gold @ learnt / (gold @ gold))
@@ -139,20 +143,9 @@ def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[f
             label=f"best line, slope {slope:.2f}",
         )
         same = gold * learnt > 0
-        for some, colour, marker, name in ((same, GREEN, "o", "one sign"), (~same, PURPLE, "s", "opposite signs")):
+        for some, colour, marker, name in ((same, GREEN, "o", "same sign"), (~same, PURPLE, "s", "opposite signs")):
             look = dict(s=26, edgecolors="white", linewidths=0.6, zorder=3)
             axes.scatter(gold[some], learnt[some], color=colour, marker=marker, label=name, **look)
-        taken: list[tuple[float, float]] = []
-        for i in order:
-            if len(taken) == labelled:
-                break
-            if any(math.hypot((gold[i] - x) / reach, 2.2 * (learnt[i] - y) / reach) < 0.16 for x, y in taken):
-                continue  # too near to one that has a name already
-            taken.append((gold[i], learnt[i]))
-            side = 1 if gold[i] < 0.6 * reach else -1
-            axes.annotate(words[i], (gold[i], learnt[i]), (6 * side, 4), textcoords="offset points", fontsize=9.5,
-                          color=INK, ha="left" if side > 0 else "right",
-                          path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
         tall = 1.15 * np.abs(learnt).max()
         axes.set_xlim(-reach, reach)
         axes.set_ylim(-tall, tall)
@@ -160,4 +153,28 @@ def word_weights(words: Sequence[str], gold: Sequence[float], learnt: Sequence[f
         axes.set_ylabel("learnt reward: what it adds (nats)")
         axes.set_title(f"Learnt and gold worth of {counted(len(words), 'word')}: correlation {agree:.2f}")
         axes.legend(loc="lower right")
+        fig.draw_without_rendering()  # the layout, which says where there is room
+        _name(axes, [words[i] for i in order], np.column_stack([gold, learnt])[order], labelled)
     return fig
+
+
+def _name(axes, words: Sequence[str], at: np.ndarray, most: int) -> None:
+    """Write up to `most` of the words, the first ones first, beside their marks `at`, where they cover no other."""
+    scale = 72 / axes.figure.dpi  # all lengths in points
+    marks, (right, top) = scale * axes.transData.transform(at), scale * axes.get_window_extent().max
+    boxes: list[tuple[float, float, float, float]] = []
+    for word, (x, y), place in zip(words, marks, at, strict=True):
+        wide, tall, gap = 6.0 * len(word), 11.0, 6.0
+        for side, dy in itertools.product((1, -1), (5, 0, -5)):
+            left, low = x + gap if side > 0 else x - gap - wide, y + dy - tall / 2
+            inside = left + wide < right and low + tall < top
+            beside = (marks > (left - 3, low - 3)) & (marks < (left + wide + 3, low + tall + 3))
+            over = any(left < c and a < left + wide and low < d and b < low + tall for a, b, c, d in boxes)
+            if inside and not beside.all(1).any() and not over:
+                boxes.append((left, low, left + wide, low + tall))
+                axes.annotate(word, place, (gap * side, dy), textcoords="offset points", fontsize=9.5, color=INK,
+                              ha="left" if side > 0 else "right", va="center",
+                              path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+                break
+        if len(boxes) == most:
+            return

@@ -95,10 +95,10 @@ def assess(margins: Tensor, pairs: Sequence[Row], bins: int = BINS) -> dict[str,
     """How good the margins Δ, (N,), are on `pairs`: each number with its 95 % interval, prompts resampled.
 
     accuracy: agreement with the labels; nll: mean -log σ(Δ), nats a pair (ln 2 = .693 knows nothing); confidence: its
-    mean; ece. For pairs with chosen_score and rejected_score also ceiling: the accuracy of the true reward,
-    mean max(p, 1-p) with p = σ(r*_w - r*_l), exact; gold_order: agreement with the order of r* (ties left out); and
-    ece_gold: ECE with the chance of being right in place of the drawn label. Where the true reward of all pairs is a
-    tie there is no gold_order.
+    mean; ece. For pairs with chosen_score and rejected_score also ceiling: the expected accuracy of the true
+    reward, mean max(p, 1-p) with p = σ(r*_w - r*_l), exact; gold_order: agreement with the order of r* (ties left out);
+    and ece_gold: ECE with the chance of being right in place of the drawn label. Where the true reward of all pairs is
+    a tie there is no gold_order.
     Raises ValueError if the numbers of margins and pairs differ, or a margin or a score is not finite.
     """
     margins = numbers("margins", margins)

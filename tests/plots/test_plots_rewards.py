@@ -30,7 +30,10 @@ def test_calibration_draws_the_bins_of_each_stage():
     sharp, soft = bins((0.6, 0.55), (0.9, 0.7)), bins((0.55, 0.55), (0.7, 0.7))
     exact = {"Before": bins((0.6, 0.56), (0.9, 0.71)), "After": soft}
     fig = plots.calibration({"Before": sharp, "After": soft}, exact, {"Before": 0.125, "After": 0.0})
-    assert titles(fig) == ["Before: off by 12.5%, without the coins", "After: off by 0.0%, without the coins"]
+    assert titles(fig) == [
+        "Before: off by 12.5 points without coins",
+        "After: off by 0.0 points without coins",
+    ]
     for axes, seen, true in zip(fig.axes, (sharp, soft), exact.values(), strict=True):
         _, drawn, chance = axes.get_lines()
         assert list(drawn.get_xdata()) == [b.confidence for b in seen]
@@ -63,3 +66,14 @@ def test_words_are_placed_by_their_worth():
     assert alike == [list(point) for point in zip(gold, learnt, strict=True)] and not opposite
     assert {text.get_text() for text in axes.texts} == set(words)
     assert "best line, slope 0.50" in [line.get_label() for line in axes.get_lines()]
+
+
+def test_the_names_of_words_cover_no_mark():
+    draw = np.random.default_rng(0)
+    gold = draw.normal(0, 0.4, 200)
+    fig = plots.word_weights([f"word{i}" for i in range(200)], gold, 0.3 * gold + draw.normal(0, 0.1, 200))
+    axes, _ = fig.axes[0], fig.draw_without_rendering()
+    marks = axes.transData.transform(np.concatenate([dots.get_offsets() for dots in axes.collections]))
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 12 and not any(box.count_contains(marks) for box in boxes)
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # itself
