@@ -60,8 +60,8 @@ def rloo_loss(log_pi, log_ref, rewards, beta):
 
 
 @rloo_loss.mutant(
-    "the own completion is in your baseline. Then the baseline depends on it, and the gradient is shorter by 1 - 1/K: "
-    "take the mean of the K - 1 others."
+    "the own completion is in your baseline. Then the baseline depends on it, and the gradient is multiplied by "
+    "1 - 1/K: take the mean of the K - 1 others."
 )
 def own_included(log_pi, log_ref, rewards, beta):
     return _rloo(log_pi, log_ref, rewards, beta, lambda u: u - u.mean(-1, keepdim=True))
@@ -73,8 +73,8 @@ def no_baseline(log_pi, log_ref, rewards, beta):
 
 
 @rloo_loss.mutant(
-    "the loss is right and its gradient is not: u must be detached. Its derivative is 0 on average and noise in every "
-    "sample (step 2)."
+    "the loss is right and its gradient is not: u must be detached. Its derivative is multiplied by "
+    "log π, and that product is not 0 on average (step 2)."
 )
 def not_detached(log_pi, log_ref, rewards, beta):
     return _rloo(log_pi, log_ref, rewards, beta, detach=False)

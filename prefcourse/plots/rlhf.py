@@ -26,7 +26,7 @@ def variance_by_offset(offset: Sequence[float], curves: Mapping[str, Sequence[fl
         axes.annotate("J = 0", (0, 0), (6, 5), xycoords=("data", "axes fraction"), textcoords="offset points",
                       color=GREY, fontsize=9.5)  # fmt: skip
         _log_axis(axes, [v for values in curves.values() for v in values])
-        axes.set_xlim(offset.min(), offset.max())
+        axes.margins(x=0.025)
         axes.set_xlabel("J of the policy, moved by a constant added to all rewards (nats)")
         axes.set_ylabel("variance of one gradient\nestimate (nats², logarithmic)")
         axes.set_title(title)
@@ -64,7 +64,7 @@ def clip_and_group(eps: float, k: int, variance: Mapping[int, Sequence[float]], 
     ratio = np.linspace(0.3, 1.9, 400)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.6, 4.3))
-        left.axvspan(1 - eps, 1 + eps, color=GREY, alpha=0.13, lw=0)
+        left.axvspan(1 - eps, 1 + eps, color=GREY, alpha=0.13, lw=0, label="1 ± ε")
         for A, colour, line in ((1.0, GREEN, "-"), (-1.0, PURPLE, "--")):
             loss = -np.minimum(ratio * A, ratio.clip(1 - eps, 1 + eps) * A)
             left.plot(ratio, loss, color=colour, linestyle=line, linewidth=2.2, label=f"A = {A:+.0f}".replace("-", "−"))
