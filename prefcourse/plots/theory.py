@@ -240,7 +240,7 @@ def kl_by_step(
             for i, ((beta, values), (colour, marker)) in enumerate(zip(curves.items(), METHODS, strict=False)):
                 axes.semilogx(
                     step, values, color=colour, marker=marker, markevery=marked[i::3],
-                    markersize=7.5, markeredgecolor="white", label=f"β = {beta:g}",
+                    markersize=7.5, markeredgecolor="white", label=f"β = {beta:g}", clip_on=False,
                 )  # fmt: skip
                 axes.plot(
                     [step[-1], step[-1] * 1.9], [limits[labels][beta]] * 2, color=colour, linestyle=":", clip_on=False

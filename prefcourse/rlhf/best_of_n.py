@@ -25,10 +25,11 @@ from prefcourse.worlds.world import World
 
 
 def best_of_n_kl(n: int) -> float:
-    """log n - (n - 1)/n, in nats: KL(best-of-n ‖ π_ref) is at most this. Stiennon et al. 2020, App. G.3.
+    """log n - (n - 1)/n, in nats: KL(best-of-n ‖ π_ref) is at most this (Beirami et al. 2024).
 
-    Reached only in the limit of many responses, each of small probability and no two with the same reward. With few
-    responses or ties it can be far too high (Beirami et al. 2024, §3): see `best_of_n_policy`.
+    Stiennon et al. 2020, App. G.3, give it as the KL. That holds only in the limit of many responses, each of small
+    probability and no two with the same reward. With few responses or ties the bound can be far too high (§3): see
+    `best_of_n_policy`.
     """
     n = whole("n", n)
     return math.log(n) - (n - 1) / n
