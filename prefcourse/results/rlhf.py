@@ -123,8 +123,8 @@ GRIDS: dict[str, Grid] = {
         settings=seeded(reward=("learned", "gold"), method=("rloo", "ppo")),
         run=gains,
         asks="What do RLOO and PPO gain, with the true and with a learned reward?",
-        tells="By the true reward runs also end further away, so a part of their lead may be distance; settings were not "
-        "tuned for either.",
+        tells="By the true reward runs also end further away, so a part of their lead may be distance; settings were "
+        "not tuned for either.",
         answer=by_value("gain", "reward", method="rloo"),
         seconds=26,
     ),
