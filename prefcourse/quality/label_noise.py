@@ -14,18 +14,19 @@ psychometric function with a lapse rate; Wichmann and Hill 2001.) The slope a co
 
 What it can tell: flips that hit all pairs alike. What it cannot: a systematic mistake, which the model learns as if it
 were taste; flips on pairs whose sides use the same words; and flips from honest disagreement, when annotators are so
-unsure that the curve has no end in sight. Measured on 8,576 pairs of an earlier bundled world with planted flips, ten
-seeds each (mean and standard deviation of the estimate; reliability: labelled anew by such an `Annotator`):
+unsure that the curve has no end in sight. Measured on the 21,733 training pairs with planted flips, ten seeds each
+(mean and standard deviation of the estimate; reliability: labelled anew by such an `Annotator`):
 
     planted flips           0 %        10 %        20 %        30 %
-    bundled labels       1 ± 1 %     5 ± 4 %    14 ± 4 %    27 ± 2 %
-    reliability 0.5     11 ± 7 %    22 ± 4 %    31 ± 3 %    39 ± 3 %    honest doubt is taken for flips
-    reliability 1        1 ± 2 %     8 ± 5 %    18 ± 2 %    30 ± 3 %
-    reliability 3        0 ± 0 %     8 ± 2 %    16 ± 2 %    22 ± 3 %
-    2,000 of the pairs   5 ± 4 %    13 ± 6 %    27 ± 7 %    39 ± 7 %    a model fitted to fewer is less sure
+    bundled labels       0 ± 0 %     5 ± 3 %    11 ± 3 %    23 ± 3 %
+    reliability 0.5      3 ± 3 %    11 ± 5 %    23 ± 4 %    35 ± 3 %
+    reliability 1        0 ± 0 %     5 ± 3 %    12 ± 3 %    23 ± 4 %
+    reliability 3        0 ± 0 %     9 ± 1 %    19 ± 1 %    27 ± 3 %
+    2,000 of the pairs   2 ± 3 %    15 ± 4 %    26 ± 7 %    37 ± 8 %    a model fitted to fewer is less sure
 
-So it is good to about 8 points with many pairs from annotators no less sure than ours; from others, or with fewer
-pairs, it errs upwards. The numbers are from `label_noise(flipped(rows, share, seed=s)[0], seed=s)`, s from 0 to 9;
+So in the mean it reads up to nine points too little from labels like ours and up to three from surer annotators; from
+less sure ones, and from few pairs, it errs upwards, too. A single estimate may be off by more. The numbers are from
+`label_noise(flipped(rows, share, seed=s)[0], seed=s)`, s from 0 to 9;
 rows are the training pairs; or `resolve(rows, asked, Annotator(reliability).label(asked, seed=s + 50))` with
 asked = questions(rows); or the rows of the first 360 prompts in the order of default_rng(s).permutation.
 """
