@@ -25,8 +25,9 @@ TINY = 1e-12  # a level nearer to 0 or 1 is one: the normal quantile ends there
 def wilson(wins: float, n: int, level: float = 0.95) -> Estimate:
     """A share of `wins` in `n` with Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001, §3.1.1).
 
-    It stays inside 0 to 1 and keeps its level near the ends, where wins/n ± 1.96 standard errors does not. A tie may
-    count as half a win; the interval is then a little too wide, because half points vary less than coins.
+    It stays inside 0 to 1, and near the ends far closer to its level than wins/n ± 1.96 standard errors, though it dips
+    there, too: to 84 % at n = 20 and a rate of 0.9 %. A tie may count as half a win; the interval is then a little too
+    wide, because half points vary less than coins.
     Raises ValueError for n < 1 or wins outside 0 to n.
     """
     n, wins = number("n", n, most=1e15), number("wins", wins)

@@ -19,7 +19,7 @@ LOOKS = [(BLUE, "o", "-"), (AMBER, "^", "--"), (GREEN, "s", "-.")]  # of interva
 
 
 def coverage(shares: Sequence[float], covered: Mapping[str, Sequence[float]], *, n: int, level: float = 0.95) -> Figure:
-    """How often intervals from n prompts hold the true win rate, for each true rate in `shares` (S,).
+    """How often intervals from n prompts contain the true win rate, for each true rate in `shares` (S,).
 
     covered: name of the interval → a share for each of `shares`. The title gives the means over `shares`.
     Raises ValueError for another number of shares, or one outside 0 to 1.
@@ -36,12 +36,12 @@ def coverage(shares: Sequence[float], covered: Mapping[str, Sequence[float]], *,
         means = ", ".join(f"{name} {np.mean(values):.1%}" for name, values in covered.items())
         axes.set_title(f"Mean coverage at n = {n}: {means}")
         axes.set(
-            xlim=(min(shares), max(shares)),
-            ylim=(min(0.6, level - 0.1, *(min(v) - 0.03 for v in covered.values())), 1.005),
+            xlim=(-0.01, 1.01),
+            ylim=(max(min(0.6, level - 0.1, *(min(v) - 0.03 for v in covered.values())), -0.01), 1.005),
         )
         _percent(axes.xaxis, axes.yaxis)
         axes.set_xlabel("true win rate")
-        axes.set_ylabel("intervals that hold it")
+        axes.set_ylabel("intervals that contain it")
         axes.legend(loc="lower center")
     return fig
 
@@ -90,7 +90,8 @@ def forest(
         row[0][0].set_yticks(range(len(rows)), rows)
         row[0][0].set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
         if len(runs) > 1:
-            fig.legend(*row[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+            points = [drawn[0] for drawn in row[0][0].containers]  # without their intervals
+            fig.legend(points, runs, loc="outside lower center", ncols=len(runs))
         _headline(fig, title)
     return fig
 
