@@ -111,7 +111,8 @@ def left_out(args: argparse.Namespace) -> list[str]:
     """What the options of `train` ask for that is not translated, with reasons."""
     found = []
     for name, value in _values(args).items():
-        if name in TRANSLATED | OURS or (name != "every" and value == _defaults()[name]):
+        idle = value == (0 if name == "every" else _defaults()[name])  # our run looks at samples unless told 0
+        if name in TRANSLATED | OURS or idle:
             continue
         reason = LEFT_OUT.get(name, "this command does not know the option, so the script goes without it.")
         found.append(f"{' '.join(_flag(name, value))}: {reason}")
@@ -152,6 +153,8 @@ def _with_run(args: argparse.Namespace) -> argparse.Namespace:
             raise ValueError("its command is not `python -m prefcourse train`")
         settled = [w for n in train.SETTINGS if settings.get(n) is not None for w in _flag(n, settings[n])]
         found = _of_train().parse_args([*words[4:], *settled])  # the settings: defaults may have been others then
+        if _of_train().parse_args(words[4:]).every == 0:  # of which the settings say how often a line was printed
+            found.every = 0
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not the record of a run that can be exported ({error}).") from None
     found.output = args.folder

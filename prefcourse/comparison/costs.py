@@ -27,7 +27,7 @@ from prefcourse.finite import number
 
 MB = 1e6  # bytes
 BYTES = {"weights": 4, "gradients": 4, "adam": 8}  # of a trained parameter in float32: 16 in all
-KEPT = 17  # numbers a layer keeps of a token, for each unit of width: 34 bytes in half precision (step_memory)
+KEPT = 17  # numbers a layer keeps of a token, for each unit of width: 34 bytes in half precision, 2 of them for dropout
 
 
 class Meter:

@@ -132,7 +132,7 @@ def budget(memory: Mapping[str, Mapping[str, float]], work: Mapping[str, Mapping
                               label=None if part in seen else part)  # fmt: skip
                     seen[part] = None
                     left += value
-                text = f"{left:.3g} GB" if table is memory else _count(left)
+                text = _gb(left) if table is memory else _count(left)
                 axes.annotate(text, (left, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
             axes.set_yticks(range(len(table)), list(table))
             axes.invert_yaxis()
@@ -149,16 +149,18 @@ def budget(memory: Mapping[str, Mapping[str, float]], work: Mapping[str, Mapping
 
 
 def memory_bars(plans: Mapping[str, Mapping[str, float]], sizes: Mapping[str, float], *, title: str) -> Figure:
-    """Stacked bars, one a plan: GB by what they hold. sizes: name of a GPU → its GB, a dotted line each."""
+    """Stacked bars, one a plan: GB by what they hold, if any does. sizes: a GPU → its GB, a dotted line each."""
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x"}):
         fig, axes = plt.subplots(figsize=(9.6, 1.7 + 0.5 * len(plans)))
         left = np.zeros(len(plans))
         for part, colour in zip(next(iter(plans.values())), (INK, SKY, GREY, AMBER, PURPLE), strict=True):
             values = np.array([plan[part] for plan in plans.values()])
+            if not values.any():
+                continue
             axes.barh(list(plans), values, left=left, color=colour, height=0.6, edgecolor="white", label=part)
             left += values
         for y, total in enumerate(left):
-            axes.annotate(f"{total:.3g} GB", (total, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
+            axes.annotate(_gb(total), (total, y), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
         shown = {name: size for name, size in sizes.items() if size < 4 * left.max()}
         for name, size in shown.items():
             axes.axvline(size, **REFERENCE)
@@ -170,6 +172,10 @@ def memory_bars(plans: Mapping[str, Mapping[str, float]], sizes: Mapping[str, fl
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=5, columnspacing=1.2)
         _headline(fig, title)
     return fig
+
+
+def _gb(size: float) -> str:
+    return f"{size:,.0f} GB" if size >= 1000 else f"{size:.3g} GB"
 
 
 def _count(tokens: float) -> str:

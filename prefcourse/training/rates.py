@@ -3,7 +3,8 @@
     rate = usual(policy, "dpo")                   # 1e-6 for a model of 135 million parameters, 1e-5 with LoRA
 
 Adam moves every weight by about lr a step, whatever the gradient's size, and the sum over a row of n weights moves by
-up to n times that. So the rate that a model stands falls as 1/width (Yang et al. 2022, Tensor Programs V).
+up to n times that. So the rate that a model stands falls as 1/width (Yang et al. 2022, Tensor Programs V, for the
+matrices that read a hidden layer).
 """
 
 import warnings

@@ -266,6 +266,16 @@ def test_what_is_left_out_is_named(mine, tmp_path, capsys):
     assert 'save_strategy="steps"' in code and "save_steps=2" in code and "'bf16': True" in code
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_looks_that_our_run_does_not_take_are_no_difference(mine, tmp_path, capsys, finished):
+    given = ["--data", str(mine / "pairs.jsonl"), "--model", str(mine / "model"), "--output", str(tmp_path / "run")]
+    given += [*SMALL, "--every", "0"]
+    if finished:
+        assert main(["train", *given]) == 0
+    assert main(["export", "--to", "trl", *([str(tmp_path / "run")] if finished else given)]) == 0
+    assert "--every" not in capsys.readouterr().out.partition("Not as in our run:")[2]
+
+
 def test_an_option_that_nobody_thought_of_is_named(monkeypatch, mine, tmp_path, capsys):
     add = export.train.add
 

@@ -213,3 +213,10 @@ def test_memory_bars_stack_and_show_the_gpus_within_reach():
     assert texts == ["10 GB", "8 GB", "T4"]
     assert 16 < axes.get_xlim()[1] < 141
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(parts)
+
+
+def test_memory_bars_name_no_part_that_none_holds_and_write_large_sizes_out():
+    parts = {"weights": 2500.0, "gradients and Adam": 1.0, "reference": 0.0, "activations": 1.0, "logits": 1.0}
+    [axes] = plots.memory_bars({"full": parts}, {}, title="Too large").axes
+    assert [text.get_text() for text in axes.texts] == ["2,503 GB"]
+    assert "reference" not in [text.get_text() for text in axes.get_legend().get_texts()]
