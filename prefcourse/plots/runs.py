@@ -7,6 +7,7 @@ from itertools import cycle
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -86,6 +87,7 @@ def _loss_panel(axes, step, values) -> None:
         axes.annotate(
             "ln 2: no preference", (1, math.log(2)), xycoords=("axes fraction", "data"), xytext=(0, 4),
             textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
+            path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
         )  # fmt: skip
     axes.set_title(f"The loss {_moves(np.array([values[0], np.nanmean(values[-20:])]), 2)}")
     axes.set_ylabel("loss (nats per pair)" if logistic else "loss")
@@ -110,7 +112,7 @@ def _margin_panels(margin, accuracy, step, history) -> None:
     accuracy.set_ylim(min(0.4, np.nanmin(ranked)), 1.0)
     _percent(accuracy.yaxis)
     accuracy.set_ylabel("ranked right")
-    end = _signed(np.nanmean(margins[-20:]), 1, plus=False)
+    end = _signed(np.nanmean(margins[-20:]), 2, plus=False)
     margin.set_title(f"Last {counted(last, 'step')}: {right:.1%} ranked right, margin {end}")
 
 
@@ -133,7 +135,7 @@ def _logps_panel(axes, step, history, beta) -> None:
         axes.set_title(f"log π {chosen} for the text we train on")
     elif chosen == rejected:
         more = "chosen" if abs(ends[0]) > abs(ends[1]) else "rejected"
-        axes.set_title(f"log π {chosen} for both, most for {more}")
+        axes.set_title(f"log π {chosen} for both, more for {more}")
     else:
         axes.set_title(f"log π {chosen} for chosen, {rejected} for rejected")
     axes.set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ (nats)" if beta else "log π minus its start (nats)")
@@ -203,15 +205,21 @@ def log_ratio_paths(
         for axes, (name, path) in zip(panels[0], paths.items(), strict=True):
             path = np.asarray(path, dtype=float)
             step, every = np.arange(len(path)), max(1, len(path) // 8)
-            heights = _spread(path[-1], gap)  # of the labels
+            together: dict[float, list[str]] = {}  # lines that end at one height share a label
             axes.axhline(0, **REFERENCE)
             for i, response in enumerate(names):
                 look = CHOSEN if i == chosen else REJECTED if i == rejected else dict(color=GREY, linewidth=1.2)
                 axes.plot(step, path[:, i], markevery=(every // 2, every), markeredgecolor="white", **look)
-                word = {chosen: " (chosen)", rejected: " (rejected)"}.get(i, "")
+                if i not in (chosen, rejected):
+                    together.setdefault(round(path[-1, i], 6), []).append(response)
+            labels = [(end, ", ".join(words), GREY) for end, words in together.items()]
+            labels.append((path[-1, chosen], f"{names[chosen]} (chosen)", CHOSEN["color"]))
+            labels.append((path[-1, rejected], f"{names[rejected]} (rejected)", REJECTED["color"]))
+            heights = _spread(np.array([end for end, _, _ in labels]), gap)
+            for height, (_, text, colour) in zip(heights, labels, strict=True):
                 axes.annotate(
-                    response + word, (step[-1], heights[i]), xytext=(6, 0), textcoords="offset points",
-                    va="center", color=look["color"], fontsize=9.5, annotation_clip=False,
+                    text, (step[-1], height), xytext=(6, 0), textcoords="offset points",
+                    va="center", color=colour, fontsize=9.5, annotation_clip=False,
                 )  # fmt: skip
             moves = ["rises" if path[-1, i] > 0 else "falls" for i in (chosen, rejected)]
             both = moves[0] == moves[1]
@@ -291,7 +299,12 @@ def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = No
         axes.set_xlabel(KL_LABEL + ("\nbars: 95 % intervals" if bars else ""))
         axes.set_ylabel("mean gold reward (nats of log-odds)")
         axes.margins(x=0.1, y=0.1)
-        if axes.get_legend_handles_labels()[1]:
+        if reference is not None and set(methods) == {""}:  # one line to name: beside it, where no box covers it
+            axes.annotate(
+                "reference", (1, reference), xycoords=("axes fraction", "data"), xytext=(0, 4),
+                textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
+            )  # fmt: skip
+        elif axes.get_legend_handles_labels()[1]:
             axes.legend(
                 loc="lower right", frameon=True, framealpha=1.0, edgecolor="none", borderpad=0.8, borderaxespad=0,
                 bbox_to_anchor=(1, 0.015),

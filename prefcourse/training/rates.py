@@ -16,7 +16,7 @@ from prefcourse.training import lora
 
 MAIN_JOB = {"lr": 2e-4, "epochs": 0.25, "beta": 0.2}  # chosen on validation prompts by the grid "main-job"
 SANE_LR, AT_WIDTH = 1.5e-4, 256  # what `train` takes if not told, at β = 0.1, and the width of the course's model
-FAR = 10  # times the sane rate took the KL out of every healthy range in a few steps (lesson 07)
+FAR = 10  # times the sane rate took the KL to 85 nats in ten steps (lesson 07)
 SMALL = 50e6  # parameters; up to here our own measurements speak, above TRL's defaults
 ADAPTERS = 10  # times the rate of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret")
 PREFERENCES, IMITATION = 1e-6, 2e-5  # the defaults of TRL's DPOConfig and SFTConfig

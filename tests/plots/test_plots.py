@@ -52,7 +52,7 @@ def test_training_curves_have_four_panels_with_findings_and_units():
     fig = plots.training_curves(run(kl=[math.nan if i % 20 else 0.1 * i for i in range(60)]), beta=0.1)
     assert titles(fig) == [
         "The loss falls from 0.69 to 0.50",
-        "log π falls for both, most for rejected",
+        "log π falls for both, more for rejected",
         "The policy ends 4.0 nats from the reference",
         "Last 20 steps: 78.9% ranked right, margin 1.2",
     ]
@@ -84,7 +84,7 @@ def test_log_probabilities_are_relative_to_the_reference_or_to_the_start():
 
 
 @pytest.mark.parametrize(
-    ("chosen", "title"), [(1, "log π rises for chosen, falls for rejected"), (-9, "most for chosen")]
+    ("chosen", "title"), [(1, "log π rises for chosen, falls for rejected"), (-9, "more for chosen")]
 )
 def test_the_title_follows_the_data(chosen, title):
     history = run()

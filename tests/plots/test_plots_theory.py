@@ -130,6 +130,14 @@ def test_paths_mark_the_pair():
     assert {plots.BLUE, plots.ORANGE} <= colours
 
 
+def test_paths_that_end_together_share_a_label():
+    path = np.linspace([0, 0, 0, 0], [-1, 0.5, 0.5, 0.5], 20)
+    fig = plots.log_ratio_paths({"DPO": path}, ["a", "b", "c", "d"], chosen=3, rejected=0)
+    written = {text.get_text(): text.xy[1] for text in fig.axes[0].texts}
+    assert written.keys() == {"b, c", "a (rejected)", "d (chosen)"}
+    assert written["b, c"] != written["d (chosen)"]
+
+
 def test_samples_for_z_marks_how_many_texts_there_are_and_keeps_its_legend_off_the_data():
     fig = plots.samples_for_z([0.2, 5.0], {2: [1e3, 1e1], 5: [1e5, 1e1]}, error=0.1, vocabulary=3)
     (axes,) = fig.axes
