@@ -226,10 +226,10 @@ def kl_by_step(
     early: int,
     titles: Sequence[str] = (),
 ) -> Figure:
-    """KL against the step, one panel per kind of label, one curve per β; dotted: where each curve ends.
+    """KL against the step, one panel per kind of label, one curve per β; dotted: what each curve heads for.
 
     `runs[labels][beta]` holds KL (nats) at every `step`, `limits[labels][beta]` its limit. A line marks step `early`.
-    titles: of the panels; by default the kind of label and whether the ends differ.
+    titles: of the panels; by default the kind of label and whether the limits differ.
     """
     with mpl.rc_context(STYLE):
         fig, panels = plt.subplots(1, len(runs), figsize=(10.4, 4.6), sharey=True)
@@ -246,9 +246,9 @@ def kl_by_step(
                     [step[-1], step[-1] * 1.9], [limits[labels][beta]] * 2, color=colour, linestyle=":", clip_on=False
                 )
             spread = max(limits[labels].values()) - min(limits[labels].values())
-            ending = "ends lower for larger β" if spread > 1e-3 else "ends the same for every β"
+            ending = "KL ends lower for larger β" if spread > 1e-3 else "every β heads for the same KL"
             named = dict(zip(runs, titles, strict=False))
-            axes.set_title(named.get(labels) or f"{labels[0].upper()}{labels[1:]} labels: KL {ending}")
+            axes.set_title(named.get(labels) or f"{labels[0].upper()}{labels[1:]} labels: {ending}")
             axes.axvline(early, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
             axes.set_xlim(step[0], step[-1] * 1.9)
             axes.set_xlabel("gradient step (logarithmic)")
