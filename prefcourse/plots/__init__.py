@@ -28,14 +28,14 @@ from prefcourse.plots.data import (
     panel_forecast,
     seed_means,
 )
-from prefcourse.plots.failures import displacement, paths_by_step, price_of_fixes, proxy_and_gold
+from prefcourse.plots.failures import displacement, log_ratio_paths, paths_by_step, price_of_fixes, proxy_and_gold
 from prefcourse.plots.frontier import beta_paths, frontier_panels, gains_at_kl, kl_against_beta
 from prefcourse.plots.objective import estimator_spread, price_of_a_nat, simplex_landscapes
 from prefcourse.plots.online import exact_curves
 from prefcourse.plots.quality import quality_report
 from prefcourse.plots.rewards import calibration, reward_accuracy, win_probabilities, word_weights
 from prefcourse.plots.rlhf import climb, clip_and_group, over_optimisation, variance_by_offset
-from prefcourse.plots.runs import compare_runs, log_ratio_paths, reward_against_kl, reward_shift, training_curves
+from prefcourse.plots.runs import compare_runs, reward_against_kl, reward_shift, training_curves
 from prefcourse.plots.style import (
     AMBER,
     BLUE,

@@ -1,4 +1,4 @@
-"""Figures of what goes wrong (lesson 12): displacement, over-optimisation, runs side by side, the price of a fix."""
+"""Figures of what goes wrong: displacement (lessons 07, 12), over-optimisation, runs side by side, a fix's price."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,12 +25,49 @@ from prefcourse.plots.style import (
     _forests,
     _percent,
     _root_axis,
+    _spread,
     look_of,
     title_of,
 )
 
 KINDS = {"failing run": (ORANGE, "X"), "fix": (BLUE, "o"), "control": (INK, "D")}  # colour and marker of an arm
 Paths = Mapping[str, Sequence[Sequence[Mapping]]]  # arm → one path for each seed; a path is a list of points
+
+
+def log_ratio_paths(
+    paths: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], *, chosen: int, rejected: int
+) -> Figure:
+    """log π/π_ref of every response of a small world over the steps of a run, one panel a run: (steps + 1, Y) each.
+
+    `names` are the Y responses; `chosen` and `rejected` say which two form the pair.
+    """
+    with mpl.rc_context(STYLE):
+        fig, panels = plt.subplots(1, len(paths), figsize=(4.7 * len(paths), 3.8), sharey=True, squeeze=False)
+        gap = 0.06 * max(np.max(path) - np.min(path) for path in map(np.asarray, paths.values()))  # between labels
+        for axes, (name, path) in zip(panels[0], paths.items(), strict=True):
+            path = np.asarray(path, dtype=float)
+            step, every = np.arange(len(path)), max(1, len(path) // 8)
+            together: dict[tuple, list[str]] = {}  # lines that end at one height share a label
+            axes.axhline(0, **REFERENCE)
+            for i, response in enumerate(names):
+                look = CHOSEN if i == chosen else REJECTED if i == rejected else dict(color=GREY, linewidth=1.2)
+                axes.plot(step, path[:, i], markevery=(every // 2, every), markeredgecolor="white", **look)
+                word = {chosen: " (chosen)", rejected: " (rejected)"}.get(i, "")
+                together.setdefault((round(path[-1, i], 6), look["color"]), []).append(response + word)
+            heights = _spread(np.array([end for end, _ in together]), gap)
+            for ((_, colour), words), height in zip(together.items(), heights, strict=True):
+                axes.annotate(
+                    ", ".join(words), (step[-1], height), xytext=(6, 0), textcoords="offset points", va="center",
+                    color=colour, fontsize=9.5, annotation_clip=False,
+                )  # fmt: skip
+            moves = ["rises" if path[-1, i] > 0 else "falls" for i in (chosen, rejected)]
+            both = moves[0] == moves[1]
+            finding = f"log π {moves[0]} for both" if both else f"chosen {moves[0]}, rejected {moves[1]}"
+            axes.set_title(f"{name}: {finding}")
+            axes.set_xlim(0, step[-1])
+            axes.set_xlabel("gradient step")
+        panels[0, 0].set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ (nats)")
+    return fig
 
 
 def displacement(

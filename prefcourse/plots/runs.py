@@ -7,7 +7,6 @@ from itertools import cycle
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -29,7 +28,6 @@ from prefcourse.plots.style import (
     _moves,
     _percent,
     _signed,
-    _spread,
     _write_labels,
 )
 from prefcourse.terminal import TIED
@@ -84,13 +82,18 @@ def _loss_panel(axes, step, values) -> None:
     logistic = abs(values[0] - math.log(2)) < 0.01  # other losses begin elsewhere, and are not in nats
     if logistic:
         axes.axhline(math.log(2), **REFERENCE)
-        axes.annotate(
-            "ln 2: no preference", (1, math.log(2)), xycoords=("axes fraction", "data"), xytext=(0, 4),
-            textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
-            path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
-        )  # fmt: skip
+        halo = [mpl.patheffects.withStroke(linewidth=3, foreground="white")]
+        _above(axes, math.log(2), "ln 2: no preference", path_effects=halo)
     axes.set_title(f"The loss {_moves(np.array([values[0], np.nanmean(values[-20:])]), 2)}")
     axes.set_ylabel("loss (nats per pair)" if logistic else "loss")
+
+
+def _above(axes, height, text, **look) -> None:
+    """The name of a horizontal line, above its right end."""
+    axes.annotate(
+        text, (1, height), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points", ha="right",
+        va="bottom", color=GREY, fontsize=9.5, **look,
+    )  # fmt: skip
 
 
 def _margin_panel(axes, step, margins) -> float:
@@ -107,13 +110,12 @@ def _margin_panels(margin, accuracy, step, history) -> None:
     _margin_panel(margin, step, margins)
     margin.tick_params(labelbottom=False)
     _curve(accuracy, step, ranked, color=INK)
-    right, last = np.nanmean(ranked[-20:]), min(20, len(ranked))
+    right, end = np.nanmean(ranked[-20:]), _signed(np.nanmean(margins[-20:]), 2, plus=False)
     accuracy.axhline(0.5, **REFERENCE)
     accuracy.set_ylim(min(0.4, np.nanmin(ranked)), 1.0)
     _percent(accuracy.yaxis)
     accuracy.set_ylabel("ranked right")
-    end = _signed(np.nanmean(margins[-20:]), 2, plus=False)
-    margin.set_title(f"Last {counted(last, 'step')}: {right:.1%} ranked right, margin {end}")
+    margin.set_title(f"Last {counted(min(20, len(ranked)), 'step')}: {right:.1%} ranked right, margin {end}")
 
 
 def _logps_panel(axes, step, history, beta) -> None:
@@ -192,45 +194,6 @@ def compare_runs(
     return fig
 
 
-def log_ratio_paths(
-    paths: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], *, chosen: int, rejected: int
-) -> Figure:
-    """log π/π_ref of every response of a small world over the steps of a run, one panel a run: (steps + 1, Y) each.
-
-    `names` are the Y responses; `chosen` and `rejected` say which two form the pair.
-    """
-    with mpl.rc_context(STYLE):
-        fig, panels = plt.subplots(1, len(paths), figsize=(4.7 * len(paths), 3.8), sharey=True, squeeze=False)
-        gap = 0.06 * max(np.max(path) - np.min(path) for path in map(np.asarray, paths.values()))  # between labels
-        for axes, (name, path) in zip(panels[0], paths.items(), strict=True):
-            path = np.asarray(path, dtype=float)
-            step, every = np.arange(len(path)), max(1, len(path) // 8)
-            together: dict[float, list[str]] = {}  # lines that end at one height share a label
-            axes.axhline(0, **REFERENCE)
-            for i, response in enumerate(names):
-                look = CHOSEN if i == chosen else REJECTED if i == rejected else dict(color=GREY, linewidth=1.2)
-                axes.plot(step, path[:, i], markevery=(every // 2, every), markeredgecolor="white", **look)
-                if i not in (chosen, rejected):
-                    together.setdefault(round(path[-1, i], 6), []).append(response)
-            labels = [(end, ", ".join(words), GREY) for end, words in together.items()]
-            labels.append((path[-1, chosen], f"{names[chosen]} (chosen)", CHOSEN["color"]))
-            labels.append((path[-1, rejected], f"{names[rejected]} (rejected)", REJECTED["color"]))
-            heights = _spread(np.array([end for end, _, _ in labels]), gap)
-            for height, (_, text, colour) in zip(heights, labels, strict=True):
-                axes.annotate(
-                    text, (step[-1], height), xytext=(6, 0), textcoords="offset points",
-                    va="center", color=colour, fontsize=9.5, annotation_clip=False,
-                )  # fmt: skip
-            moves = ["rises" if path[-1, i] > 0 else "falls" for i in (chosen, rejected)]
-            both = moves[0] == moves[1]
-            finding = f"log π {moves[0]} for both" if both else f"chosen {moves[0]}, rejected {moves[1]}"
-            axes.set_title(f"{name}: {finding}")
-            axes.set_xlim(0, step[-1])
-            axes.set_xlabel("gradient step")
-        panels[0, 0].set_ylabel(r"$\log\,\pi/\pi_{\mathrm{ref}}$ (nats)")
-    return fig
-
-
 def reward_shift(before: Sequence[float], after: Sequence[float], *, names: tuple[str, str] = ("SFT", "DPO")) -> Figure:
     """Histograms of gold reward before (grey dotted outline) and after (blue) training, with both means.
 
@@ -300,10 +263,7 @@ def reward_against_kl(points: Sequence[Mapping], *, reference: float | None = No
         axes.set_ylabel("mean gold reward (nats of log-odds)")
         axes.margins(x=0.1, y=0.1)
         if reference is not None and set(methods) == {""}:  # one line to name: beside it, where no box covers it
-            axes.annotate(
-                "reference", (1, reference), xycoords=("axes fraction", "data"), xytext=(0, 4),
-                textcoords="offset points", ha="right", va="bottom", color=GREY, fontsize=9.5,
-            )  # fmt: skip
+            _above(axes, reference, "reference")
         elif axes.get_legend_handles_labels()[1]:
             axes.legend(
                 loc="lower right", frameon=True, framealpha=1.0, edgecolor="none", borderpad=0.8, borderaxespad=0,

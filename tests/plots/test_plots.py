@@ -54,7 +54,7 @@ def test_training_curves_have_four_panels_with_findings_and_units():
         "The loss falls from 0.69 to 0.50",
         "log π falls for both, more for rejected",
         "The policy ends 4.0 nats from the reference",
-        "Last 20 steps: 78.9% ranked right, margin 1.2",
+        "Last 20 steps: 78.9% ranked right, margin 1.16",
     ]
     assert sum("nats" in label for label in labels(fig)) == 4
     assert labels(fig).count("optimiser step") == 4
@@ -143,6 +143,8 @@ def test_reward_against_kl_joins_a_methods_points_in_order():
     assert {text.get_text() for text in axes.texts} == {point["label"] for point in POINTS}
     assert titles(plots.reward_against_kl(POINTS, title="DPO leads")) == ["DPO leads"]
     assert fits(fig)
+    alone = plots.reward_against_kl([{"kl": 1.0, "reward": 2.0}], reference=-0.1).axes[0]  # no box covers its line
+    assert alone.get_legend() is None and [text.get_text() for text in alone.texts] == ["reference"]
     with pytest.raises(ValueError, match="no points"):
         plots.reward_against_kl([])
 
