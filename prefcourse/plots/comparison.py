@@ -43,7 +43,7 @@ def cost_and_quality(
                     continue
                 x, y = (np.array([[p[key] for p in seed] for seed in seeds], dtype=float) for key in (name, "gain"))
                 x = x / unit
-                axes.plot(x.T, y.T, color=colour, linewidth=0.9, alpha=0.4)
+                axes.plot(x.T, y.T, color=colour, linestyle=line, linewidth=0.9, alpha=0.4)
                 axes.plot(
                     x.mean(0), y.mean(0), color=colour, marker=marker, linestyle=line, markersize=8, label=method,
                     markeredgecolor="white", zorder=3,
