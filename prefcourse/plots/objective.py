@@ -103,7 +103,7 @@ def price_of_a_nat(
             axes.plot([x - run, x + run], [y - beta * run, y + beta * run], color=colour, linewidth=2.2, zorder=4)
             axes.plot(x, y, marker, color=colour, markersize=10, markeredgecolor="white", zorder=5)
             axes.annotate(
-                rf"$\beta$ = {beta:g}: the next nat buys {beta:g}", (x, y), xytext=(12, -13),
+                rf"$\beta$ = {beta:g}: slope {beta:g} a nat", (x, y), xytext=(12, -13),
                 textcoords="offset points", zorder=6, bbox=dict(facecolor="white", edgecolor="none", pad=1, alpha=0.85),
             )  # fmt: skip
         for text, (x, y), offset, ha in (
