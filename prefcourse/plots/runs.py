@@ -7,6 +7,7 @@ from itertools import cycle
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -82,7 +83,7 @@ def _loss_panel(axes, step, values) -> None:
     logistic = abs(values[0] - math.log(2)) < 0.01  # other losses begin elsewhere, and are not in nats
     if logistic:
         axes.axhline(math.log(2), **REFERENCE)
-        halo = [mpl.patheffects.withStroke(linewidth=3, foreground="white")]
+        halo = [patheffects.withStroke(linewidth=3, foreground="white")]
         _above(axes, math.log(2), "ln 2: no preference", path_effects=halo)
     axes.set_title(f"The loss {_moves(np.array([values[0], np.nanmean(values[-20:])]), 2)}")
     axes.set_ylabel("loss (nats per pair)" if logistic else "loss")

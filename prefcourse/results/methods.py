@@ -212,7 +212,7 @@ GRIDS: dict[str, Grid] = {
         asks="What holds a large β back: Adam's long memory of large gradients, or labels that contradict each other?",
         tells="Two other constants, one other batch, and labels by the order of gold; each changes one thing of "
         "beta-sweep, whose runs (0.99, 16 pairs, drawn labels) are the baseline, seed by seed. One arm changes memory "
-        "and labels together.",
+        "and labels together. The arms with ordered labels were added when those of the memory had shown nothing.",
         answer=_memory,
         seconds=150,
     ),

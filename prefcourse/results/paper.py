@@ -161,7 +161,7 @@ GRIDS: dict[str, Grid] = {
         asks="Do the methods keep their win rate when the sampling temperature changes (DPO paper, Fig. 2 right, "
         "Fig. 3)?",
         tells="The judge is the gold reward, not GPT-4, and the opponent a chosen text of a small model, not a "
-        "person's. Best-of-n is on 30 prompts. KL is not measured.",
+        f"person's. Best-of-n is on {POOL_PROMPTS} prompts. KL is not measured.",
         answer=_by_temperature,
         chosen_with="methods",
         by=("method",),
@@ -173,7 +173,7 @@ GRIDS: dict[str, Grid] = {
         run=out_of_distribution,
         asks="Does what was learnt on film reviews hold elsewhere (DPO paper, Table 1)?",
         tells="Openings made from a list, in the same language; the gold reward was learnt on films and is not "
-        "checked there.",
+        "checked there. Each method ends at a KL of its own.",
         answer=against("gain_other", "method", "dpo", trained="all"),
         chosen_with="methods",
         by=("method",),

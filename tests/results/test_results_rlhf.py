@@ -99,6 +99,9 @@ def test_what_lesson_03_says_of_rates_and_passes():
     told = {name for name in apart if p[name] < 0.05}
     assert len(apart) == 10 and told == {("nll", "half the rate"), ("nll", "a quarter of the rate")}
     assert all(apart[name].low > 0 for name in told)
+    found = seeds_of(stored, "accuracy", "training")  # looked at afterwards
+    more = over([found["twice the rate"][seed] - found["defaults"][seed] for seed in found["defaults"]])
+    assert f"{100 * more.value:.1f} [{100 * more.low:.1f}, {100 * more.high:.1f}]" == "0.8 [0.4, 1.2]"
 
 
 def test_what_lesson_04_says_of_over_optimisation():
